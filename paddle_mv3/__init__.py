@@ -1,0 +1,18 @@
+"""The port: MobileNetV3, its transforms, data set and metric in PaddlePaddle. No torch in here."""
+
+from .dataset import ImageFolder
+from .metric import accuracy, evaluate
+from .model import MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
+from .transforms import ClassificationPresetEval, ClassificationPresetTrain
+
+__all__ = [
+    "MODELS",
+    "ClassificationPresetEval",
+    "ClassificationPresetTrain",
+    "ImageFolder",
+    "MobileNetV3",
+    "accuracy",
+    "evaluate",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+]
