@@ -1,0 +1,53 @@
+"""The reference: torchvision's models, data sets and transforms, under the port's names.
+
+No paddle in here.
+"""
+
+import sys
+import types
+
+
+def _import_torchvision():
+    """Imports torchvision, also where its CUDA wheel stands beside a CPU build of torch.
+
+    torchvision's wheel on PyPI holds CUDA operators that a CPU torch cannot load; its module of
+    shape rules for them then fails ("operator torchvision::nms does not exist"), and with it the
+    import, although models, transforms and data sets need none of them. Only then is that one
+    module left out.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        name = "torchvision._meta_registrations"
+        sys.modules[name] = types.ModuleType(name)
+        import torchvision  # noqa: F401
+
+
+_import_torchvision()
+
+from torchvision.datasets import ImageFolder  # noqa: E402
+from torchvision.models import mobilenet_v3_large, mobilenet_v3_small  # noqa: E402
+
+from .metric import accuracy, evaluate  # noqa: E402
+from .presets import ClassificationPresetEval  # noqa: E402
+from .weights import WEIGHTS  # noqa: E402
+
+MODELS = {
+    "mobilenet_v3_small": mobilenet_v3_small,
+    "mobilenet_v3_large": mobilenet_v3_large,
+}
+
+__all__ = [
+    "MODELS",
+    "WEIGHTS",
+    "ClassificationPresetEval",
+    "ImageFolder",
+    "accuracy",
+    "evaluate",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+]

@@ -1,0 +1,33 @@
+"""Top-k accuracy in PyTorch, by torchvision's definition (it ships none in its package)."""
+
+import torch
+
+
+def topk_correct(output, target, topk=(1,)):
+    """For each k, how many rows of `output` have their label among the k largest: [int].
+
+    Args:
+        output: logits, (N, num_classes).
+        target: labels, (N,) int64.
+    """
+    predicted = output.topk(max(topk), dim=1).indices
+    hits = predicted.eq(target[:, None])
+    return [int(hits[:, :k].sum()) for k in topk]
+
+
+def accuracy(output, target, topk=(1,)):
+    """Top-k accuracies in per cent, [float]. Arguments: `topk_correct`."""
+    return [100 * hits / len(target) for hits in topk_correct(output, target, topk)]
+
+
+@torch.no_grad()
+def evaluate(model, batches, topk=(1, 5)):
+    """Top-k accuracies of `model` in per cent over all of `batches`, each image once, [float].
+
+    Args:
+        model: a Module; images -> logits (N, num_classes). Put in eval mode.
+        batches: of (images, labels (N,) int64).
+    """
+    model.eval()
+    outputs, targets = zip(*((model(images), target) for images, target in batches))
+    return accuracy(torch.cat(outputs), torch.cat(targets), topk)
