@@ -1,0 +1,1 @@
+"""What the numbered scripts share. Knows both frameworks, knows nothing of MobileNet."""

@@ -1,0 +1,58 @@
+"""Runs the five steps one after the other and prints one table.
+
+    python -m alignment
+    python -m alignment --model mobilenet_v3_large
+
+Options are those that all steps share. Exit status: 2 if a step could not run, else 1 if one is
+not aligned, else 0.
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+from . import cli
+
+from tabulate import tabulate  # isort: skip
+
+STEPS = {
+    "01_test_forward.py": "forward_diff",
+    "02_test_data.py": "data_diff",
+    "03_test_metric.py": "metric_diff",
+    "04_test_loss.py": "loss_diff",
+    "05_test_backward.py": "backward_diff",
+}
+
+
+def run_step(script, summary_file, options):
+    """Runs a script, its output on ours. Returns (exit status, its row of the table)."""
+    print(f"\n$ python {script}", flush=True)
+    summary_file.unlink(missing_ok=True)
+    start = time.perf_counter()
+    status = subprocess.run([sys.executable, cli.ROOT / script, *options]).returncode
+    seconds = time.perf_counter() - start
+    if not summary_file.exists():
+        return status, [script, "", "", "", f"could not run (exit {status})", seconds]
+    summary = json.loads(summary_file.read_text())
+    keys = summary["compared"]
+    what = ", ".join(keys[:3]) + (f", … ({len(keys)})" if len(keys) > 3 else "")
+    difference, threshold = summary["difference"], summary["threshold"]
+    return status, [script, what, difference, threshold, summary["verdict"], seconds]
+
+
+def main(args):
+    options = sys.argv[1:]
+    results = [
+        run_step(script, args.result_dir / "log" / f"{stem}.json", options)
+        for script, stem in STEPS.items()
+    ]
+    headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
+    formats = ("", "", ".2g", "g", "", ".1f")
+    print(f"\n{tabulate([row for _, row in results], headers, floatfmt=formats)}")
+    worst = max(status for status, _ in results)
+    raise SystemExit(worst)
+
+
+if __name__ == "__main__":
+    cli.run(main, cli.parser(__doc__))

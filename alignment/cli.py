@@ -1,0 +1,135 @@
+"""What every numbered script does around its own stage: options, device, errors, exit status.
+
+Import it first: it says in one line which package is missing, and settles what has to be settled
+before the frameworks are loaded.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import warnings
+from pathlib import Path
+
+ALIGNED, NOT_ALIGNED, CANNOT_RUN = 0, 1, 2
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _fail(message):
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(CANNOT_RUN)
+
+
+_missing = [
+    name
+    for name in ("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_log", "tabulate")
+    if importlib.util.find_spec(name) is None
+]
+if _missing:
+    _fail(f"missing package: {', '.join(_missing)}. Run: pip install -r requirements.txt")
+
+# Tensor-core arithmetic with ten bits of mantissa would drown what is compared here.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+# Paddle wishes for a compiler cache at import; nothing is compiled here. And it says at every
+# training step that batch norm keeps running statistics.
+warnings.filterwarnings("ignore", message="No ccache found")
+warnings.filterwarnings("ignore", message="When training, we now always track")
+
+import paddle  # noqa: E402
+import torch  # noqa: E402
+
+from .files import CannotRun, first_line, shown, unpack  # noqa: E402
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def parser(description):
+    """An ArgumentParser with the options that all steps share."""
+    shared = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    shared.add_argument(
+        "--model",
+        choices=("mobilenet_v3_small", "mobilenet_v3_large"),
+        default="mobilenet_v3_small",
+        help="which network",
+    )
+    shared.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="gpu" if paddle.device.cuda.device_count() else "cpu",
+        help="where both frameworks run; PyTorch stays on the CPU where it sees no GPU",
+    )
+    shared.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="torchvision's published weights, downloaded once, in place of random ones",
+    )
+    shared.add_argument(
+        "--data-dir", type=Path, default=ROOT / "data", help="folder of fake data and weights"
+    )
+    shared.add_argument(
+        "--result-dir", type=Path, default=ROOT / "result", help="folder of records and logs"
+    )
+    return shared
+
+
+def run(step, arguments):
+    """Parses the command line, runs `step(args)`, leaves with the exit status.
+
+    0 if `step` returns True (aligned) or None (done), 1 if it returns False, 2 with one line on
+    stderr if it raises CannotRun or OSError. `args.torch_device` is the device for PyTorch.
+    """
+    args = arguments.parse_args()
+    try:
+        use_device(args)
+        aligned = step(args)
+    except CannotRun as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{shown(error.filename)}: {error.strerror}" if error.filename else first_line(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise SystemExit(NOT_ALIGNED if aligned is False else ALIGNED)
+
+
+def use_device(args):
+    """Puts Paddle on `args.device`; sets `args.torch_device`.
+
+    Raises:
+        CannotRun: a GPU is wanted and Paddle has none.
+    """
+    if args.device == "gpu" and not paddle.device.cuda.device_count():
+        why = (
+            "Paddle sees none"
+            if paddle.device.is_compiled_with_cuda()
+            else "this is Paddle's CPU build, see requirements-gpu.txt"
+        )
+        raise CannotRun(f"--device gpu: {why}. Use --device cpu")
+    paddle.set_device(args.device)
+    on_gpu = args.device == "gpu" and torch.cuda.is_available()
+    args.torch_device = torch.device("cuda" if on_gpu else "cpu")
+
+
+def add_image_dir(shared):
+    """Adds --image-dir to a parser."""
+    shared.add_argument(
+        "--image-dir",
+        type=Path,
+        help="folder of class folders of images (default: lite_data/val, unpacked when missing)",
+    )
+
+
+def image_dir(args):
+    """The image folder of the command line, or `lite_data/val`, unpacked from lite_data.tar.
+
+    Raises:
+        CannotRun: it cannot be unpacked.
+    """
+    if args.image_dir is not None:
+        return args.image_dir
+    folder = ROOT / "lite_data"
+    if not folder.is_dir():
+        unpack(ROOT / "lite_data.tar", folder)
+        print(f"unpacked {shown(folder)}")
+    return folder / "val"

@@ -1,0 +1,221 @@
+"""Reading files that may come from anyone, and writing ours whole or not at all.
+
+Nothing here runs code that a file holds: weights are read with `weights_only=True`, pickles with
+an unpickler that knows NumPy arrays only, archives through tarfile's `data` filter.
+"""
+
+import argparse
+import contextlib
+import os
+import pickle
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class CannotRun(Exception):
+    """What the user has to mend before a step can run: one line, without a traceback."""
+
+
+def shown(path):
+    """`path` as the user would type it from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def first_line(error):
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[0]
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Yields a temporary path beside `path`; moves it there at the end, removes it on an error.
+
+    Raises:
+        CannotRun: the file cannot be written; `path` is then as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    # torch.save reports a full disk as a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        reason = first_line(error)
+        raise CannotRun(
+            f"cannot write {shown(path)}: {reason}. Make room or make it writable, "
+            "or choose another folder (--result-dir, --data-dir)"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def require_file(path):
+    """Raises CannotRun unless `path` is a file that can be opened."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+
+
+# All that a pickle of named arrays needs, from NumPy 1 or 2 and from paddle.save.
+_ARRAY_GLOBALS = {
+    ("builtins", "tuple"),  # paddle.save wraps each tensor as tuple((name, array))
+    ("_codecs", "encode"),  # the bytes of an array in protocol 2
+    ("collections", "OrderedDict"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds dicts, lists, tuples, strings, numbers and NumPy arrays; refuses all else."""
+
+    def find_class(self, module, name):
+        if (module, name) not in _ARRAY_GLOBALS:
+            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which is no array")
+        return super().find_class(module, name)
+
+
+def _unpickle_arrays(path, file, kind):
+    # A damaged pickle can raise nearly anything.
+    try:
+        return _ArrayUnpickler(file, encoding="latin1").load()
+    except Exception as error:
+        raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
+
+
+def load_record(path):
+    """What `ReprodLogger.save` wrote: {key: array}.
+
+    Raises:
+        CannotRun: the file is missing, damaged, or holds anything but named arrays.
+    """
+    kind = "a record of reprod_log"
+    require_file(path)
+    with open(path, "rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, _, dtype = read_header(file)
+        except (ValueError, AttributeError, EOFError) as error:
+            raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
+        if shape != () or not dtype.hasobject:
+            raise CannotRun(f"{shown(path)} is not {kind}: it holds one array, {dtype} {shape}")
+        array = _unpickle_arrays(path, file, kind)
+    record = array.tolist() if isinstance(array, np.ndarray) and array.shape == () else None
+    if not isinstance(record, dict):
+        raise CannotRun(f"{shown(path)} is not {kind}: no dictionary in it")
+    for key, value in record.items():
+        if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype == object:
+            raise CannotRun(f"{shown(path)} is not {kind}: entry {key!r} is no named array")
+    return record
+
+
+def load_pdparams(path):
+    """A Paddle state_dict as `paddle.save` wrote it: {name: array}.
+
+    Raises:
+        CannotRun: the file is missing, damaged, or holds anything but named arrays.
+    """
+    kind = "a Paddle state_dict"
+    require_file(path)
+    with open(path, "rb") as file:
+        state = _unpickle_arrays(path, file, kind)
+    if not isinstance(state, dict):
+        raise CannotRun(f"{shown(path)} is not {kind}: no dictionary in it")
+    state.pop("StructuredToParameterName@@", None)
+    arrays = {}
+    for name, value in state.items():
+        value = value[1] if isinstance(value, tuple) and len(value) == 2 else value
+        if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype == object:
+            raise CannotRun(f"{shown(path)} is not {kind}: entry {name!r} is no array")
+        arrays[name] = value
+    return arrays
+
+
+def load_pth(path):
+    """A PyTorch state_dict: {name: tensor}, on the CPU, the file mapped rather than read.
+
+    A checkpoint that wraps it (`model`, `state_dict`) is unwrapped, and the prefix that
+    DataParallel (`module.`) or torch.compile (`_orig_mod.`) puts before each name is taken off.
+
+    Raises:
+        CannotRun: the file is missing, damaged, or holds no state_dict.
+    """
+    require_file(path)
+    options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
+    try:
+        # torchvision's trainer puts its argparse.Namespace, which is inert, into checkpoints.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, **options)
+    except Exception as error:  # as above: anything, if damaged
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+            reason = "it holds more than weights, which could run code; save model.state_dict()"
+        else:
+            reason = f"damaged, cut short or not written by torch.save ({type(error).__name__})"
+        raise CannotRun(f"cannot read {shown(path)}: {reason}") from error
+
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state:
+        raise CannotRun(f"{shown(path)} holds no state_dict but a {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CannotRun(
+                f"{shown(path)} holds no state_dict: entry {name!r} is a {type(value).__name__}"
+            )
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def unpack(archive, folder):
+    """Unpacks the tar file `archive`, which holds one folder, as `folder`; whole or not at all.
+
+    Raises:
+        CannotRun: the archive is missing or damaged, an entry would land outside of the folder,
+            or the folder cannot be written.
+    """
+    folder = Path(folder)
+    require_file(archive)
+    if not hasattr(tarfile, "data_filter"):
+        raise CannotRun(
+            f"Python {sys.version.split()[0]} cannot unpack archives safely "
+            "(tarfile has no data filter): update it to 3.10.12, 3.11.4 or later"
+        )
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise CannotRun(
+            f"cannot unpack {shown(archive)} into {shown(folder.parent)}: {first_line(error)}. "
+            "Unpack it where you can write, and give --image-dir"
+        ) from error
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")
+        os.replace(temporary / folder.name, folder)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        # Two steps started at once: the other one was first.
+        if not folder.is_dir():
+            raise CannotRun(f"cannot unpack {shown(archive)}: {first_line(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

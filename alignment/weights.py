@@ -1,0 +1,113 @@
+"""Weights on which a comparison can fail."""
+
+import math
+
+import torch
+from torch import nn
+
+from .files import CannotRun, load_pdparams, load_pth, shown
+
+
+@torch.no_grad()
+def make_alive(model, seed=0, image_size=224):
+    """Redraws every parameter and buffer of `model`, in place, so that each one matters.
+
+    As initialised, an image classifier's scales are all 1, its shifts and means all 0, and the
+    signal shrinks layer by layer: MobileNetV3's logits are of the order 1e-10, and any two
+    networks agree to 1e-9. Here
+
+    - weights are normal with variance 2 / fan-in (He et al., 2015), so the signal keeps its size;
+    - the scales of norm layers are uniform in [0.5, 1.5];
+    - biases and the shifts of norm layers are normal with standard deviation 0.2;
+    - running statistics are those of random images passed through the network, each moved at
+      random by up to a fifth, so that no two channels have the same.
+
+    Args:
+        model: a Module, (N, 3, H, W) float32 -> logits. Left in eval mode.
+        seed: of all of it.
+        image_size: of the random images, in pixels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(like, low, high):
+        return torch.empty_like(like).uniform_(low, high, generator=generator)
+
+    for module in model.modules():
+        is_norm = isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm))
+        for name, parameter in module.named_parameters(recurse=False):
+            if is_norm and name == "weight":
+                parameter.copy_(uniform(parameter, 0.5, 1.5))
+            elif parameter.dim() > 1:
+                fan_in = parameter[0].numel()
+                parameter.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+            else:
+                parameter.normal_(0, 0.2, generator=generator)
+
+    # Layer by layer, before each is used: what follows sees the statistics already moved.
+    def set_statistics(norm, inputs):
+        dims = [d for d in range(inputs[0].dim()) if d != 1]
+        variance, mean = torch.var_mean(inputs[0], dims)
+        norm.running_mean.copy_(mean + uniform(mean, -0.2, 0.2) * variance.sqrt())
+        norm.running_var.copy_(variance * uniform(variance, 0.8, 1.2))
+
+    hooks = [
+        norm.register_forward_pre_hook(set_statistics)
+        for norm in model.modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
+    ]
+    model.eval()
+    model(_random_images(16, image_size, generator))
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def _random_images(count, size, generator):
+    """(count, 3, size, size) in [-1, 1]: half of them noise, half squares of many sizes.
+
+    Noise alone will not do: to the deeper layers all noise is alike, and statistics taken from it
+    are too narrow for anything else. Nor will patterns alone: noise is then out of all bounds.
+    """
+    images = torch.rand(count, 3, size, size, generator=generator) - 0.5
+    for image in images[: count // 2]:
+        image.zero_()
+        for squares in (3, 7, 14, 28, 56, 112):
+            pattern = torch.rand(1, 3, squares, squares, generator=generator) - 0.5
+            strength = torch.rand(1, generator=generator)
+            image += 0.35 * strength * nn.functional.interpolate(pattern, (size, size))[0]
+    return images
+
+
+def load_paddle(model, path):
+    """Loads the state_dict file `path` into the paddle.nn.Layer `model`; all of it or nothing.
+
+    `set_state_dict` alone skips what is missing and what has another shape, with a warning.
+
+    Raises:
+        CannotRun: an entry is missing, unknown, or of another shape or dtype.
+    """
+    state = load_pdparams(path)
+    _require_same(path, state, model.state_dict())
+    model.set_state_dict(state)
+
+
+def load_torch(model, path):
+    """Loads the state_dict file `path` into the torch.nn.Module `model`. Raises: `load_paddle`."""
+    state = load_pth(path)
+    _require_same(path, state, model.state_dict())
+    model.load_state_dict(state)
+
+
+def _require_same(path, state, wanted):
+    for name in [*wanted, *state]:
+        have, want = (
+            f"{str(x[name].dtype).rpartition('.')[2]} {list(x[name].shape)}"
+            if name in x
+            else "none"
+            for x in (state, wanted)
+        )
+        if have != want:
+            raise CannotRun(
+                f"{shown(path)} does not fit the model: {name} is {have} in the file, "
+                f"{want} in the model. Another --model, or delete the file to make it anew"
+            )
