@@ -1,0 +1,88 @@
+"""Step 03, metric: the same logits and labels give the same accuracies, exactly.
+
+    python 03_test_metric.py
+
+Writes result/metric_paddle.npy, result/metric_ref.npy and result/log/metric_diff.log.
+"""
+
+from alignment import cli  # isort: skip  (first: it says which package is missing)
+
+import numpy as np
+import paddle
+import torch
+from reprod_log import ReprodLogger
+
+import paddle_mv3
+import torch_ref
+from alignment import thresholds
+from alignment.diff import DiffHelper, save
+from alignment.fake import draw_labels
+from alignment.weights import load_paddle, load_torch
+from torch2paddle import prepare
+
+
+def compute_logits(args, image_dir):
+    """(Paddle's, PyTorch's) logits over all images, two lists of a batch's arrays each.
+
+    Small images, 96 px, as only the order of the logits counts here.
+    """
+    torch_file, paddle_file = prepare(args)
+    paddle_model = paddle_mv3.MODELS[args.model]()
+    torch_model = torch_ref.MODELS[args.model]()
+    load_paddle(paddle_model, paddle_file)
+    load_torch(torch_model, torch_file)
+    paddle_model.eval()
+    torch_model.eval().to(args.torch_device)
+
+    preset = paddle_mv3.ClassificationPresetEval(crop_size=96, resize_size=110)
+    loader = paddle.io.DataLoader(paddle_mv3.ImageFolder(image_dir, preset), batch_size=32)
+    paddle_logits, torch_logits = [], []
+    with paddle.no_grad(), torch.no_grad():
+        for images, _ in loader:
+            paddle_logits.append(paddle_model(images).numpy())
+            images = torch.from_numpy(images.numpy()).to(args.torch_device)
+            torch_logits.append(torch_model(images).cpu().numpy())
+    return paddle_logits, torch_logits
+
+
+def evaluate(side, tensor, logits, labels):
+    """[top-1, top-5] of the package `side` over batches of logits; the model is the identity."""
+    identity = paddle.nn.Identity() if side is paddle_mv3 else torch.nn.Identity()
+    batches = [(tensor(x), tensor(y)) for x, y in zip(logits, labels)]
+    return [np.array([value]) for value in side.evaluate(identity, batches, topk=(1, 5))]
+
+
+def main(args):
+    paddle_logits, torch_logits = compute_logits(args, cli.image_dir(args))
+    labels = draw_labels(np.concatenate(torch_logits))
+    labels = np.split(labels, np.cumsum([len(batch) for batch in torch_logits])[:-1])
+
+    paddle_log, torch_log = ReprodLogger(), ReprodLogger()
+    reference = evaluate(torch_ref, torch.from_numpy, torch_logits, labels)
+    # acc: the port's metric on the reference's logits. model_acc: on the port's own.
+    same_logits = evaluate(paddle_mv3, paddle.to_tensor, torch_logits, labels)
+    own_logits = evaluate(paddle_mv3, paddle.to_tensor, paddle_logits, labels)
+    for i, name in enumerate(("top1", "top5")):
+        paddle_log.add(f"acc_{name}", same_logits[i])
+        paddle_log.add(f"model_acc_{name}", own_logits[i])
+        torch_log.add(f"acc_{name}", reference[i])
+        torch_log.add(f"model_acc_{name}", reference[i])
+    save(paddle_log, args.result_dir / "metric_paddle.npy")
+    save(torch_log, args.result_dir / "metric_ref.npy")
+
+    diff_helper = DiffHelper()
+    torch_info = diff_helper.load_info(args.result_dir / "metric_ref.npy")
+    paddle_info = diff_helper.load_info(args.result_dir / "metric_paddle.npy")
+    diff_helper.compare_info(torch_info, paddle_info)
+    return diff_helper.report(
+        path=args.result_dir / "log" / "metric_diff.log",
+        diff_threshold=thresholds.METRIC,
+        hint="acc_*: k, per cent or fraction, the last batch's weight. "
+        "model_acc_* alone: the model, step 01",
+    )
+
+
+if __name__ == "__main__":
+    arguments = cli.parser(__doc__)
+    cli.add_image_dir(arguments)
+    cli.run(main, arguments)
