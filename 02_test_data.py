@@ -9,7 +9,6 @@ Writes result/data_paddle.npy, result/data_ref.npy and result/log/data_diff.log.
 from alignment import cli  # isort: skip  (first: it says which package is missing)
 
 import numpy as np
-import paddle
 import torch
 from reprod_log import ReprodLogger
 
@@ -23,7 +22,7 @@ RECORDED = 5  # batches that are recorded whole; of the others, the mean of each
 
 def build_paddle_data_pipeline(image_dir, workers):
     dataset = paddle_mv3.ImageFolder(image_dir, paddle_mv3.ClassificationPresetEval())
-    loader = paddle.io.DataLoader(dataset, batch_size=4, num_workers=workers)
+    loader = paddle_mv3.DataLoader(dataset, batch_size=4, num_workers=workers)
     return dataset, loader
 
 

@@ -35,7 +35,7 @@ def compute_logits(args, image_dir):
     torch_model.eval().to(args.torch_device)
 
     preset = paddle_mv3.ClassificationPresetEval(crop_size=96, resize_size=110)
-    loader = paddle.io.DataLoader(paddle_mv3.ImageFolder(image_dir, preset), batch_size=32)
+    loader = paddle_mv3.DataLoader(paddle_mv3.ImageFolder(image_dir, preset), batch_size=32)
     paddle_logits, torch_logits = [], []
     with paddle.no_grad(), torch.no_grad():
         for images, _ in loader:

@@ -91,14 +91,14 @@ class DiffHelper(ReprodDiffHelper):
 
         worst = max(self.diff_dict, key=excess)
         value, threshold = self.diff_dict[worst][diff_method], thresholds[worst]
-        measured = self.reasons.get(
-            worst, f"{worst}: {diff_method} difference {value:.2g}, threshold {threshold:g}"
-        )
         if aligned:
-            count = len(self.diff_dict)
-            print(f"aligned: {count} array{'s'[: count > 1]} compared, largest of {measured}")
+            print(
+                f"aligned: {len(self.diff_dict)} array{'s'[: len(self.diff_dict) > 1]}, "
+                f"largest {diff_method} difference {value:.2g} ({worst}), threshold {threshold:g}"
+            )
         else:
-            print(f"NOT ALIGNED: {measured}")
+            measured = f"{worst}: {diff_method} difference {value:.2g}, threshold {threshold:g}"
+            print(f"NOT ALIGNED: {self.reasons.get(worst, measured)}")
             print(f"Look at: {hint}" if hint else f"Details: {shown(path)}")
         summary = {
             "verdict": "aligned" if aligned else "not aligned",

@@ -47,9 +47,9 @@ def whole_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    # torch.save reports a full disk as a RuntimeError.
     except (OSError, RuntimeError) as error:
-        reason = first_line(error)
+        # torch.save reports a full disk as a RuntimeError about positions in the file.
+        reason = first_line(error) if isinstance(error, OSError) else "no space left, or no access"
         raise CannotRun(
             f"cannot write {shown(path)}: {reason}. Make room or make it writable, "
             "or choose another folder (--result-dir, --data-dir)"
@@ -166,7 +166,7 @@ def load_pth(path):
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, **options)
     except Exception as error:  # as above: anything, if damaged
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and options["mmap"]:  # a whole zip file
             reason = "it holds more than weights, which could run code; save model.state_dict()"
         else:
             reason = f"damaged, cut short or not written by torch.save ({type(error).__name__})"
@@ -212,6 +212,8 @@ def unpack(archive, folder):
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(temporary, filter="data")
+        if not (temporary / folder.name).is_dir():
+            raise tarfile.TarError(f"there is no folder {folder.name} in it")
         os.replace(temporary / folder.name, folder)
     except (tarfile.TarError, OSError, EOFError) as error:
         # Two steps started at once: the other one was first.

@@ -1,0 +1,96 @@
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = sorted(path.name for path in ROOT.glob("0[1-5]_test_*.py"))
+
+from alignment import cli  # noqa: E402, F401  isort: skip  (settles the frameworks' warnings)
+
+import paddle  # noqa: E402
+
+import torch2paddle  # noqa: E402
+from alignment.fake import gen_fake_data, load_fake_data  # noqa: E402, F401
+from alignment.files import unpack  # noqa: E402
+
+paddle.set_device("cpu")
+
+
+class Result:
+    def __init__(self, status, out, err):
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def error_line(self):
+        """The one line that a script that could not run leaves on stderr."""
+        assert self.status == 2, (self.status, self.out, self.err)
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert len(lines) == 1 and lines[0].startswith("error: "), self.err
+        return lines[0]
+
+
+@pytest.fixture(scope="session")
+def image_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images") / "lite_data"
+    unpack(ROOT / "lite_data.tar", folder)
+    return folder / "val"
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Fake data and the weights of both models; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("data")
+    load_fake_data(folder)
+    parser = cli.parser("")
+    for model in ("mobilenet_v3_small", "mobilenet_v3_large"):
+        torch2paddle.prepare(parser.parse_args(["--model", model, "--data-dir", str(folder)]))
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path, data_dir, image_dir):
+    """Runs a script of the repository in this process, which has the frameworks loaded.
+
+    `--data-dir`, `--result-dir` and `--image-dir` default to the test's own.
+    """
+
+    def run_script(script, *options, **defaults):
+        folders = {"--data-dir": data_dir, "--result-dir": tmp_path / "result"}
+        if script in ("02_test_data.py", "03_test_metric.py"):
+            folders["--image-dir"] = image_dir
+        for option, folder in folders.items():
+            if option not in options:
+                options = (*options, option, folder)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        paddle.set_device("cpu")
+        out, err = capfd.readouterr()
+        return Result(leaving.value.code or 0, out, err)
+
+    return run_script
+
+
+@pytest.fixture
+def spawn(tmp_path):
+    """Runs Python in a process of its own, from an empty directory."""
+
+    def spawn_python(*arguments, **options):
+        environment = {**os.environ, "PYTHONPATH": "", **options.pop("env", {})}
+        result = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=options.pop("cwd", tmp_path),
+            env=environment,
+            **options,
+        )
+        return Result(result.returncode, result.stdout, result.stderr)
+
+    return spawn_python
