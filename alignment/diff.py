@@ -15,7 +15,7 @@ import numpy as np
 from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
-from .files import load_record, shown, whole_file
+from .files import CannotRun, load_record, shown, whole_file
 
 # A difference can only be judged where the values are larger than the threshold allows them to
 # differ. Logits of a freshly initialised MobileNetV3 (mean size 1.7e-10) fall short by a million.
@@ -77,7 +77,9 @@ class DiffHelper(ReprodDiffHelper):
                     f"{thresholds[key]:g} to tell anything: are the weights freshly initialised?"
                 )
 
-        aligned = bool(self.diff_dict)
+        if not self.diff_dict:
+            raise CannotRun("there is nothing to compare: both records are empty")
+        aligned = True
         with whole_file(path) as temporary, _logger_of_reprod_log(temporary) as logger:
             for key, diff in self.diff_dict.items():
                 threshold = -1.0 if key in self.reasons else thresholds[key]

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = sorted(path.name for path in ROOT.glob("0[1-5]_test_*.py"))
 
-from alignment import cli  # noqa: E402, F401  isort: skip  (settles the frameworks' warnings)
+from alignment import cli  # noqa: E402  isort: skip  (settles the frameworks' warnings)
 
 import paddle  # noqa: E402
 

@@ -81,7 +81,14 @@ def test_the_checks_are_not_vacuous(run, tmp_path):
 
 def test_fresh_checkout_makes_what_it_lacks(spawn, tmp_path):
     """From another directory, with nothing but the code and the committed data."""
-    for name in ("alignment", "paddle_mv3", "torch_ref", "torch2paddle.py", "lite_data.tar", *STEPS):
+    for name in (
+        "alignment",
+        "paddle_mv3",
+        "torch_ref",
+        "torch2paddle.py",
+        "lite_data.tar",
+        *STEPS,
+    ):
         (tmp_path / name).symlink_to(ROOT / name)
     # A copy of cli.py finds ROOT through its own place, so the package is copied, not linked.
     (tmp_path / "alignment").unlink()

@@ -1,0 +1,120 @@
+"""What the layout promises."""
+
+import ast
+import re
+import sys
+
+import pytest
+from conftest import ROOT, STEPS
+
+FRAMEWORKS = {"paddle", "torch", "torchvision"}
+OURS = {"alignment", "paddle_mv3", "torch_ref", "torch2paddle", "Checkpoint6"}
+
+
+def imports(path):
+    """Top-level packages that a file imports, at any place in it; "." for relative ones."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." if node.level else node.module.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("paddle_mv3", {"torch", "torchvision"} | OURS),
+        ("torch_ref", {"paddle"} | OURS),
+        ("alignment", OURS),
+    ],
+)
+def test_arrows_point_one_way(package, forbidden):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        assert not forbidden & set(imports(file)), file
+
+
+def test_transforms_are_free_of_frameworks():
+    assert not FRAMEWORKS & set(imports(ROOT / "paddle_mv3" / "transforms.py"))
+
+
+BLOCK = """
+import sys
+sys.path.insert(0, {root!r})
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import {package} as package
+{use}
+assert not {absent!r} & {{name.split(".")[0] for name in sys.modules}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "absent", "use"),
+    [
+        (
+            "paddle_mv3",
+            {"torch", "torchvision", "reprod_log"},
+            "import paddle; package.mobilenet_v3_small()(paddle.zeros([1, 3, 32, 32]))",
+        ),
+        (
+            "torch_ref",
+            {"paddle", "reprod_log"},
+            "import torch; package.mobilenet_v3_small().eval()(torch.zeros(1, 3, 32, 32))",
+        ),
+    ],
+)
+def test_each_side_runs_without_the_other_framework(package, absent, use, spawn):
+    code = BLOCK.format(root=str(ROOT), package=package, absent=absent, use=use)
+    result = spawn("-c", code)
+    assert result.status == 0, result.err
+
+
+def test_torchvision_is_left_whole_where_it_can_be(spawn):
+    """The module of shape rules is replaced only if torchvision cannot be imported with it."""
+    code = (
+        f"import sys, types; sys.path.insert(0, {str(ROOT)!r})\n"
+        "try:\n    import torchvision; whole = True\n"
+        "except RuntimeError:\n    whole = False\n"
+        "for name in [n for n in sys.modules if n.startswith('torchvision')]:\n"
+        "    del sys.modules[name]\n"
+        "if not whole:\n    import torch_ref\n"
+        "    assert not hasattr(sys.modules['torchvision._meta_registrations'], 'torch')\n"
+    )
+    assert spawn("-c", code).status == 0
+
+
+@pytest.mark.parametrize("script", STEPS)
+def test_steps_stay_short(script):
+    assert len((ROOT / script).read_text().splitlines()) <= 110
+
+
+def headings(text):
+    text = re.sub(r"```.*?```", "", text, flags=re.S)
+    return [(len(h), anchor) for h, anchor in re.findall(r"^(#+) (\d[\d.]*)?", text, flags=re.M)]
+
+
+def blocks(text):
+    """Fenced code: commands and outputs, which both languages share."""
+    return re.findall(r"```(\w*)\n(.*?)```", text, flags=re.S)
+
+
+def test_both_readmes_say_the_same():
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README_cn.md"))
+    assert headings(english) == headings(chinese) and len(headings(english)) > 10
+    assert blocks(english) == blocks(chinese)
+    links = [
+        [link for link in re.findall(r"[(\"]((?:images|docs)/[^)\"#]+)", text)]
+        for text in (english, chinese)
+    ]
+    assert links[0] == links[1]
+    for link in links[0]:
+        assert (ROOT / link).exists(), link
+
+
+def test_python_versions_agree():
+    assert sys.version_info >= (3, 10)
