@@ -3,7 +3,8 @@
     python 01_test_forward.py
     python 01_test_forward.py --model mobilenet_v3_large
 
-Writes result/forward_paddle.npy, result/forward_torch.npy and result/log/forward_diff.log.
+Writes result/forward_paddle.npy, result/forward_torch.npy and result/log/forward_diff.log; if the
+step is red, or with --layers, also result/log/forward_layers.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
@@ -17,47 +18,72 @@ import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
+from alignment.precision import to_float64
+from alignment.trace import locate_forward, read_layer_map
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
+
+
+def forward_paddle(model, inputs):
+    log = ReprodLogger()
+    with paddle.no_grad():
+        log.add("logits", model(paddle.to_tensor(inputs)).numpy())
+    return log
+
+
+def forward_torch(model, inputs, device):
+    log = ReprodLogger()
+    with torch.no_grad():
+        log.add("logits", model(torch.from_numpy(inputs).to(device)).cpu().numpy())
+    return log
 
 
 def main(args):
     torch_file, paddle_file = prepare(args)
     inputs, _ = load_fake_data(args.data_dir)
 
-    # The port. Eval mode: no dropout, batch norm with its running statistics.
+    # The port and the reference, with the same weights. Eval mode: no dropout, batch norm with
+    # its running statistics.
     paddle_model = paddle_mv3.MODELS[args.model]()
     load_paddle(paddle_model, paddle_file)
     paddle_model.eval()
-    with paddle.no_grad():
-        paddle_out = paddle_model(paddle.to_tensor(inputs))
-
-    # The reference.
     torch_model = torch_ref.MODELS[args.model]()
     load_torch(torch_model, torch_file)
     torch_model.eval().to(args.torch_device)
-    with torch.no_grad():
-        torch_out = torch_model(torch.from_numpy(inputs).to(args.torch_device))
 
-    # Both sides are recorded under the same key …
-    paddle_log, torch_log = ReprodLogger(), ReprodLogger()
-    paddle_log.add("logits", paddle_out.numpy())
-    torch_log.add("logits", torch_out.cpu().numpy())
-    save(paddle_log, args.result_dir / "forward_paddle.npy")
-    save(torch_log, args.result_dir / "forward_torch.npy")
+    # Both sides are recorded under the same key.
+    save(forward_paddle(paddle_model, inputs), args.result_dir / "forward_paddle.npy")
+    save(
+        forward_torch(torch_model, inputs, args.torch_device), args.result_dir / "forward_torch.npy"
+    )
 
-    # … and compared.
+    # The same in float64, which tells a mistake from rounding.
+    notes = to_float64(paddle_model, torch_model)
+    inputs = inputs.astype("float64")
+    paddle64 = forward_paddle(paddle_model, inputs)
+    torch64 = forward_torch(torch_model, inputs, args.torch_device)
+
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "forward_torch.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "forward_paddle.npy")
-    diff_helper.compare_info(torch_info, paddle_info)
+    diff_helper.compare_info(torch_info, paddle_info, torch64.data, paddle64.data)
     return diff_helper.report(
         path=args.result_dir / "log" / "forward_diff.log",
         diff_threshold=thresholds.LOGITS,
-        hint="the model (activations, padding, stride, residuals, batch norm epsilon), "
-        "then the weights (torch2paddle.py converts them again and shows what became what)",
+        notes=notes,
+        locate=lambda: locate_forward(
+            paddle_model,
+            torch_model,
+            lambda model: forward_paddle(model, inputs),
+            lambda model: forward_torch(model, inputs, args.torch_device),
+            args.result_dir / "log" / "forward_layers.log",
+            read_layer_map(args.layer_map),
+        ),
+        always_locate=args.layers,
+        hint="the layer that is named, beside the reference's; python torch2paddle.py shows what "
+        "became of each weight",
     )
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.parser(__doc__))
+    cli.run(main, cli.add_layers(cli.parser(__doc__)))

@@ -15,6 +15,7 @@ from reprod_log import ReprodLogger
 import paddle_mv3
 import torch_ref
 from alignment import thresholds
+from alignment.data import locate_image
 from alignment.diff import DiffHelper, save
 
 RECORDED = 5  # batches that are recorded whole; of the others, the mean of each channel
@@ -64,6 +65,7 @@ def main(args):
     return diff_helper.report(
         path=args.result_dir / "log" / "data_diff.log",
         diff_threshold=thresholds.DATA,
+        locate=lambda: locate_image(paddle_data[0], torch_data[0]),
         hint="the order of classes and files, then RGB or BGR, the interpolation, the crop's "
         "rounding, mean and std",
     )

@@ -17,6 +17,7 @@ import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.fake import draw_labels
+from alignment.metric import locate_metric
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 
@@ -62,13 +63,16 @@ def main(args):
     # acc: the port's metric on the reference's logits. model_acc: on the port's own.
     same_logits = evaluate(paddle_mv3, paddle.to_tensor, torch_logits, labels)
     own_logits = evaluate(paddle_mv3, paddle.to_tensor, paddle_logits, labels)
-    for i, name in enumerate(("top1", "top5")):
-        paddle_log.add(f"acc_{name}", same_logits[i])
-        paddle_log.add(f"model_acc_{name}", own_logits[i])
-        torch_log.add(f"acc_{name}", reference[i])
-        torch_log.add(f"model_acc_{name}", reference[i])
+    for kind, values in (("acc", same_logits), ("model_acc", own_logits)):
+        for name, a, b in zip(("top1", "top5"), values, reference):
+            paddle_log.add(f"{kind}_{name}", a)
+            torch_log.add(f"{kind}_{name}", b)
     save(paddle_log, args.result_dir / "metric_paddle.npy")
     save(torch_log, args.result_dir / "metric_ref.npy")
+
+    def batch_by_batch(side, tensor):
+        pairs = zip(torch_logits, labels)
+        return [evaluate(side, tensor, [logits], [target]) for logits, target in pairs]
 
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "metric_ref.npy")
@@ -77,6 +81,12 @@ def main(args):
     return diff_helper.report(
         path=args.result_dir / "log" / "metric_diff.log",
         diff_threshold=thresholds.METRIC,
+        locate=lambda: locate_metric(
+            paddle_info,
+            torch_info,
+            batch_by_batch(paddle_mv3, paddle.to_tensor),
+            batch_by_batch(torch_ref, torch.from_numpy),
+        ),
         hint="acc_*: k, per cent or fraction, the last batch's weight. "
         "model_acc_* alone: the model, step 01",
     )

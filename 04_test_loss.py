@@ -16,49 +16,77 @@ import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
+from alignment.precision import to_float64
+from alignment.trace import locate_loss, read_layer_map
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 
 BATCH_SIZE = 4  # of one image, the sum of the losses is their mean
 
 
+def loss_paddle(model, criterion, inputs, labels):
+    log = ReprodLogger()
+    with paddle.no_grad():
+        loss = criterion(model(paddle.to_tensor(inputs)), paddle.to_tensor(labels))
+    log.add("loss", loss.numpy())
+    return log
+
+
+def loss_torch(model, criterion, inputs, labels, device):
+    log = ReprodLogger()
+    inputs, labels = (torch.from_numpy(array).to(device) for array in (inputs, labels))
+    with torch.no_grad():
+        loss = criterion(model(inputs), labels)
+    log.add("loss", loss.cpu().numpy())
+    return log
+
+
 def main(args):
     torch_file, paddle_file = prepare(args)
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
-    criterion_paddle = paddle.nn.CrossEntropyLoss()
-    criterion_torch = torch.nn.CrossEntropyLoss()
+    paddle_criterion = paddle.nn.CrossEntropyLoss()
+    torch_criterion = torch.nn.CrossEntropyLoss()
 
     paddle_model = paddle_mv3.MODELS[args.model]()
     load_paddle(paddle_model, paddle_file)
     paddle_model.eval()
-    with paddle.no_grad():
-        paddle_out = paddle_model(paddle.to_tensor(inputs))
-        loss_paddle = criterion_paddle(paddle_out, paddle.to_tensor(labels))
-
     torch_model = torch_ref.MODELS[args.model]()
     load_torch(torch_model, torch_file)
     torch_model.eval().to(args.torch_device)
-    with torch.no_grad():
-        torch_out = torch_model(torch.from_numpy(inputs).to(args.torch_device))
-        loss_torch = criterion_torch(torch_out, torch.from_numpy(labels).to(args.torch_device))
 
-    paddle_log, torch_log = ReprodLogger(), ReprodLogger()
-    paddle_log.add("loss", loss_paddle.numpy())
-    torch_log.add("loss", loss_torch.cpu().numpy())
-    save(paddle_log, args.result_dir / "loss_paddle.npy")
-    save(torch_log, args.result_dir / "loss_ref.npy")
+    def run_paddle(model):
+        return loss_paddle(model, paddle_criterion, inputs, labels)
+
+    def run_torch(model):
+        return loss_torch(model, torch_criterion, inputs, labels, args.torch_device)
+
+    save(run_paddle(paddle_model), args.result_dir / "loss_paddle.npy")
+    save(run_torch(torch_model), args.result_dir / "loss_ref.npy")
+
+    # The same in float64, which tells a mistake from rounding.
+    notes = to_float64(paddle_model, torch_model)
+    inputs = inputs.astype("float64")
+    paddle64, torch64 = run_paddle(paddle_model), run_torch(torch_model)
 
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "loss_ref.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "loss_paddle.npy")
-    diff_helper.compare_info(torch_info, paddle_info)
+    diff_helper.compare_info(torch_info, paddle_info, torch64.data, paddle64.data)
     return diff_helper.report(
         path=args.result_dir / "log" / "loss_diff.log",
         diff_threshold=thresholds.LOSS,
-        hint="step 01 first; then the loss: mean or sum, label smoothing, softmax applied twice, "
-        "class weights, ignored labels",
+        notes=notes,
+        locate=lambda: locate_loss(
+            (paddle_model, paddle_criterion, run_paddle),
+            (torch_model, torch_criterion, run_torch),
+            args.result_dir / "log" / "loss_layers.log",
+            read_layer_map(args.layer_map),
+        ),
+        always_locate=args.layers,
+        hint="the loss (mean or sum, label smoothing, softmax applied twice, class weights, "
+        "ignored labels) if the layers agree, else step 01",
     )
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.parser(__doc__))
+    cli.run(main, cli.add_layers(cli.parser(__doc__)))

@@ -2,99 +2,124 @@
 
     python 05_test_backward.py
 
-Three iterations of training. Writes result/losses_paddle.npy, result/losses_ref.npy and
-result/log/backward_diff.log.
+Three iterations of training. Writes result/losses_paddle.npy, result/losses_ref.npy,
+result/log/backward_diff.log and result/log/backward_training.log; if the step is red, or with
+--layers, also result/log/backward_layers.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
 
-import numpy as np
 import paddle
 import torch
-from reprod_log import ReprodLogger
 
 import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
+from alignment.files import shown
+from alignment.precision import to_float64
+from alignment.trace import read_layer_map
+from alignment.training import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
-from torch2paddle import prepare
+from torch2paddle import prepare, rules
 
 BATCH_SIZE, MAX_ITER = 4, 3
 LR, MOMENTUM, GAMMA = 1e-3, 0.9, 0.5  # the learning rate is halved after every iteration
 
 
-def paddle_sgd(model):
-    scheduler = paddle.optimizer.lr.StepDecay(LR, step_size=1, gamma=GAMMA)
-    optimizer = paddle.optimizer.Momentum(scheduler, MOMENTUM, parameters=model.parameters())
-    return model, paddle.nn.CrossEntropyLoss(), optimizer, scheduler
-
-
-def torch_sgd(model):
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=GAMMA)
-    return model, torch.nn.CrossEntropyLoss(), optimizer, scheduler
-
-
 def train_paddle(inputs, labels, model, criterion, optimizer, scheduler):
-    log = ReprodLogger()
+    """Trains on. Yields (loss, learning rate) when the gradients are there, then None."""
     model.train()
-    for idx in range(MAX_ITER):
+    while True:
         loss = criterion(model(inputs), labels)
-        log.add(f"loss_{idx}", loss.numpy())
-        log.add(f"lr_{idx}", np.array([optimizer.get_lr()]))
         loss.backward()
+        yield loss, optimizer.get_lr()
         optimizer.step()
         optimizer.clear_grad()
         scheduler.step()
-    return log
+        yield
 
 
 def train_torch(inputs, labels, model, criterion, optimizer, scheduler):
-    log = ReprodLogger()
     model.train()
-    for idx in range(MAX_ITER):
+    while True:
         loss = criterion(model(inputs), labels)
-        log.add(f"loss_{idx}", loss.detach().cpu().numpy())
-        log.add(f"lr_{idx}", np.array([optimizer.param_groups[0]["lr"]]))
-        optimizer.zero_grad()
         loss.backward()
+        yield loss.detach().cpu(), optimizer.param_groups[0]["lr"]
         optimizer.step()
+        optimizer.zero_grad()
         scheduler.step()
-    return log
+        yield
+
+
+def load_models(args, **arguments):
+    torch_file, paddle_file = prepare(args)
+    paddle_model = paddle_mv3.MODELS[args.model](**arguments)
+    load_paddle(paddle_model, paddle_file)
+    torch_model = torch_ref.MODELS[args.model](**arguments)
+    load_torch(torch_model, torch_file)
+    return paddle_model, torch_model.to(args.torch_device)
+
+
+def start(paddle_model, torch_model, inputs, labels):
+    """Both sides, ready to train on one batch in the models' precision."""
+    scheduler = paddle.optimizer.lr.StepDecay(LR, step_size=1, gamma=GAMMA)
+    optimizer = paddle.optimizer.Momentum(scheduler, MOMENTUM, parameters=paddle_model.parameters())
+    parts = paddle_model, paddle.nn.CrossEntropyLoss(), optimizer, scheduler
+    x, y = paddle.to_tensor(inputs), paddle.to_tensor(labels)
+    port = Side(*parts, train_paddle(x.astype(paddle_model.parameters()[0].dtype), y, *parts))
+
+    optimizer = torch.optim.SGD(torch_model.parameters(), lr=LR, momentum=MOMENTUM)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=GAMMA)
+    parts = torch_model, torch.nn.CrossEntropyLoss(), optimizer, scheduler
+    x, y = (torch.from_numpy(a).to(next(torch_model.parameters()).device) for a in (inputs, labels))
+    return port, Side(*parts, train_torch(x.to(next(torch_model.parameters())), y, *parts))
 
 
 def main(args):
-    torch_file, paddle_file = prepare(args)
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
+    log_dir = args.result_dir / "log"
 
-    # Without dropout: each framework would draw its own mask.
-    model = paddle_mv3.MODELS[args.model](dropout=0.0)
-    load_paddle(model, paddle_file)
-    batch = paddle.to_tensor(inputs), paddle.to_tensor(labels)
-    paddle_log = train_paddle(*batch, *paddle_sgd(model))
+    # Float32, each side on its own. Without dropout: each would draw its own mask.
+    port, reference = start(*load_models(args, dropout=0.0), inputs, labels)
+    save(record_losses(port, MAX_ITER), args.result_dir / "losses_paddle.npy")
+    save(record_losses(reference, MAX_ITER), args.result_dir / "losses_ref.npy")
 
-    model = torch_ref.MODELS[args.model](dropout=0.0)
-    load_torch(model, torch_file)
-    model.to(args.torch_device)
-    batch = (torch.from_numpy(array).to(args.torch_device) for array in (inputs, labels))
-    torch_log = train_torch(*batch, *torch_sgd(model))
-
-    save(paddle_log, args.result_dir / "losses_paddle.npy")
-    save(torch_log, args.result_dir / "losses_ref.npy")
+    # Float64, every iteration of both sides from one state: each gradient, update, statistic;
+    # then once with dropout, the port's mask handed to the reference.
+    models = load_models(args, dropout=0.0)
+    notes = to_float64(*models)
+    sides = start(*models, inputs, labels)
+    training = compare_training(*sides, rules(models[0]), max(args.steps, MAX_ITER))
+    with_dropout = load_models(args)
+    to_float64(*with_dropout)
+    training.add_dropout(*start(*with_dropout, inputs, labels))
+    training.write(log_dir / "backward_training.log")
 
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "losses_ref.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "losses_paddle.npy")
-    diff_helper.compare_info(torch_info, paddle_info)
+    diff_helper.compare_info(torch_info, paddle_info, training.reference, training.port)
     return diff_helper.report(
-        path=args.result_dir / "log" / "backward_diff.log",
+        path=log_dir / "backward_diff.log",
         diff_threshold={"loss_*": thresholds.TRAIN_LOSS, "lr_*": thresholds.LEARNING_RATE},
-        hint="loss_0: steps 01 and 04, then train mode (batch norm). loss_1: gradients, the "
-        "optimizer. loss_2: momentum. lr_*: the schedule, and when it is stepped",
+        bound={"loss_*": thresholds.TRAIN_FLOAT64, "lr_*": thresholds.LEARNING_RATE},
+        notes=notes,
+        findings=training.findings(),
+        locate=lambda: locate_training(
+            *start(*models, inputs, labels),
+            log_dir / "backward_layers.log",
+            read_layer_map(args.layer_map),
+        ),
+        always_locate=args.layers,
+        hint=f"{shown(log_dir / 'backward_training.log')}, every quantity of every iteration",
     )
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.parser(__doc__))
+    arguments = cli.add_layers(cli.parser(__doc__))
+    arguments.add_argument(
+        "--steps", type=int, default=MAX_ITER, help="iterations that are compared in float64"
+    )
+    cli.run(main, arguments)

@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -90,6 +91,9 @@ def run(step, arguments):
         _fail(f"{shown(error.filename)}: {error.strerror}" if error.filename else first_line(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:  # most likely the port: its author needs to see where
+        traceback.print_exc()
+        _fail(f"the step broke off: {type(error).__name__}: {first_line(error)}")
     raise SystemExit(NOT_ALIGNED if aligned is False else ALIGNED)
 
 
@@ -133,3 +137,16 @@ def image_dir(args):
         unpack(ROOT / "lite_data.tar", folder)
         print(f"unpacked {shown(folder)}")
     return folder / "val"
+
+
+def add_layers(shared):
+    """Adds the options of the steps that can say in which layer two models part."""
+    shared.add_argument(
+        "--layers", action="store_true", help="compare layer by layer also if the step is aligned"
+    )
+    shared.add_argument(
+        "--layer-map",
+        type=Path,
+        help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
+    )
+    return shared

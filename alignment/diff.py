@@ -10,12 +10,15 @@ import contextlib
 import fnmatch
 import json
 import logging
+from typing import NamedTuple
 
 import numpy as np
 from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
 from .files import CannotRun, load_record, shown, whole_file
+from .thresholds import FORWARD_FLOAT64, IMPRECISE
+from .trace import relative
 
 # A difference can only be judged where the values are larger than the threshold allows them to
 # differ. Logits of a freshly initialised MobileNetV3 (mean size 1.7e-10) fall short by a million.
@@ -35,13 +38,14 @@ class DiffHelper(ReprodDiffHelper):
         """{key: array}. Raises CannotRun where `path` is no record of reprod_log."""
         return load_record(path)
 
-    def compare_info(self, reference, port):
+    def compare_info(self, reference, port, reference64=None, port64=None):
         """Compares the records of both sides key by key; `report` then judges.
 
         Args:
             reference, port: {key: array}.
+            reference64, port64: the same computed in float64, or None where rounding is no matter.
         """
-        self.diff_dict, self.reasons, self.scales = {}, {}, {}
+        self.diff_dict, self.reasons, self.scales, self.float64 = {}, {}, {}, {}
         for key in [*reference, *(key for key in port if key not in reference)]:
             reason = _why_not_comparable(reference.get(key), port.get(key))
             if reason:
@@ -53,66 +57,158 @@ class DiffHelper(ReprodDiffHelper):
             diff = np.abs(a - b)
             self.diff_dict[key] = {name: getattr(diff, name)() for name in ("mean", "max", "min")}
             self.scales[key] = np.abs(a).mean()
+            if reference64 is not None:
+                a64, b64 = reference64[key], port64[key]
+                # An error of 0 by luck, as a scalar's often is, counts as four units of float32.
+                floor = 4 * np.finfo(np.float32).eps * self.scales[key]
+                error_ratio = np.abs(b - b64).mean() / max(np.abs(a - a64).mean(), floor)
+                self.float64[key] = relative(b64, a64), float(error_ratio)
 
-    def report(self, diff_method="mean", diff_threshold=1e-6, path="./diff.txt", hint=None):
-        """Prints reprod_log's report, and under it the verdict; writes the report to `path`.
+    def report(
+        self,
+        diff_method="mean",
+        diff_threshold=1e-6,
+        path="./diff.txt",
+        hint=None,
+        bound=FORWARD_FLOAT64,
+        notes=(),
+        findings=None,
+        locate=None,
+        always_locate=False,
+    ):
+        """Prints reprod_log's report and the verdict under it; writes both to `path`.
 
         Beside it, `path` with the suffix .json holds the verdict for other programs.
 
         Args:
             diff_method: "mean", "max" or "min" of the absolute difference.
-            diff_threshold: the largest difference that passes; or {pattern of keys: threshold},
-                the first pattern that fits counts.
+            diff_threshold: the largest difference that passes in float32; or {pattern of keys:
+                threshold}, the first pattern that fits counts.
             path: of the log.
             hint: what to look at if the verdict is "not aligned".
+            bound: the largest difference that passes in float64, relative to the largest value;
+                or {pattern: bound}.
+            notes: lines on what was done to make float64 comparable; for the log only.
+            findings: (whether they agree, lines) of comparisons beside the record.
+            locate: called without arguments if the verdict is "not aligned"; returns lines that
+                say where.
+            always_locate: call it in any case.
 
         Returns:
-            bool, whether all keys are aligned.
+            bool, whether all keys and the findings are aligned.
         """
-        thresholds = {key: _threshold_of(key, diff_threshold) for key in self.diff_dict}
+        if not self.diff_dict:
+            raise CannotRun("there is nothing to compare: both records are empty")
+        thresholds = {key: _fitting(key, diff_threshold) for key in self.diff_dict}
         for key, scale in self.scales.items():
             if scale < SCALE_OVER_THRESHOLD * thresholds[key]:
                 self.reasons[key] = (
                     f"{key}: values of mean size {scale:.2g} are too small for a threshold of "
                     f"{thresholds[key]:g} to tell anything: are the weights freshly initialised?"
                 )
-
-        if not self.diff_dict:
-            raise CannotRun("there is nothing to compare: both records are empty")
-        aligned = True
-        with whole_file(path) as temporary, _logger_of_reprod_log(temporary) as logger:
-            for key, diff in self.diff_dict.items():
-                threshold = -1.0 if key in self.reasons else thresholds[key]
-                aligned &= check_print_diff({key: diff}, diff_method, threshold, logger.info)
-            logger.info("diff check passed" if aligned else "diff check failed")
-
-        # What is furthest beyond its threshold; a threshold of 0 allows nothing.
-        def excess(key):
-            value = self.diff_dict[key][diff_method]
-            return (key in self.reasons, value / thresholds[key] if thresholds[key] else value)
-
-        worst = max(self.diff_dict, key=excess)
-        value, threshold = self.diff_dict[worst][diff_method], thresholds[worst]
-        if aligned:
-            print(
-                f"aligned: {len(self.diff_dict)} array{'s'[: len(self.diff_dict) > 1]}, "
-                f"largest {diff_method} difference {value:.2g} ({worst}), threshold {threshold:g}"
-            )
-        else:
-            measured = f"{worst}: {diff_method} difference {value:.2g}, threshold {threshold:g}"
-            print(f"NOT ALIGNED: {self.reasons.get(worst, measured)}")
-            print(f"Look at: {hint}" if hint else f"Details: {shown(path)}")
-        summary = {
-            "verdict": "aligned" if aligned else "not aligned",
-            "compared": list(self.diff_dict),
-            "worst": worst,
-            "difference": float(value) if np.isfinite(value) else str(value),
-            "threshold": threshold,
-            "reason": self.reasons.get(worst),
+        verdicts = {
+            key: self._judge(key, diff_method, thresholds[key], _fitting(key, bound))
+            for key in self.diff_dict
         }
-        with whole_file(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        agree, found = findings or (True, [])
+        aligned = agree and all(v.name in ("aligned", "rounding") for v in verdicts.values())
+        lines = self._verdict_lines(verdicts, diff_method, agree)
+        lines += found
+        if locate and (always_locate or not aligned):
+            lines += locate()
+        if not aligned:
+            lines.append(f"Look at: {hint}" if hint else f"Details: {shown(path)}")
+
+        with whole_file(path) as temporary:
+            passed = True
+            with _logger_of_reprod_log(temporary) as logger:
+                for key, diff in self.diff_dict.items():
+                    threshold = -1.0 if key in self.reasons else thresholds[key]
+                    passed &= check_print_diff({key: diff}, diff_method, threshold, logger.info)
+                logger.info("diff check passed" if passed else "diff check failed")
+            with open(temporary, "a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in [*lines, *notes])
+        print("\n".join(lines), flush=True)
+        self._write_summary(path.with_suffix(".json"), verdicts, aligned, agree, found)
         return aligned
+
+    def _judge(self, key, diff_method, threshold, bound):
+        """Bug or rounding? See docs/verdict.md."""
+        value = float(self.diff_dict[key][diff_method])
+        within = value <= threshold
+        measured = f"{key}: {diff_method} difference {value:.2g}, threshold {threshold:g}"
+        excess = value / threshold if threshold else value
+        if key in self.reasons:
+            return Verdict("misaligned", self.reasons[key], value, threshold, None, np.inf)
+        if key not in self.float64:
+            name = "aligned" if within else "misaligned"
+            return Verdict(name, measured, value, threshold, None, excess)
+        difference, ratio = self.float64[key]
+        if difference > bound:
+            text = (
+                f"{key}: in float64 they differ by {difference:.1e} of their size, bound {bound:g}"
+            )
+            return Verdict("misaligned", text, value, threshold, difference, difference / bound)
+        agreed = f"in float64 they agree to {difference:.1e} of their size"
+        if within:
+            return Verdict("aligned", f"{measured}; {agreed}", value, threshold, difference, excess)
+        name = "rounding" if ratio <= IMPRECISE else "imprecise"
+        text = f"{measured}; {agreed}, Paddle's float32 error is {ratio:.1f} times PyTorch's"
+        return Verdict(name, text, value, threshold, difference, excess)
+
+    def _verdict_lines(self, verdicts, diff_method, agree):
+        def severity(key):
+            return VERDICTS.index(verdicts[key].name), verdicts[key].excess
+
+        worst = verdicts[max(verdicts, key=severity)]
+        self.worst = max(verdicts, key=severity)
+        if worst.name == "misaligned":
+            return [f"NOT ALIGNED: {worst.text}"]
+        if not agree:
+            return ["NOT ALIGNED: the records agree, what they come from does not"]
+        if worst.name == "imprecise":
+            return [f"NOT ALIGNED, imprecise: {worst.text}"]
+        if worst.name == "rounding":
+            return [f"aligned, rounding: {worst.text}"]
+        count = len(verdicts)
+        line = (
+            f"aligned: {count} array{'s'[: count > 1]}, largest {diff_method} difference "
+            f"{worst.difference:.2g} ({self.worst}), threshold {worst.threshold:g}"
+        )
+        if self.float64:
+            line += f"; in float64 {max(d for d, _ in self.float64.values()):.1e} of their size"
+        return [line]
+
+    def _write_summary(self, path, verdicts, aligned, agree, found):
+        worst = verdicts[self.worst]
+        name = worst.name if agree else "misaligned"
+        summary = {
+            "aligned": aligned,
+            "verdict": name,
+            "compared": list(self.diff_dict),
+            "worst": self.worst,
+            "difference": worst.difference if np.isfinite(worst.difference) else "inf",
+            "threshold": worst.threshold,
+            "float64": {key: str(difference) for key, (difference, _) in self.float64.items()},
+            "verdicts": {key: verdict.name for key, verdict in verdicts.items()},
+            "reasons": self.reasons,
+            "findings": found,
+        }
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+# From good to bad.
+VERDICTS = ("aligned", "rounding", "imprecise", "misaligned")
+
+
+class Verdict(NamedTuple):
+    name: str
+    text: str
+    difference: float  # in float32, absolute
+    threshold: float
+    float64: float | None  # relative
+    excess: float  # over what is allowed, to find the worst
 
 
 def _why_not_comparable(reference, port):
@@ -131,10 +227,11 @@ def _why_not_comparable(reference, port):
     return None
 
 
-def _threshold_of(key, thresholds):
-    if not isinstance(thresholds, dict):
-        return thresholds
-    return next(value for pattern, value in thresholds.items() if fnmatch.fnmatch(key, pattern))
+def _fitting(key, values):
+    """`values` itself, or of {pattern: value} the first that fits."""
+    if not isinstance(values, dict):
+        return values
+    return next(value for pattern, value in values.items() if fnmatch.fnmatch(key, pattern))
 
 
 @contextlib.contextmanager

@@ -23,3 +23,17 @@ METRIC = 0.0
 
 # Python floats on both sides; a power taken in one, a product in the other: an ulp, 1e-19.
 LEARNING_RATE = 1e-12
+
+# In float64, relative to the array's largest value (`precision.to_float64`).
+# Eval mode, 5e-15 at most; a hard-sigmoid slope of 0.1666667 shows as 1e-8.
+FORWARD_FLOAT64 = 1e-12
+
+# Train mode, 1.3e-13 at most: batch norm divides by a deviation that it has just computed.
+TRAIN_FLOAT64 = 1e-11
+
+# 3e-8 at most, on the scale of the neighbouring parameters: Paddle's average pooling divides by a
+# float32, PyTorch's hard-sigmoid multiplies by one.
+GRADIENT_FLOAT64 = 1e-6
+
+# Paddle's own float32 error over PyTorch's: 0.8 to 3.2 on right ports.
+IMPRECISE = 10.0

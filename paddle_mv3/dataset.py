@@ -80,6 +80,7 @@ class ImageFolder(paddle.io.Dataset):
 
     def __init__(self, root, transform=None, seed=0):
         self.root = str(root)
+        self.loader = lambda path: load_image(path)
         self.transform = transform
         self.seed = seed
         self.epoch = 0
@@ -90,7 +91,7 @@ class ImageFolder(paddle.io.Dataset):
 
     def __getitem__(self, index):
         path, target = self.samples[index]
-        image = load_image(path)
+        image = self.loader(path)
         if self.transform is not None:
             image = self.transform(image, np.random.default_rng((self.seed, self.epoch, index)))
         return image, target

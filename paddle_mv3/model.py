@@ -12,6 +12,8 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
+from .norm import BatchNorm2D
+
 __all__ = ["MODELS", "MobileNetV3", "mobilenet_v3_large", "mobilenet_v3_small"]
 
 
@@ -24,7 +26,7 @@ class Hardsigmoid(nn.Layer):
 
 def batch_norm(channels):
     """torchvision's eps=0.001, momentum=0.01. Paddle's momentum is the share that is *kept*."""
-    return nn.BatchNorm2D(channels, momentum=1 - 0.01, epsilon=0.001)
+    return BatchNorm2D(channels, momentum=1 - 0.01, epsilon=0.001)
 
 
 class ConvNormActivation(nn.Sequential):

@@ -68,14 +68,22 @@ class ClassificationPresetEval:
     """
 
     def __init__(self, crop_size=224, resize_size=256, interpolation=Image.Resampling.BILINEAR):
-        self.crop_size = crop_size
-        self.resize_size = resize_size
-        self.interpolation = interpolation
-        self.table = normalization_table()
+        table = normalization_table()
+        self.settings = {
+            "resize_size": resize_size,
+            "crop_size": crop_size,
+            "interpolation": interpolation.name.lower(),
+        }
+        self.stages = [
+            ("resize", lambda image: resize(image, resize_size, interpolation)),
+            ("center_crop", lambda image: center_crop(image, crop_size)),
+            ("normalize", lambda image: to_normalized_array(image, table)),
+        ]
 
     def __call__(self, image, rng=None):
-        image = resize(image, self.resize_size, self.interpolation)
-        return to_normalized_array(center_crop(image, self.crop_size), self.table)
+        for _, stage in self.stages:
+            image = stage(image)
+        return image
 
 
 def draw_resized_crop(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):

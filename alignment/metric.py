@@ -1,0 +1,34 @@
+"""Where two metrics part: in one batch, or in putting batches together."""
+
+
+def locate_metric(port_record, reference_record, port_batches, reference_batches):
+    """Lines that say where two metrics part.
+
+    Args:
+        port_record, reference_record: {key: array of one accuracy, in per cent}; keys "acc_*" are
+            computed from the same logits, keys "model_acc_*" from each side's own.
+        port_batches, reference_batches: [[accuracy by k] of each batch alone].
+    """
+    lines = []
+    for key, reference in reference_record.items():
+        a, b = float(port_record[key][0]), float(reference[0])
+        if a != b:
+            lines.append(f"First to part: {key} {a:.6g} | {b:.6g}")
+            if abs(100 * a - b) < 1e-9 * b:
+                lines.append("The port's is a hundredth of it: a fraction, not per cent")
+            break
+    if not lines:
+        return ["All accuracies agree"]
+    if lines[0].split()[3].startswith("model_"):
+        return [
+            *lines,
+            "The metric agrees on the same logits: the mistake is in the model, step 01",
+        ]
+    if port_batches == reference_batches:
+        lines.append(
+            "On each batch alone both agree: the mistake is in putting batches together "
+            "(the weight of the last one, or that it is left out)"
+        )
+    else:
+        lines.append("They differ on one batch already: the mistake is in the metric itself (k)")
+    return lines

@@ -1,0 +1,41 @@
+"""Both models in float64, where a mistake and rounding are fourteen digits apart.
+
+In float32 a right port's logits differ from the reference's by 1e-6 to 1e-5 of their size, and so
+do those of some wrong ports. In float64 a right port's differ by 1e-14, once the reference holds
+the few constants that Paddle rounds to float32 in the same way.
+"""
+
+import numpy as np
+import torch
+
+
+def to_float64(paddle_model, torch_model):
+    """Turns both models into float64, in place, and rounds the reference as Paddle rounds.
+
+    Paddle 3.3.1 stores each float attribute of an operator as float32, whatever the dtype of its
+    tensors: a batch norm epsilon of 1e-3 is 0.0010000000474974513. This is the one place where the
+    reference is changed: each float attribute of each of its modules becomes that float32 number,
+    whatever the layer. A value that differs by more than this rounding differs as before.
+
+    Returns:
+        Lines for the log, one for each kind of attribute that was rounded.
+    """
+    paddle_model.to(dtype="float64")
+    torch_model.double()
+    rounded = {}
+    for module in torch_model.modules():
+        is_batch_norm = isinstance(module, torch.nn.modules.batchnorm._NormBase)
+        for name, value in vars(module).items():
+            if type(value) is not float:
+                continue
+            # Paddle stores what batch norm keeps of the old statistics, PyTorch what it adds.
+            as_share_kept = is_batch_norm and name == "momentum"
+            new = 1 - float(np.float32(1 - value)) if as_share_kept else float(np.float32(value))
+            setattr(module, name, new)
+            if new != value:
+                kind = f"{type(module).__name__}.{name} {value!r} -> {new!r}"
+                rounded[kind] = rounded.get(kind, 0) + 1
+    return [
+        f"reference's {kind} in {count} layer{'s'[: count > 1]}, as Paddle stores it"
+        for kind, count in rounded.items()
+    ]

@@ -1,0 +1,415 @@
+"""Where two models part: every layer's input, output and gradients, compared in order.
+
+The models are in float64 (`precision.to_float64`), so a layer either agrees to 1e-12 or does not.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import torch
+
+from .files import CannotRun, first_line, shown, whole_file
+from .thresholds import FORWARD_FLOAT64, GRADIENT_FLOAT64, TRAIN_FLOAT64
+
+# What can be read off a layer: its name here, Paddle's attribute, PyTorch's.
+SETTINGS = [
+    ("in_channels", "_in_channels", "in_channels"),
+    ("out_channels", "_out_channels", "out_channels"),
+    ("in_features", "_in_features", "in_features"),
+    ("out_features", "_out_features", "out_features"),
+    ("num_features", "_num_features", "num_features"),
+    ("kernel_size", "_kernel_size", "kernel_size"),
+    ("kernel_size", "ksize", "kernel_size"),
+    ("stride", "_stride", "stride"),
+    ("stride", "stride", "stride"),
+    ("padding", "_padding", "padding"),
+    ("padding", "padding", "padding"),
+    ("dilation", "_dilation", "dilation"),
+    ("groups", "_groups", "groups"),
+    ("groups", "_num_groups", "num_groups"),
+    ("output_size", "_output_size", "output_size"),
+    ("epsilon", "_epsilon", "eps"),
+    ("negative_slope", "_negative_slope", "negative_slope"),
+    ("p", "p", "p"),
+    ("reduction", "reduction", "reduction"),
+    ("label_smoothing", "label_smoothing", "label_smoothing"),
+    ("ignore_index", "ignore_index", "ignore_index"),
+    ("step_size", "step_size", "step_size"),
+    ("gamma", "gamma", "gamma"),
+]
+
+
+@dataclass
+class Seen:
+    """What one call of a layer took and gave; arrays, or None where it was no tensor."""
+
+    layer: object
+    input: np.ndarray | None
+    output: np.ndarray | None = None
+    output_gradient: np.ndarray | None = None
+
+
+@dataclass
+class Row:
+    """A layer of the port beside its counterpart; differences relative to the largest value."""
+
+    name: str
+    reference_name: str
+    port: Seen
+    reference: Seen
+    input: float
+    output: float
+    output_gradient: float
+
+
+def record(model, run):
+    """Calls `run(model)` and returns {layer name: Seen} in the order in which layers finish.
+
+    Args:
+        model: a paddle.nn.Layer or torch.nn.Module.
+        run: does the forward pass and, if gradients are wanted, the backward pass.
+    """
+    is_paddle = isinstance(model, paddle.nn.Layer)
+    layers = model.named_sublayers() if is_paddle else model.named_modules()
+    started, finished, hooks = {}, {}, []
+
+    def array(value):
+        value = value[0] if isinstance(value, (tuple, list)) and value else value
+        if not isinstance(value, (paddle.Tensor, torch.Tensor)):
+            return None
+        return np.array(value.detach().cpu().numpy())  # a copy: PyTorch's ReLU works in place
+
+    def before(name):
+        def hook(layer, inputs):
+            started[name] = Seen(layer, array(inputs))
+
+        return hook
+
+    def after(name):
+        def hook(layer, inputs, output):
+            seen = started.pop(name)
+            seen.output = array(output)
+            finished.setdefault(name, seen)
+            tensor = output[0] if isinstance(output, (tuple, list)) else output
+            wants = not tensor.stop_gradient if is_paddle else tensor.requires_grad
+            if wants:
+                tensor.register_hook(lambda g: setattr(seen, "output_gradient", array(g)))
+
+        return hook
+
+    for name, layer in layers:
+        if not name:
+            continue
+        pre = layer.register_forward_pre_hook
+        post = layer.register_forward_post_hook if is_paddle else layer.register_forward_hook
+        hooks += [pre(before(name)), post(after(name))]
+    try:
+        run(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return finished
+
+
+def relative(port, reference):
+    """Largest absolute difference over the reference's largest value; inf if not comparable."""
+    if port is None or reference is None:
+        return 0.0 if port is reference else np.inf
+    if port.shape != reference.shape:
+        return np.inf
+    scale = np.abs(reference).max(initial=0.0)
+    difference = np.abs(port - reference).max(initial=0.0) / (scale or 1.0)
+    return float(difference) if np.isfinite(difference) else np.inf
+
+
+def kind(layer):
+    """The framework's own class behind a layer, in lower case: conv2d, batchnorm2d, …
+
+    A class of the user's own that is built on none of these keeps its name.
+    """
+    for cls in type(layer).__mro__:
+        if cls in (paddle.nn.Layer, torch.nn.Module):
+            break
+        if cls.__module__.startswith(("paddle.nn.layer", "torch.nn.modules")):
+            return cls.__name__.lower()
+    return type(layer).__name__.lower()
+
+
+def match(port, reference, layer_map=None):
+    """{name in the port: name in the reference}: as given, else equal names, else order and kind.
+
+    Args:
+        port, reference: {name: Seen} or {name: layer}, in order.
+        layer_map: {name in the port: name in the reference} that the user knows better.
+    """
+    pairs = {a: b for a, b in (layer_map or {}).items() if a in port and b in reference}
+    taken = set(pairs.values())
+    for name in port:
+        if name not in pairs and name in reference and name not in taken:
+            pairs[name] = name
+            taken.add(name)
+    waiting = {}
+    for name, value in reference.items():
+        layer = getattr(value, "layer", value)
+        if name not in taken and not _is_container(layer):
+            waiting.setdefault(kind(layer), []).append(name)
+    for name, value in port.items():
+        layer = getattr(value, "layer", value)
+        if name not in pairs and not _is_container(layer) and waiting.get(kind(layer)):
+            pairs[name] = waiting[kind(layer)].pop(0)
+    return pairs
+
+
+def read_layer_map(path):
+    """A JSON file {"name in the port": "name in the reference"}. Raises CannotRun."""
+    if path is None:
+        return {}
+    try:
+        pairs = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+    if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
+        raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
+    return pairs
+
+
+def _is_container(layer):
+    return next(iter(layer.children()), None) is not None
+
+
+def settings(layer):
+    """{name: value} of what can be read off a layer, in the same terms for both frameworks."""
+    is_paddle = isinstance(layer, paddle.nn.Layer)
+    found = {}
+    if hasattr(layer, "children") and _is_container(layer):
+        return found
+    for name, paddle_name, torch_name in SETTINGS:
+        value = getattr(layer, paddle_name if is_paddle else torch_name, None)
+        if value is not None and name not in found:
+            found[name] = _plain(value)
+    norm = (
+        paddle.nn.layer.norm._BatchNormBase if is_paddle else torch.nn.modules.batchnorm._NormBase
+    )
+    if isinstance(layer, norm):
+        # The share of the old statistics that is kept; None is PyTorch's cumulative average.
+        momentum = layer._momentum if is_paddle else layer.momentum
+        found["momentum"] = momentum if is_paddle or momentum is None else 1 - momentum
+        found["frozen"] = bool(is_paddle and layer._use_global_stats)
+    if hasattr(layer, "bias"):
+        found["bias"] = layer.bias is not None
+    return found
+
+
+def _plain(value):
+    """Numbers and tuples that compare equal where they mean the same: (3, 3) and 3."""
+    if isinstance(value, (list, tuple)):
+        value = tuple(value)
+        return value[0] if value and all(part == value[0] for part in value) else value
+    return value
+
+
+def different_settings(port, reference):
+    """["epsilon 1e-05 | 0.001", …]: what can be read off two layers and differs."""
+    a, b = settings(port), settings(reference)
+    found = []
+    are_leaves = all(hasattr(x, "children") and not _is_container(x) for x in (port, reference))
+    if are_leaves and kind(port) != kind(reference):
+        found.append(f"type {type(port).__name__} | {type(reference).__name__}")
+    for name in a:
+        if name not in b:
+            continue
+        x, y = a[name], b[name]
+        both_numbers = all(isinstance(v, float) for v in (x, y))
+        same = abs(x - y) <= 1e-6 * abs(y) if both_numbers else x == y
+        if not same:
+            shown = (f"{v:.6g}" if isinstance(v, float) else str(v) for v in (x, y))
+            found.append(" ".join([name, " | ".join(shown)]))
+    return found
+
+
+def compare_settings(port_model, reference_model, layer_map=None):
+    """["name: epsilon 1e-05 | 0.001", …] over all layers, and layers that only one side has."""
+    port = dict(port_model.named_sublayers())
+    reference = {name: module for name, module in reference_model.named_modules() if name}
+    pairs = match(port, reference, layer_map)
+    lines = {}
+    for name, other in pairs.items():
+        for difference in different_settings(port[name], reference[other]):
+            lines.setdefault(difference, []).append(name)
+    found = [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {difference}"
+        for difference, names in lines.items()
+    ]
+    for names, side in (
+        ([name for name in port if name not in pairs], "only in the port"),
+        ([name for name in reference if name not in pairs.values()], "only in the reference"),
+    ):
+        layers = port if side == "only in the port" else reference
+        # A layer inside of one that is missing is no news.
+        top = [n for n in names if n.rpartition(".")[0] not in names]
+        found += [f"{name}: {type(layers[name]).__name__}, {side}" for name in top[:3]]
+        if len(top) > 3:
+            found.append(f"… and {len(top) - 3} more layers {side}")
+    return found
+
+
+def compare(port, reference, layer_map=None):
+    """Rows of the layers that both sides have, in the order in which the port's finish."""
+    rows = []
+    for name, other in match(port, reference, layer_map).items():
+        a, b = port[name], reference[other]
+        rows.append(
+            Row(
+                name,
+                other,
+                a,
+                b,
+                relative(a.input, b.input),
+                relative(a.output, b.output),
+                relative(a.output_gradient, b.output_gradient),
+            )
+        )
+    order = {name: i for i, name in enumerate(port)}
+    return sorted(rows, key=lambda row: order[row.name])
+
+
+def describe(row):
+    return f"{row.name}: {_describe(row.port.layer)} | {_describe(row.reference.layer)}"
+
+
+def _describe(layer):
+    shown = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in settings(layer).items()
+    ]
+    return f"{type(layer).__name__}({', '.join(shown)})"
+
+
+def write(rows, path, backward=False):
+    """Writes one line for each row to `path`."""
+    width = max((len(row.name) for row in rows), default=0)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        columns = "input    output" + ("   gradient" if backward else "")
+        file.write("# differences in float64, relative to the largest value\n")
+        file.write(f"{'layer':{width}}  {columns}   port | reference\n")
+        for row in rows:
+            numbers = f"{row.input:<8.1e} {row.output:<8.1e}"
+            if backward:
+                numbers += f" {row.output_gradient:<8.1e}"
+            agree = row.output <= (TRAIN_FLOAT64 if backward else FORWARD_FLOAT64) and (
+                not backward or row.output_gradient <= GRADIENT_FLOAT64
+            )
+            mark = "" if agree else "  <-- differs"
+            sides = describe(row).partition(": ")[2]
+            file.write(f"{row.name:{width}}  {numbers}  {sides}{mark}\n")
+
+
+def first_forward(rows, bound=FORWARD_FLOAT64):
+    """Lines that name the first layer whose output differs; [] if none does."""
+    agreed = None
+    for row in rows:
+        if row.output <= bound:
+            agreed = row
+            continue
+        lines = [f"First layer to part: {describe(row)}"]
+        if row.input > bound:
+            since = f"between {agreed.name} and it" if agreed else "before it"
+            lines.append(
+                f"Its input differs already, by {row.input:.1e}: the mistake lies {since}, "
+                "in a function call or a residual"
+            )
+        elif _is_container(row.port.layer):
+            lines.append(
+                f"Its input agrees ({row.input:.0e}) and so does each layer in it: the mistake is "
+                f"in what {row.name} does with them (residual, function calls, a layer that lacks)"
+            )
+        else:
+            lines.append(
+                f"Its input agrees ({row.input:.0e}), its output does not ({row.output:.1e}): "
+                "the mistake is in this layer, its settings or its weights"
+            )
+        weights = different_weights(row.port.layer, row.reference.layer)
+        return lines + weights
+    return []
+
+
+def different_weights(port, reference):
+    """Lines on the weights of two leaf layers that are not the same numbers."""
+    names = {"_mean": "running_mean", "_variance": "running_var", "scale": "weight"}
+    lines = []
+    if _is_container(port):
+        return lines
+    tensors = dict(reference.state_dict())
+    for name, tensor in port.state_dict().items():
+        other = tensors.get(names.get(name, name))
+        if other is None:
+            continue
+        a, b = tensor.numpy(), other.detach().cpu().numpy()
+        a = a.T if isinstance(port, paddle.nn.Linear) and a.ndim == 2 else a
+        if relative(a, b) > 1e-6:
+            lines.append(
+                f"Its {name} is not the reference's {names.get(name, name)} "
+                f"({relative(a, b):.1e}): look at the conversion of the weights"
+            )
+    return lines
+
+
+def first_backward(rows, bound=GRADIENT_FLOAT64):
+    """Lines that name the first layer, from the loss back, whose output's gradient differs."""
+    agreed = None
+    for row in reversed(rows):
+        if row.output_gradient <= bound:
+            agreed = row
+            continue
+        after = f"{agreed.name}, whose output's gradient agrees," if agreed else "the loss"
+        return [
+            f"First gradient to part, from the loss back: that of the output of {describe(row)}",
+            f"It differs by {row.output_gradient:.1e}: the mistake lies in what follows, "
+            f"up to {after} on its way back",
+        ]
+    return []
+
+
+def locate_forward(port, reference, run_port, run_reference, path, layer_map=None):
+    """Lines that say where two models part going forward; the whole trace goes to `path`.
+
+    Args:
+        port, reference: the models, in float64.
+        run_port, run_reference: called with the model; do the forward pass.
+        path: of the trace, one line for each layer.
+        layer_map: {name in the port: name in the reference}.
+    """
+    rows = compare(record(port, run_port), record(reference, run_reference), layer_map)
+    write(rows, path)
+    lines = first_forward(rows) or [f"All {len(rows)} layers agree"]
+    return [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
+
+
+def locate_backward(port, reference, run_port, run_reference, path, layer_map=None):
+    """The same going forward and back: `run_port`, `run_reference` end with the backward pass."""
+    rows = compare(record(port, run_port), record(reference, run_reference), layer_map)
+    write(rows, path, backward=True)
+    lines = first_forward(rows, TRAIN_FLOAT64) or first_backward(rows)
+    lines = lines or [f"All {len(rows)} layers agree, forward and backward"]
+    return [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
+
+
+def locate_loss(port, reference, path, layer_map=None):
+    """The same for a loss on top of a model: is it the model or the loss?
+
+    Args:
+        port, reference: (model, criterion, run), as for `locate_forward`.
+    """
+    lines = locate_forward(port[0], reference[0], port[2], reference[2], path, layer_map)
+    if not any(line.startswith("First layer") for line in lines):
+        found = different_settings(port[1], reference[1])
+        lines += [f"Differs (port | reference): loss: {line}" for line in found]
+        lines.append("The logits agree: if the loss does not, the mistake is in the loss")
+    return lines
+
+
+def _settings_lines(port, reference, layer_map):
+    found = compare_settings(port, reference, layer_map)
+    return [f"Differs (port | reference): {line}" for line in found]

@@ -1,0 +1,375 @@
+"""Training steps of two models side by side, in float64, both from one state.
+
+What only training shows: gradients, updates, batch norm's running statistics, dropout, the
+learning rate at the moment of its use.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import torch
+from reprod_log import ReprodLogger
+
+from .files import whole_file
+from .thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
+from .trace import different_settings, locate_backward, match
+
+# Accumulators of Paddle's optimizers, and PyTorch's names for them.
+OPTIMIZER_STATE = {
+    "velocity": "momentum_buffer",
+    "moment1": "exp_avg",
+    "moment2": "exp_avg_sq",
+}
+
+
+@dataclass
+class Side:
+    """One framework's half of a training.
+
+    `loop` is a generator that yields (loss, learning rate) when the gradients of an iteration are
+    there, and None when they have been used.
+    """
+
+    model: object
+    criterion: object
+    optimizer: object
+    scheduler: object
+    loop: object
+
+
+@dataclass
+class Difference:
+    """One quantity of one iteration. `value` is relative to its scale; agrees up to `bound`."""
+
+    iteration: int
+    kind: str  # learning rate, loss, gradient, update, running statistic, dropout
+    name: str
+    value: float
+    bound: float
+
+    @property
+    def agrees(self):
+        return self.value <= self.bound
+
+
+def record_losses(side, steps):
+    """A ReprodLogger with `loss_i` and `lr_i` of `steps` iterations."""
+    log = ReprodLogger()
+    for i in range(steps):
+        loss, lr = next(side.loop)
+        log.add(f"loss_{i}", np.array(loss.numpy()))
+        log.add(f"lr_{i}", np.array([lr]))
+        next(side.loop)
+    return log
+
+
+def compare_training(port, reference, rules, steps):
+    """Runs `steps` iterations of both sides in turn.
+
+    Each iteration of the port starts from the reference's weights, statistics and optimizer
+    state, so rounding cannot build up: what differs was made in that very iteration.
+
+    Args:
+        port, reference: Side, in float64, without dropout.
+        rules: {Paddle name: (PyTorch name, "copy" | "rename" | "transpose")}.
+        steps: iterations.
+
+    Returns:
+        Training.
+    """
+    training = Training(optimizer_settings(port.optimizer, reference.optimizer))
+    scheduler = different_settings(port.scheduler, reference.scheduler)
+    training.settings += [f"schedule: {line}" for line in scheduler]
+    found = training.differences
+    for i in range(steps):
+        before = torch_arrays(reference.model, rules)
+        values = {}
+        for name, side in (("port", port), ("reference", reference)):
+            loss, lr = next(side.loop)
+            values[name] = float(loss), lr
+            record = getattr(training, name)
+            record[f"loss_{i}"], record[f"lr_{i}"] = np.array(loss.numpy()), np.array([lr])
+        (loss, lr), (loss_ref, lr_ref) = values["port"], values["reference"]
+        name = f"{lr!r} | {lr_ref!r}"
+        found.append(Difference(i, "learning rate", name, abs(lr - lr_ref), LEARNING_RATE))
+        difference = abs(loss - loss_ref) / max(abs(loss_ref), 1e-30)
+        name = f"{loss!r} | {loss_ref!r}"
+        found.append(Difference(i, "loss", name, _finite(difference), TRAIN_FLOAT64))
+        gradients = torch_gradients(reference.model, rules)
+        found += _compare(i, "gradient", paddle_gradients(port.model, rules), gradients)
+
+        next(port.loop)
+        next(reference.loop)
+        after, after_ref = paddle_arrays(port.model), torch_arrays(reference.model, rules)
+        update, update_ref = ({n: x[n] - before[n] for n in before} for x in (after, after_ref))
+        for what, is_parameter in (("update", True), ("running statistic", False)):
+            sides = (
+                {n: x for n, x in u.items() if (n in gradients) == is_parameter}
+                for u in (update, update_ref)
+            )
+            # What is left of an update after it was added to a weight and taken off again.
+            lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
+            found += _compare(i, what, *sides, lost)
+        restart(port, reference, rules)
+    return training
+
+
+def _finite(value):
+    return value if np.isfinite(value) else np.inf
+
+
+def _compare(iteration, what, port, reference, lost=None):
+    """Differences on the scale of the largest value in the same block, less what float64 `lost`.
+
+    A gradient that is zero in theory (the shift of a batch norm that feeds a convolution and
+    another batch norm) is pure noise: on its own scale a right port is off by 200 %.
+    """
+    largest = {
+        name: np.abs(x).max(initial=0.0) if x is not None else 0.0 for name, x in reference.items()
+    }
+    blocks = {}
+    for name, value in largest.items():
+        block = name.rpartition(".")[0].rpartition(".")[0]
+        blocks[block] = max(blocks.get(block, 0.0), value)
+    rows = []
+    # Gradients come into being from the loss back.
+    order = reversed(reference) if what == "gradient" else reference
+    for name in order:
+        a, b = port.get(name), reference[name]
+        if a is None or b is None:
+            difference = 0.0 if a is b else np.inf
+        else:
+            scale = blocks[name.rpartition(".")[0].rpartition(".")[0]]
+            difference = np.abs(a - b).max(initial=0.0)
+            difference = np.maximum(0.0, difference - (lost or {}).get(name, 0.0)) / (scale or 1.0)
+        rows.append(Difference(iteration, what, name, _finite(float(difference)), GRADIENT_FLOAT64))
+    return rows
+
+
+def _as_paddle(array, rule):
+    return array.T if rule == "transpose" else array
+
+
+def paddle_arrays(model):
+    return {name: x.numpy().astype(np.float64) for name, x in model.state_dict().items()}
+
+
+def torch_arrays(model, rules):
+    """The reference's parameters and statistics under the port's names, in its layout."""
+    state = model.state_dict()
+    return {
+        name: _as_paddle(state[source].detach().cpu().numpy().astype(np.float64), rule)
+        for name, (source, rule) in rules.items()
+    }
+
+
+def paddle_gradients(model, rules):
+    parameters = dict(model.named_parameters())
+    return {
+        name: None if parameters[name].grad is None else parameters[name].grad.numpy()
+        for name in rules
+        if name in parameters
+    }
+
+
+def torch_gradients(model, rules):
+    parameters = dict(model.named_parameters())
+    return {
+        name: None
+        if parameters[source].grad is None
+        else _as_paddle(parameters[source].grad.cpu().numpy(), rule)
+        for name, (source, rule) in rules.items()
+        if source in parameters
+    }
+
+
+def restart(port, reference, rules):
+    """Puts the reference's weights, statistics and optimizer state into the port."""
+    state = torch_arrays(reference.model, rules)
+    port.model.set_state_dict(state)
+    torch_parameters = dict(reference.model.named_parameters())
+    accumulators = getattr(port.optimizer, "_accumulators", {})
+    for name, parameter in port.model.named_parameters():
+        source, rule = rules[name]
+        held = reference.optimizer.state.get(torch_parameters.get(source), {})
+        for paddle_name, torch_name in OPTIMIZER_STATE.items():
+            mine = accumulators.get(paddle_name, {}).get(parameter.name)
+            theirs = held.get(torch_name)
+            if mine is not None and theirs is not None:
+                mine.set_value(np.ascontiguousarray(_as_paddle(theirs.cpu().numpy(), rule)))
+
+
+def share_dropout(port_model, reference_model):
+    """Makes each Dropout of the reference use the mask that the port's has drawn.
+
+    Returns:
+        {name: (PyTorch module, {"input", "output"} of the port's layer, empty until it is called)}
+    """
+    port = {
+        name: layer
+        for name, layer in port_model.named_sublayers()
+        if isinstance(layer, paddle.nn.Dropout)
+    }
+    reference = {
+        name: module
+        for name, module in reference_model.named_modules()
+        if isinstance(module, torch.nn.Dropout)
+    }
+    pairs = {other: name for name, other in match(port, reference).items()}
+    shared = {}
+    for other, module in reference.items():
+        seen = {}
+
+        def keep(layer, inputs, output, seen=seen):
+            seen["input"], seen["output"] = inputs[0].numpy(), output.numpy()
+
+        def forward(x, module=module, seen=seen):
+            if not module.training or "input" not in seen or seen["output"].shape != x.shape:
+                return x
+            # Where the input is 0 the mask cannot be seen, nor does it matter.
+            mask = torch.from_numpy(seen["output"] != 0).to(x)
+            # Paddle subtracts in float32.
+            return x * mask / float(np.float32(1) - np.float32(module.p))
+
+        if other in pairs:
+            port[pairs[other]].register_forward_post_hook(keep)
+        module.forward = forward
+        shared[other] = module, seen
+    return shared
+
+
+def check_dropout(shared):
+    """[(what, 0 or inf)]: whether the share of zeros is that of the reference's p, to 5 sigma."""
+    found = []
+    for name, (module, seen) in shared.items():
+        if "input" not in seen:
+            found.append((f"{name}: the port has none, or does not call it", np.inf))
+            continue
+        alive = seen["input"] != 0
+        count, dropped = alive.sum(), (seen["output"][alive] == 0).sum()
+        sigma = np.sqrt(count * module.p * (1 - module.p))
+        agrees = abs(dropped - count * module.p) <= 5 * sigma
+        share = dropped / max(count, 1)
+        found.append((f"{name}: drops {share:.3f} | {module.p:.3g}", 0.0 if agrees else np.inf))
+    return found
+
+
+class Training:
+    """What `compare_training` found."""
+
+    def __init__(self, settings):
+        self.settings = settings  # lines: what can be read off the optimizers and differs
+        self.differences = []  # [Difference], in the order in which things happen
+        self.port, self.reference = {}, {}  # {"loss_0": array, "lr_0": array, …}
+
+    def add_dropout(self, port, reference):
+        """Compares one more forward pass, in train mode with dropout: its rate and its scaling."""
+        shared = share_dropout(port.model, reference.model)
+        loss, loss_ref = (float(next(side.loop)[0]) for side in (port, reference))
+        for name, value in check_dropout(shared):
+            self.differences.append(Difference(0, "dropout", name, value, 0.0))
+        if shared:
+            difference = _finite(abs(loss - loss_ref) / max(abs(loss_ref), 1e-30))
+            name = f"loss under one mask {loss!r} | {loss_ref!r}"
+            self.differences.append(Difference(0, "dropout", name, difference, TRAIN_FLOAT64))
+
+    def write(self, path):
+        """One line for each quantity of each iteration."""
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write("# float64; relative to the largest value in the same block\n")
+            for row in self.differences:
+                mark = "" if row.agrees else f"  <-- differs (bound {row.bound:g})"
+                file.write(f"{row.iteration}  {row.kind:17}  {row.value:.1e}  {row.name}{mark}\n")
+
+    def findings(self):
+        """(whether all agrees, lines) for `DiffHelper.report`."""
+        first = next((row for row in self.differences if not row.agrees), None)
+        if first is None:
+            worst = {}
+            for row in self.differences:
+                if row.kind not in worst or row.value > worst[row.kind].value:
+                    worst[row.kind] = row
+            shown = ", ".join(f"{kind} {row.value:.0e}" for kind, row in worst.items())
+            steps = 1 + max(row.iteration for row in self.differences)
+            return True, [f"float64, {steps} iterations, each from one state, largest: {shown}"]
+        return False, [
+            *(f"Differs (port | reference): {line}" for line in self.settings),
+            *self._name(first),
+        ]
+
+    def _name(self, first):
+        same = [
+            r for r in self.differences if (r.iteration, r.kind) == (first.iteration, first.kind)
+        ]
+        count = sum(not row.agrees for row in same)
+        also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
+        lines = [
+            f"First to part: iteration {first.iteration}, {first.kind} {first.name}: "
+            f"differs by {first.value:.1e}{also}"
+        ]
+        before = self.differences[: self.differences.index(same[0])]
+        kinds = dict.fromkeys(r.kind for r in before if r.iteration == first.iteration)
+        if kinds:
+            lines.append(f"In that iteration these agree: {', '.join(kinds)}")
+        if first.iteration and first.kind == "gradient":
+            lines.append("Iteration 0 agrees: are the gradients cleared after each step?")
+        lines.append(f"The mistake is in {ADVICE[first.kind]}")
+        return lines
+
+
+ADVICE = {
+    "dropout": "the rate of dropout, or a dropout that is not called in train mode",
+    "learning rate": "the schedule: its constants, and when it is stepped",
+    "loss": "the forward pass in train mode (batch norm, dropout), then the loss",
+    "gradient": "the backward pass: something detached, or gradients that were not cleared",
+    "update": "the optimizer: its settings, weight decay, clipping, the parameters it was given",
+    "running statistic": "batch norm: momentum (Paddle's is 1 minus PyTorch's), frozen statistics",
+}
+
+
+def optimizer_settings(port, reference):
+    """["momentum 0.0 | 0.9", …]: what can be read off two optimizers and differs."""
+    group = reference.param_groups[0]
+    decays = getattr(port, "_regularization_method", "") == "l2_decay"
+    decay = port._regularization_coeff if decays else 0
+    pairs = [
+        ("momentum", getattr(port, "_momentum", None), group.get("momentum")),
+        ("nesterov", getattr(port, "_use_nesterov", None), group.get("nesterov")),
+        ("weight_decay", decay, group.get("weight_decay")),
+        ("epsilon", getattr(port, "_epsilon", None), group.get("eps")),
+        ("gradient clipping", getattr(port, "_grad_clip", None), None),
+    ]
+    found = [
+        f"optimizer: {name} {a} | {b}"
+        for name, a, b in pairs
+        if (a is not None and b is not None and a != b) or (name == "gradient clipping" and a)
+    ]
+    if getattr(port, "_momentum", None) is None and group.get("momentum"):
+        found.append(f"optimizer: {type(port).__name__} | {type(reference).__name__} with momentum")
+    count, count_ref = (
+        len(port._parameter_list),
+        sum(len(g["params"]) for g in reference.param_groups),
+    )
+    trained = [p for p in port._parameter_list if not p.stop_gradient]
+    if len(trained) != count_ref:
+        found.append(f"optimizer: {len(trained)} of {count} parameters trained | {count_ref}")
+    return found
+
+
+def locate_training(port, reference, path, layer_map=None):
+    """Lines that say in which layer two trainings part, in the first forward and backward pass.
+
+    Args:
+        port, reference: fresh Sides, as for `compare_training`.
+    """
+    reference.model.zero_grad()
+    port.model.clear_gradients()
+    return locate_backward(
+        port.model,
+        reference.model,
+        lambda model: next(port.loop),
+        lambda model: next(reference.loop),
+        path,
+        layer_map,
+    )

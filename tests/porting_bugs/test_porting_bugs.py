@@ -1,0 +1,43 @@
+"""Does any porting bug get through? Each one alone, at its step, with its name."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bugs import BUGS, document
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = {path.name[:2]: path.name for path in ROOT.glob("0[1-5]_test_*.py")}
+
+
+@pytest.mark.filterwarnings("ignore:Skip loading")
+@pytest.mark.parametrize("name", BUGS)
+def test_bug_is_found_and_named(name, run, monkeypatch, tmp_path, data_dir):
+    # Weights are converted anew, as the conversion may be what is broken.
+    for file in ("fake_data.npy", "fake_label.npy", "mobilenet_v3_small-047dcff4.pth"):
+        (tmp_path / file).symlink_to(data_dir / file)
+    BUGS[name].apply(monkeypatch.setattr)
+    result = run(SCRIPTS[BUGS[name].step], "--data-dir", tmp_path)
+    assert result.status == 1, result.out + result.err
+    verdict = result.out[result.out.index("NOT ALIGNED") :]
+    for text in BUGS[name].names:
+        assert text in verdict, verdict
+    assert "Look at: " in verdict.splitlines()[-1]
+
+
+def test_there_are_enough_bugs_of_each_step():
+    steps = [bug.step for bug in BUGS.values()]
+    assert len(steps) >= 45
+    assert all(steps.count(step) >= 5 for step in SCRIPTS)
+
+
+def test_document_is_of_these_bugs():
+    assert (ROOT / "docs" / "porting_bugs.md").read_text() == document() + "\n"
+
+
+@pytest.mark.parametrize("step", SCRIPTS)
+def test_control(step, run):
+    """The unchanged port is green at each step."""
+    assert run(SCRIPTS[step]).status == 0
