@@ -33,7 +33,14 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
-from alignment.files import CannotRun, load_pdparams, load_pth, shown, whole_file
+from alignment.files import (
+    CannotRun,
+    load_pdparams,
+    load_pth,
+    save_pdparams,
+    shown,
+    whole_file,
+)
 from alignment.weights import make_alive
 
 RENAMED = {
@@ -146,8 +153,7 @@ def convert_file(source, target, model):
         state = convert(load_pth(source), model)
     except CannotRun as error:
         raise CannotRun(_with_file(error, source)) from error
-    with whole_file(target) as temporary:
-        paddle.save(state, str(temporary))
+    save_pdparams(state, target)
 
 
 def revert_file(source, target, model):

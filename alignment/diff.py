@@ -17,12 +17,14 @@ from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
 from .files import CannotRun, load_record, shown, whole_file
-from .thresholds import FORWARD_FLOAT64, IMPRECISE
+from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
 from .trace import relative
 
 # A difference can only be judged where the values are larger than the threshold allows them to
 # differ. Logits of a freshly initialised MobileNetV3 (mean size 1.7e-10) fall short by a million.
 SCALE_OVER_THRESHOLD = 100
+
+FLOAT64_OVER_FLOAT32 = np.finfo(np.float64).eps / np.finfo(np.float32).eps
 
 
 def save(logger, path):
@@ -45,7 +47,9 @@ class DiffHelper(ReprodDiffHelper):
             reference, port: {key: array}.
             reference64, port64: the same computed in float64, or None where rounding is no matter.
         """
-        self.diff_dict, self.reasons, self.scales, self.float64 = {}, {}, {}, {}
+        self.records = reference, port
+        self.diff_dict, self.reasons, self.scales = {}, {}, {}
+        self.float64, self.amplified = {}, {}
         for key in [*reference, *(key for key in port if key not in reference)]:
             reason = _why_not_comparable(reference.get(key), port.get(key))
             if reason:
@@ -62,7 +66,10 @@ class DiffHelper(ReprodDiffHelper):
                 # An error of 0 by luck, as a scalar's often is, counts as four units of float32.
                 floor = 4 * np.finfo(np.float32).eps * self.scales[key]
                 error_ratio = np.abs(b - b64).mean() / max(np.abs(a - a64).mean(), floor)
+                # How much the network itself amplifies rounding, seen on the reference alone.
+                amplified = relative(a, a64) * FLOAT64_OVER_FLOAT32
                 self.float64[key] = relative(b64, a64), float(error_ratio)
+                self.amplified[key] = amplified if np.isfinite(amplified) else 0.0
 
     def report(
         self,
@@ -71,6 +78,7 @@ class DiffHelper(ReprodDiffHelper):
         path="./diff.txt",
         hint=None,
         bound=FORWARD_FLOAT64,
+        float64=None,
         notes=(),
         findings=None,
         locate=None,
@@ -88,6 +96,8 @@ class DiffHelper(ReprodDiffHelper):
             hint: what to look at if the verdict is "not aligned".
             bound: the largest difference that passes in float64, relative to the largest value;
                 or {pattern: bound}.
+            float64: for what is costly in float64: called without arguments if a float32 difference
+                is above its threshold; returns `compare_info`'s reference64 and port64.
             notes: lines on what was done to make float64 comparable; for the log only.
             findings: (whether they agree, lines) of comparisons beside the record.
             locate: called without arguments if the verdict is "not aligned"; returns lines that
@@ -99,17 +109,10 @@ class DiffHelper(ReprodDiffHelper):
         """
         if not self.diff_dict:
             raise CannotRun("there is nothing to compare: both records are empty")
-        thresholds = {key: _fitting(key, diff_threshold) for key in self.diff_dict}
-        for key, scale in self.scales.items():
-            if scale < SCALE_OVER_THRESHOLD * thresholds[key]:
-                self.reasons[key] = (
-                    f"{key}: values of mean size {scale:.2g} are too small for a threshold of "
-                    f"{thresholds[key]:g} to tell anything: are the weights freshly initialised?"
-                )
-        verdicts = {
-            key: self._judge(key, diff_method, thresholds[key], _fitting(key, bound))
-            for key in self.diff_dict
-        }
+        verdicts = self.judge(diff_method, diff_threshold, bound)
+        if float64 and any(verdict.name != "aligned" for verdict in verdicts.values()):
+            self.compare_info(*self.records, *float64())
+            verdicts = self.judge(diff_method, diff_threshold, bound)
         agree, found = findings or (True, [])
         aligned = agree and all(v.name in ("aligned", "rounding") for v in verdicts.values())
         lines = self._verdict_lines(verdicts, diff_method, agree)
@@ -123,7 +126,7 @@ class DiffHelper(ReprodDiffHelper):
             passed = True
             with _logger_of_reprod_log(temporary) as logger:
                 for key, diff in self.diff_dict.items():
-                    threshold = -1.0 if key in self.reasons else thresholds[key]
+                    threshold = -1.0 if key in self.reasons else verdicts[key].threshold
                     passed &= check_print_diff({key: diff}, diff_method, threshold, logger.info)
                 logger.info("diff check passed" if passed else "diff check failed")
             with open(temporary, "a", encoding="utf-8") as file:
@@ -131,6 +134,20 @@ class DiffHelper(ReprodDiffHelper):
         print("\n".join(lines), flush=True)
         self._write_summary(path.with_suffix(".json"), verdicts, aligned, agree, found)
         return aligned
+
+    def judge(self, diff_method="mean", diff_threshold=1e-6, bound=FORWARD_FLOAT64):
+        """{key: Verdict}; arguments as for `report`."""
+        thresholds = {key: _fitting(key, diff_threshold) for key in self.diff_dict}
+        for key, scale in self.scales.items():
+            if scale < SCALE_OVER_THRESHOLD * thresholds[key]:
+                self.reasons[key] = (
+                    f"{key}: values of mean size {scale:.2g} are too small for a threshold of "
+                    f"{thresholds[key]:g} to tell anything: are the weights freshly initialised?"
+                )
+        return {
+            key: self._judge(key, diff_method, thresholds[key], _fitting(key, bound))
+            for key in self.diff_dict
+        }
 
     def _judge(self, key, diff_method, threshold, bound):
         """Bug or rounding? See docs/verdict.md."""
@@ -144,6 +161,7 @@ class DiffHelper(ReprodDiffHelper):
             name = "aligned" if within else "misaligned"
             return Verdict(name, measured, value, threshold, None, excess)
         difference, ratio = self.float64[key]
+        bound = max(bound, AMPLIFICATION * self.amplified[key])
         if difference > bound:
             text = (
                 f"{key}: in float64 they differ by {difference:.1e} of their size, bound {bound:g}"

@@ -25,15 +25,21 @@ METRIC = 0.0
 LEARNING_RATE = 1e-12
 
 # In float64, relative to the array's largest value (`precision.to_float64`).
-# Eval mode, 5e-15 at most; a hard-sigmoid slope of 0.1666667 shows as 1e-8.
+# Eval mode, 1.6e-14 at most; a hard-sigmoid slope of 0.1666667 shows as 1e-8.
 FORWARD_FLOAT64 = 1e-12
+
+# A network can amplify rounding. PyTorch's own float32 error, times 2e-9 (float64's step over
+# float32's), is the order to expect in float64; a right port with extreme weights (batch norm
+# variances of 1e-6) reached 63 times that. The bound is never less than this many times it.
+AMPLIFICATION = 1000.0
 
 # Train mode, 1.3e-13 at most: batch norm divides by a deviation that it has just computed.
 TRAIN_FLOAT64 = 1e-11
 
-# 3e-8 at most, on the scale of the neighbouring parameters: Paddle's average pooling divides by a
+# 6e-8 at most, on the scale of the neighbouring parameters: Paddle's average pooling divides by a
 # float32, PyTorch's hard-sigmoid multiplies by one.
 GRADIENT_FLOAT64 = 1e-6
 
-# Paddle's own float32 error over PyTorch's: 0.8 to 3.2 on right ports.
-IMPRECISE = 10.0
+# Paddle's own float32 error over PyTorch's: 0.6 to 3.1 on right ports, 8.4 with extreme weights;
+# half precision on the way is over 1000.
+IMPRECISE = 30.0

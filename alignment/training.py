@@ -84,13 +84,8 @@ def compare_training(port, reference, rules, steps):
     found = training.differences
     for i in range(steps):
         before = torch_arrays(reference.model, rules)
-        values = {}
-        for name, side in (("port", port), ("reference", reference)):
-            loss, lr = next(side.loop)
-            values[name] = float(loss), lr
-            record = getattr(training, name)
-            record[f"loss_{i}"], record[f"lr_{i}"] = np.array(loss.numpy()), np.array([lr])
-        (loss, lr), (loss_ref, lr_ref) = values["port"], values["reference"]
+        (loss, lr), (loss_ref, lr_ref) = next(port.loop), next(reference.loop)
+        loss, loss_ref = float(loss), float(loss_ref)
         name = f"{lr!r} | {lr_ref!r}"
         found.append(Difference(i, "learning rate", name, abs(lr - lr_ref), LEARNING_RATE))
         difference = abs(loss - loss_ref) / max(abs(loss_ref), 1e-30)
@@ -261,7 +256,6 @@ class Training:
     def __init__(self, settings):
         self.settings = settings  # lines: what can be read off the optimizers and differs
         self.differences = []  # [Difference], in the order in which things happen
-        self.port, self.reference = {}, {}  # {"loss_0": array, "lr_0": array, …}
 
     def add_dropout(self, port, reference):
         """Compares one more forward pass, in train mode with dropout: its rate and its scaling."""

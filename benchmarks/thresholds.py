@@ -22,6 +22,7 @@ from tabulate import tabulate
 import paddle_mv3
 import torch_ref
 from alignment.fake import gen_fake_data
+from alignment.training import record_losses
 from alignment.weights import make_alive
 from torch2paddle import convert
 
@@ -54,17 +55,9 @@ def eval_differences(name, seed, images, labels):
 
 def train_difference(name, seed, images, labels):
     """The largest difference of a loss in step 05's three iterations."""
-    paddle_model, torch_model = pair(name, seed)
-    arrays = images, labels
-    port = backward.train_paddle(*map(paddle.to_tensor, arrays), *backward.paddle_sgd(paddle_model))
-    reference = backward.train_torch(
-        *map(torch.from_numpy, arrays), *backward.torch_sgd(torch_model)
-    )
-    return max(
-        float(np.abs(port.data[key] - reference.data[key]).max())
-        for key in reference.data
-        if key.startswith("loss")
-    )
+    sides = backward.start(*pair(name, seed), images, labels)
+    port, reference = (record_losses(side, backward.MAX_ITER).data for side in sides)
+    return max(float(np.abs(port[k] - reference[k])) for k in reference if k.startswith("loss"))
 
 
 def main():

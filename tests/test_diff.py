@@ -28,7 +28,7 @@ def test_equal_is_aligned_and_near_is_judged_by_the_threshold(tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[-2].startswith("NOT ALIGNED: a: mean difference 1") and out[-1] == "Look at: there"
     assert out[-3].endswith("diff check failed")
-    assert json.loads((tmp_path / "log" / "x.json").read_text())["verdict"] == "not aligned"
+    assert json.loads((tmp_path / "log" / "x.json").read_text())["verdict"] == "misaligned"
 
 
 def damaged(value):

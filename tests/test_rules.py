@@ -90,7 +90,8 @@ def test_torchvision_is_left_whole_where_it_can_be(spawn):
 
 @pytest.mark.parametrize("script", STEPS)
 def test_steps_stay_short(script):
-    assert len((ROOT / script).read_text().splitlines()) <= 110
+    limit = 135 if script.startswith("05") else 100
+    assert len((ROOT / script).read_text().splitlines()) <= limit
 
 
 def headings(text):

@@ -44,7 +44,8 @@ def test_step_is_aligned_and_keeps_the_contract(script, run, tmp_path, monkeypat
     helper.compare_info(*infos)
     assert list(helper.diff_dict) == list(infos[0])
 
-    lines = (tmp_path / "result" / "log" / f"{log}.log").read_text().splitlines()
+    whole = (tmp_path / "result" / "log" / f"{log}.log").read_text().splitlines()
+    lines = [line for line in whole if LINE.fullmatch(line)]
     messages = [LINE.fullmatch(line).group(1) for line in lines]
     assert messages[-1] == "diff check passed"
     for key in keys:
@@ -54,7 +55,10 @@ def test_step_is_aligned_and_keeps_the_contract(script, run, tmp_path, monkeypat
     assert len(lines) == 2 * len(infos[0]) + 1
     on_screen = [line for line in result.out.splitlines() if LINE.fullmatch(line)]
     assert on_screen == lines
-    assert result.out.splitlines()[-1].startswith("aligned: ")
+    verdict = whole[len(lines) :]
+    assert verdict[0].startswith("aligned: ")
+    below = result.out.splitlines()[result.out.splitlines().index(lines[-1]) + 1 :]
+    assert below == verdict[: len(below)]
     assert result.err == ""
 
 

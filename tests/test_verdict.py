@@ -1,0 +1,274 @@
+"""Bug or rounding, and where: float64, layers, training, on right and on wrong ports."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+import torch
+
+from alignment import trace
+from alignment.diff import DiffHelper
+from alignment.files import CannotRun
+from alignment.precision import to_float64
+from paddle_mv3.norm import BatchNorm2D, kernel_is_biased
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import false_alarms
+
+TRUE = np.linspace(1, 2, 1000)
+REFERENCE = (TRUE * (1 + 1e-7 * np.sin(7e3 * TRUE))).astype(np.float32)
+
+
+def verdict(port, port64, threshold):
+    helper = DiffHelper()
+    helper.compare_info({"a": REFERENCE}, {"a": port}, {"a": TRUE}, {"a": port64})
+    return helper.judge(diff_threshold=threshold)["a"].name
+
+
+def test_the_four_verdicts():
+    near = (TRUE * (1 + 1e-7 * np.cos(5e3 * TRUE))).astype(np.float32)
+    coarse = TRUE.astype(np.float16).astype(np.float32)
+    exact = TRUE * (1 + 1e-15)
+    assert verdict(near, exact, 1e-5) == "aligned"
+    assert verdict(near, exact, 1e-9) == "rounding"
+    assert verdict(coarse, exact, 1e-5) == "imprecise"
+    # A mistake of 1e-9 drowns in float32, and shows in float64.
+    assert verdict(near, TRUE * (1 + 1e-9), 1e-5) == "misaligned"
+    assert verdict(near, np.full_like(TRUE, np.nan), 1e-5) == "misaligned"
+    assert verdict(near, TRUE[:, None], 1e-5) == "misaligned"
+
+
+def test_rounding_passes_and_says_so(tmp_path, capsys):
+    helper = DiffHelper()
+    port = (TRUE * (1 + 1e-7 * np.cos(5e3 * TRUE))).astype(np.float32)
+    helper.compare_info({"a": REFERENCE}, {"a": port}, {"a": TRUE}, {"a": TRUE})
+    log = tmp_path / "x.log"
+    assert helper.report(path=log, diff_threshold=1e-9, notes=["what was rounded"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2].endswith("diff check failed") and out[-1].startswith("aligned, rounding: a")
+    lines = log.read_text().splitlines()
+    assert lines[-2:] == [out[-1], "what was rounded"]
+    summary = json.loads(log.with_suffix(".json").read_text())
+    assert summary["verdict"] == "rounding" and summary["aligned"] is True
+
+
+def test_costly_float64_is_computed_only_if_it_is_needed(tmp_path):
+    for threshold, calls_expected in ((1.0, 0), (1e-12, 1)):
+        calls = []
+
+        def float64(calls=calls):
+            calls.append(1)
+            return {"a": TRUE}, {"a": TRUE}
+
+        helper = DiffHelper()
+        helper.compare_info({"a": REFERENCE * 200}, {"a": REFERENCE * 200 + np.float32(1e-4)})
+        helper.report(path=tmp_path / "x.log", diff_threshold=threshold, float64=float64)
+        assert len(calls) == calls_expected
+
+
+def test_float_attributes_of_the_reference_are_rounded_and_named():
+    port = paddle.nn.Sequential(paddle.nn.BatchNorm2D(3), paddle.nn.LeakyReLU(0.1))
+    reference = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.01), torch.nn.LeakyReLU(0.1)
+    )
+    notes = to_float64(port, reference)
+    assert reference[0].eps == 0.0010000000474974513
+    assert 1 - reference[0].momentum == float(np.float32(0.99))
+    assert reference[1].negative_slope == 0.1  # Paddle keeps this one as float64
+    assert len(notes) == 2 and "BatchNorm2d.eps 0.001 -> 0.0010000000474974513" in notes[0]
+    assert port[0].weight.dtype == paddle.float64 and reference[0].weight.dtype == torch.float64
+
+
+LAYERS = [
+    (paddle.nn.LeakyReLU(0.1), torch.nn.LeakyReLU(0.1)),
+    (paddle.nn.ELU(0.1), torch.nn.ELU(0.1)),
+    (paddle.nn.CELU(0.3), torch.nn.CELU(0.3)),
+    (paddle.nn.Softplus(beta=1.1), torch.nn.Softplus(beta=1.1)),
+    (paddle.nn.Softshrink(0.1), torch.nn.Softshrink(0.1)),
+    (paddle.nn.Hardtanh(-0.1, 0.1), torch.nn.Hardtanh(-0.1, 0.1)),
+    (paddle.nn.GroupNorm(2, 4, epsilon=1e-3), torch.nn.GroupNorm(2, 4, eps=1e-3)),
+    (paddle.nn.LayerNorm(5, epsilon=1e-3), torch.nn.LayerNorm(5, eps=1e-3)),
+    (paddle.nn.InstanceNorm2D(4, epsilon=1e-3), torch.nn.InstanceNorm2d(4, eps=1e-3)),
+    (paddle.nn.BatchNorm2D(4, epsilon=1e-3), torch.nn.BatchNorm2d(4, eps=1e-3)),
+]
+
+
+@pytest.mark.parametrize(("port", "reference"), LAYERS, ids=lambda layer: type(layer).__name__)
+def test_layers_with_float_attributes_agree_in_float64(port, reference):
+    to_float64(port, reference)
+    x = np.random.RandomState(0).rand(2, 4, 5, 5) - 0.5
+    y, z = port(paddle.to_tensor(x)).numpy(), reference(torch.tensor(x)).detach().numpy()
+    assert trace.relative(y, z) < 1e-13
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99, 0.5])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (2, 3, 1, 1), (8, 3, 2, 7)])
+def test_batch_norm_moves_its_statistics_as_pytorch_does(shape, momentum):
+    rng = np.random.RandomState(0)
+    port = BatchNorm2D(3, momentum=momentum)
+    reference = torch.nn.BatchNorm2d(3, momentum=1 - momentum)
+    to_float64(port, reference)
+    for _ in range(5):
+        x = rng.rand(*shape) * 3 + 1
+        a, b = paddle.to_tensor(x, stop_gradient=False), torch.tensor(x, requires_grad=True)
+        y, z = port(a), reference(b)
+        (y**3).sum().backward()
+        (z**3).sum().backward()
+        assert np.allclose(y.numpy(), z.detach().numpy(), rtol=1e-9, atol=1e-9)
+        assert np.allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-6, atol=1e-6)
+    assert np.allclose(port._mean.numpy(), reference.running_mean.numpy(), rtol=1e-13)
+    assert np.allclose(port._variance.numpy(), reference.running_var.numpy(), rtol=1e-13)
+    port.eval()
+    reference.eval()
+    x = rng.rand(*shape)
+    assert np.allclose(
+        port(paddle.to_tensor(x)).numpy(), reference(torch.tensor(x)).detach().numpy()
+    )
+
+
+def test_batch_norm_is_paddles_to_the_outside():
+    mine, paddles = BatchNorm2D(3), paddle.nn.BatchNorm2D(3)
+    assert list(mine.state_dict()) == list(paddles.state_dict())
+    assert isinstance(mine, paddle.nn.BatchNorm2D)
+    assert kernel_is_biased("Place(cpu)") in (True, False)
+    # Frozen, or in eval mode, nothing moves.
+    mine.eval()
+    mine(paddle.rand([4, 3, 2, 2]))
+    assert mine._variance.numpy().tolist() == [1, 1, 1]
+
+
+class Port(paddle.nn.Layer):
+    """Other names than the reference, an activation that is no layer."""
+
+    def __init__(self, slope=0.1):
+        super().__init__()
+        self.stem = paddle.nn.Conv2D(3, 4, 3)
+        self.norm = paddle.nn.BatchNorm2D(4)
+        self.second = paddle.nn.Conv2D(4, 4, 3, padding=1)
+        self.act = paddle.nn.LeakyReLU(slope)
+
+    def forward(self, x):
+        return self.act(self.second(paddle.nn.functional.relu(self.norm(self.stem(x)))))
+
+
+class Reference(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 4, 3)
+        self.bn1 = torch.nn.BatchNorm2d(4)
+        self.conv2 = torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.out = torch.nn.LeakyReLU(0.1)
+
+    def forward(self, x):
+        return self.out(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+
+
+def small_pair(**arguments):
+    port, reference = Port(**arguments).eval(), Reference().eval()
+    state = reference.state_dict()
+    arrays = {
+        mine: state[theirs].numpy()
+        for mine, theirs in {
+            "stem.weight": "conv1.weight",
+            "stem.bias": "conv1.bias",
+            "second.weight": "conv2.weight",
+            "second.bias": "conv2.bias",
+        }.items()
+    }
+    port.set_state_dict({**{k: v.numpy() for k, v in port.state_dict().items()}, **arrays})
+    to_float64(port, reference)
+    x = np.random.RandomState(0).rand(2, 3, 8, 8) - 0.5
+    return (
+        port,
+        reference,
+        lambda model: model(paddle.to_tensor(x)),
+        lambda model: model(torch.tensor(x)),
+    )
+
+
+def test_layers_of_other_names_correspond_by_order_and_kind(tmp_path):
+    port, reference, *run = small_pair()
+    rows = trace.compare(trace.record(port, run[0]), trace.record(reference, run[1]))
+    pairs = [(row.name, row.reference_name) for row in rows]
+    assert pairs == [("stem", "conv1"), ("norm", "bn1"), ("second", "conv2"), ("act", "out")]
+    assert max(row.output for row in rows) < 1e-13
+    lines = trace.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    assert lines[0] == "All 4 layers agree"
+    assert len((tmp_path / "layers.log").read_text().splitlines()) == 2 + 4
+
+
+def test_a_map_of_the_user_wins(tmp_path):
+    port, reference, *run = small_pair()
+    (tmp_path / "map.json").write_text('{"stem": "conv2"}')
+    layer_map = trace.read_layer_map(tmp_path / "map.json")
+    lines = trace.locate_forward(port, reference, *run, tmp_path / "x.log", layer_map)
+    assert any(
+        line.startswith("Differs (port | reference): stem: in_channels 3 | 4") for line in lines
+    )
+    for content in ("[1]", '{"a": 1}', "{"):
+        (tmp_path / "map.json").write_text(content)
+        with pytest.raises(CannotRun, match=r"map\.json"):
+            trace.read_layer_map(tmp_path / "map.json")
+
+
+def test_setting_that_differs_is_read_off_and_the_layer_named(tmp_path):
+    port, reference, *run = small_pair(slope=0.2)
+    lines = trace.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    assert lines[0] == "Differs (port | reference): act: negative_slope 0.2 | 0.1"
+    assert lines[1].startswith("First layer to part: act: LeakyReLU(negative_slope=0.2)")
+    assert "the mistake is in this layer" in lines[2]
+    trace_lines = (tmp_path / "layers.log").read_text().splitlines()
+    assert [line.endswith("<-- differs") for line in trace_lines[2:]] == [False, False, False, True]
+
+
+def test_function_call_between_layers_is_not_blamed_on_the_next(tmp_path):
+    port, reference, *run = small_pair()
+    port.forward = lambda x: port.act(port.second(port.norm(port.stem(x))))  # the ReLU is gone
+    lines = trace.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    assert lines[0].startswith("First layer to part: second")
+    assert "between norm and it" in lines[1]
+
+
+@pytest.mark.parametrize("script", ["01_test_forward.py", "04_test_loss.py", "05_test_backward.py"])
+def test_trace_on_request(script, run, tmp_path):
+    result = run(script, "--layers")
+    assert result.status == 0, result.out
+    assert "All 208 layers agree" in result.out
+    name = {"01": "forward", "04": "loss", "05": "backward"}[script[:2]]
+    lines = (tmp_path / "result" / "log" / f"{name}_layers.log").read_text().splitlines()
+    assert len(lines) == 2 + 208 and not any("differs" in line for line in lines[2:])
+
+
+def test_many_steps_do_not_run_apart(run, tmp_path):
+    result = run("05_test_backward.py", "--steps", "12")
+    assert result.status == 0, result.out
+    assert "float64, 12 iterations, each from one state" in result.out
+    lines = (tmp_path / "result" / "log" / "backward_training.log").read_text().splitlines()
+    kinds = {line.split("  ")[1].strip() for line in lines[1:]}
+    expected = {"learning rate", "loss", "gradient", "update", "running statistic", "dropout"}
+    assert kinds == expected
+    # 142 parameters, their gradients and updates, 68 statistics, loss and learning rate each time
+    assert len(lines) == 1 + 12 * (2 * 142 + 68 + 2) + 2
+
+
+def test_what_breaks_off_is_shown_and_cannot_run(run, monkeypatch):
+    from paddle_mv3 import model
+
+    monkeypatch.setattr(model.MobileNetV3, "forward", lambda self, x: self.nothing(x))
+    result = run("01_test_forward.py")
+    assert result.status == 2
+    assert "Traceback" in result.err and "error: the step broke off: AttributeError" in result.err
+
+
+CASES = [case for case in false_alarms.cases(seeds=1) if case[2].get("size") not in (256, 320)]
+
+
+@pytest.mark.parametrize(("group", "judge", "arguments"), CASES, ids=str)
+def test_no_false_alarm(group, judge, arguments):
+    """A part of benchmarks/false_alarms.py: right ports are called right, far from the bounds."""
+    name, over, ratio = judge(**arguments)
+    assert name in ("aligned", "rounding")
+    assert over < 0.2 and not ratio > 10
