@@ -116,9 +116,9 @@ class DiffHelper(ReprodDiffHelper):
         agree, found = findings or (True, [])
         aligned = agree and all(v.name in ("aligned", "rounding") for v in verdicts.values())
         lines = self._verdict_lines(verdicts, diff_method, agree)
-        lines += found
-        if locate and (always_locate or not aligned):
-            lines += locate()
+        where = locate() if locate and (always_locate or not aligned) else []
+        # What can be read off comes first.
+        lines += sorted([*found, *where], key=lambda line: not line.startswith("Differs"))
         if not aligned:
             lines.append(f"Look at: {hint}" if hint else f"Details: {shown(path)}")
 
@@ -163,9 +163,7 @@ class DiffHelper(ReprodDiffHelper):
         difference, ratio = self.float64[key]
         bound = max(bound, AMPLIFICATION * self.amplified[key])
         if difference > bound:
-            text = (
-                f"{key}: in float64 they differ by {difference:.1e} of their size, bound {bound:g}"
-            )
+            text = f"{key}: in float64 they differ by {difference:.1e} of their size, bound {bound:.0e}"
             return Verdict("misaligned", text, value, threshold, difference, difference / bound)
         agreed = f"in float64 they agree to {difference:.1e} of their size"
         if within:
