@@ -86,16 +86,13 @@ def main(args):
     save(record_losses(port, MAX_ITER), args.result_dir / "losses_paddle.npy")
     save(record_losses(reference, MAX_ITER), args.result_dir / "losses_ref.npy")
 
-    # Float64, every iteration of both sides from one state: each gradient, update, statistic;
-    # then once with dropout, the port's mask handed to the reference. A part of the images will do.
+    # Float64, every iteration of both sides from one state, the port's dropout masks for both: each
+    # gradient, update, statistic. A part of the images will do.
     crop = inputs[:, :, :96, :96]
-    models = load_models(args, dropout=0.0)
+    models = load_models(args)
     notes = to_float64(*models)
     sides = start(*models, crop, labels)
     training = compare_training(*sides, rules(models[0]), max(args.steps, MAX_ITER))
-    with_dropout = load_models(args)
-    to_float64(*with_dropout)
-    training.add_dropout(*start(*with_dropout, crop, labels))
     training.write(log_dir / "backward_training.log")
 
     def losses_in_float64():

@@ -163,7 +163,8 @@ class DiffHelper(ReprodDiffHelper):
         difference, ratio = self.float64[key]
         bound = max(bound, AMPLIFICATION * self.amplified[key])
         if difference > bound:
-            text = f"{key}: in float64 they differ by {difference:.1e} of their size, bound {bound:.0e}"
+            text = f"{key}: in float64 they differ by {difference:.1e} of their size"
+            text += f", bound {bound:.0e}"
             return Verdict("misaligned", text, value, threshold, difference, difference / bound)
         agreed = f"in float64 they agree to {difference:.1e} of their size"
         if within:

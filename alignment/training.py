@@ -68,10 +68,11 @@ def compare_training(port, reference, rules, steps):
     """Runs `steps` iterations of both sides in turn.
 
     Each iteration of the port starts from the reference's weights, statistics and optimizer
-    state, so rounding cannot build up: what differs was made in that very iteration.
+    state, so rounding cannot build up: what differs was made in that very iteration. Dropout masks
+    are drawn by the port and used by both.
 
     Args:
-        port, reference: Side, in float64, without dropout.
+        port, reference: Side, in float64.
         rules: {Paddle name: (PyTorch name, "copy" | "rename" | "transpose")}.
         steps: iterations.
 
@@ -82,10 +83,12 @@ def compare_training(port, reference, rules, steps):
     scheduler = different_settings(port.scheduler, reference.scheduler)
     training.settings += [f"schedule: {line}" for line in scheduler]
     found = training.differences
+    dropouts = share_dropout(port.model, reference.model)
     for i in range(steps):
         before = torch_arrays(reference.model, rules)
         (loss, lr), (loss_ref, lr_ref) = next(port.loop), next(reference.loop)
         loss, loss_ref = float(loss), float(loss_ref)
+        found += [Difference(i, "dropout", *check, 0.0) for check in check_dropout(dropouts)]
         name = f"{lr!r} | {lr_ref!r}"
         found.append(Difference(i, "learning rate", name, abs(lr - lr_ref), LEARNING_RATE))
         difference = abs(loss - loss_ref) / max(abs(loss_ref), 1e-30)
@@ -235,18 +238,26 @@ def share_dropout(port_model, reference_model):
 
 
 def check_dropout(shared):
-    """[(what, 0 or inf)]: whether the share of zeros is that of the reference's p, to 5 sigma."""
+    """[(what, 0 or inf)]: whether rate and scaling of each dropout are the reference's.
+
+    The share of zeros has to be its p to 5 sigma, what is kept has to be scaled by 1 / (1 - p).
+    """
     found = []
     for name, (module, seen) in shared.items():
         if "input" not in seen:
             found.append((f"{name}: the port has none, or does not call it", np.inf))
             continue
         alive = seen["input"] != 0
-        count, dropped = alive.sum(), (seen["output"][alive] == 0).sum()
-        sigma = np.sqrt(count * module.p * (1 - module.p))
-        agrees = abs(dropped - count * module.p) <= 5 * sigma
-        share = dropped / max(count, 1)
+        before, after = seen["input"][alive], seen["output"][alive]
+        kept = after != 0
+        sigma = np.sqrt(kept.size * module.p * (1 - module.p))
+        agrees = abs((~kept).sum() - kept.size * module.p) <= 5 * sigma
+        share = 1 - kept.mean()
         found.append((f"{name}: drops {share:.3f} | {module.p:.3g}", 0.0 if agrees else np.inf))
+        scale = float(np.median(after[kept] / before[kept]))
+        agrees = abs(scale * (1 - module.p) - 1) < 1e-6
+        text = f"{name}: scales by {scale:.6g} | {1 / (1 - module.p):.6g}"
+        found.append((text, 0.0 if agrees else np.inf))
     return found
 
 
@@ -256,17 +267,6 @@ class Training:
     def __init__(self, settings):
         self.settings = settings  # lines: what can be read off the optimizers and differs
         self.differences = []  # [Difference], in the order in which things happen
-
-    def add_dropout(self, port, reference):
-        """Compares one more forward pass, in train mode with dropout: its rate and its scaling."""
-        shared = share_dropout(port.model, reference.model)
-        loss, loss_ref = (float(next(side.loop)[0]) for side in (port, reference))
-        for name, value in check_dropout(shared):
-            self.differences.append(Difference(0, "dropout", name, value, 0.0))
-        if shared:
-            difference = _finite(abs(loss - loss_ref) / max(abs(loss_ref), 1e-30))
-            name = f"loss under one mask {loss!r} | {loss_ref!r}"
-            self.differences.append(Difference(0, "dropout", name, difference, TRAIN_FLOAT64))
 
     def write(self, path):
         """One line for each quantity of each iteration."""
@@ -298,10 +298,8 @@ class Training:
         ]
         count = sum(not row.agrees for row in same)
         also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
-        lines = [
-            f"First to part: iteration {first.iteration}, {first.kind} {first.name}: "
-            f"differs by {first.value:.1e}{also}"
-        ]
+        by = f": differs by {first.value:.1e}" if np.isfinite(first.value) else ""
+        lines = [f"First to part: iteration {first.iteration}, {first.kind} {first.name}{by}{also}"]
         before = self.differences[: self.differences.index(same[0])]
         kinds = dict.fromkeys(r.kind for r in before if r.iteration == first.iteration)
         if kinds:
@@ -313,7 +311,7 @@ class Training:
 
 
 ADVICE = {
-    "dropout": "the rate of dropout, or a dropout that is not called in train mode",
+    "dropout": "dropout: its rate, its scaling, or that it is not called in train mode",
     "learning rate": "the schedule: its constants, and when it is stepped",
     "loss": "the forward pass in train mode (batch norm, dropout), then the loss",
     "gradient": "the backward pass: something detached, or gradients that were not cleared",

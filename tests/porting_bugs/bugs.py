@@ -569,7 +569,7 @@ def _(patch):
 @bug(
     "05",
     "dropout with the share that is kept",
-    ["dropout", "classifier.2"],
+    ["p 0.8 | 0.2", "dropout classifier.2: drops 0."],
     "training is too strongly regularised",
     "0.8 was taken for the rate",
     "p is the share that is dropped",
@@ -582,7 +582,7 @@ def _(patch):
 @bug(
     "05",
     "dropout scaled at inference in place of training",
-    ["dropout", "loss under one mask"],
+    ["dropout classifier.2: scales by 1 | 1.25"],
     "evaluation off by 1 - p",
     "mode='downscale_in_infer' is Paddle's old default",
     "mode='upscale_in_train'",
@@ -595,7 +595,7 @@ def _(patch):
 @bug(
     "05",
     "dropout left out",
-    ["dropout", "classifier.2"],
+    ["dropout classifier.2: drops 0.000 | 0.2"],
     "training overfits",
     "a layer without weights is easily missed",
     "Dropout(0.2) before the last layer",
