@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 import json
 import logging
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +110,7 @@ class DiffHelper(ReprodDiffHelper):
         """
         if not self.diff_dict:
             raise CannotRun("there is nothing to compare: both records are empty")
+        path = Path(path)
         verdicts = self.judge(diff_method, diff_threshold, bound)
         if float64 and any(verdict.name != "aligned" for verdict in verdicts.values()):
             self.compare_info(*self.records, *float64())

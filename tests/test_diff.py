@@ -17,7 +17,7 @@ ONES = np.ones((2, 3), np.float32)
 def judge(reference, port, tmp_path, **options):
     helper = DiffHelper()
     helper.compare_info(reference, port)
-    return helper.report(path=tmp_path / "log" / "x.log", **options)
+    return helper.report(path=str(tmp_path / "log" / "x.log"), **options)
 
 
 def test_equal_is_aligned_and_near_is_judged_by_the_threshold(tmp_path, capsys):
