@@ -6,8 +6,13 @@ Each bug is a few lines that patch the port, the conversion, or what the port ca
 never a check. `names` is what the step must say on screen: the layer, the setting, the stage.
 """
 
+import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+from alignment import cli  # noqa: F401  # isort: skip  (before paddle)
 
 import numpy as np
 import paddle
