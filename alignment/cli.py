@@ -41,6 +41,10 @@ import torch  # noqa: E402
 
 from .files import CannotRun, first_line, shown, unpack  # noqa: E402
 
+# Paddle's own handler of SIGTERM and others allocates memory, and so can hang for ever where the
+# signal came in the middle of an allocation.
+paddle.disable_signal_handler()
+
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass

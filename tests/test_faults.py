@@ -3,6 +3,10 @@
 import os
 import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -173,3 +177,15 @@ def test_bad_argument(options, run):
     result = run("02_test_data.py", *options)
     assert result.status == 2 and "Traceback" not in result.err
     assert options[-1] in result.err
+
+
+def test_a_step_can_be_stopped(tmp_path, data_dir):
+    """SIGTERM ends it at once, quietly: Paddle's own handler prints and can hang."""
+    options = ["--data-dir", data_dir, "--result-dir", tmp_path, "--steps", "1000"]
+    command = [sys.executable, ROOT / "05_test_backward.py", *map(str, options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "losses_ref.npy").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM and err == ""
