@@ -39,6 +39,7 @@ def forward_torch(model, inputs, device):
 
 
 def main(args):
+    layer_map = read_layer_map(args.layer_map)
     torch_file, paddle_file = prepare(args)
     inputs, _ = load_fake_data(args.data_dir)
 
@@ -77,7 +78,7 @@ def main(args):
             lambda model: forward_paddle(model, inputs),
             lambda model: forward_torch(model, inputs, args.torch_device),
             args.result_dir / "log" / "forward_layers.log",
-            read_layer_map(args.layer_map),
+            layer_map,
         ),
         always_locate=args.layers,
         hint="the layer that is named, beside the reference's; python torch2paddle.py shows what "

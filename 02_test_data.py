@@ -74,6 +74,8 @@ def main(args):
 if __name__ == "__main__":
     arguments = cli.parser(__doc__)
     cli.add_image_dir(arguments)
-    arguments.add_argument("--batches", type=int, help="only the first N batches of 4 images")
+    arguments.add_argument(
+        "--batches", type=cli.positive, help="only the first N batches of 4 images"
+    )
     arguments.add_argument("--workers", type=int, default=0, help="loader processes of each side")
     cli.run(main, arguments)

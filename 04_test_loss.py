@@ -42,6 +42,7 @@ def loss_torch(model, criterion, inputs, labels, device):
 
 
 def main(args):
+    layer_map = read_layer_map(args.layer_map)
     torch_file, paddle_file = prepare(args)
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
     paddle_criterion = paddle.nn.CrossEntropyLoss()
@@ -80,7 +81,7 @@ def main(args):
             (paddle_model, paddle_criterion, run_paddle),
             (torch_model, torch_criterion, run_torch),
             args.result_dir / "log" / "loss_layers.log",
-            read_layer_map(args.layer_map),
+            layer_map,
         ),
         always_locate=args.layers,
         hint="the loss (mean or sum, label smoothing, softmax applied twice, class weights, "

@@ -78,6 +78,7 @@ def start(paddle_model, torch_model, inputs, labels):
 
 
 def main(args):
+    layer_map = read_layer_map(args.layer_map)
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
     log_dir = args.result_dir / "log"
 
@@ -115,7 +116,7 @@ def main(args):
         locate=lambda: locate_training(
             *start(*models, crop, labels),
             log_dir / "backward_layers.log",
-            read_layer_map(args.layer_map),
+            layer_map,
         ),
         always_locate=args.layers,
         hint=f"{shown(log_dir / 'backward_training.log')}, every quantity of every iteration",
@@ -125,6 +126,9 @@ def main(args):
 if __name__ == "__main__":
     arguments = cli.add_layers(cli.parser(__doc__))
     arguments.add_argument(
-        "--steps", type=int, default=MAX_ITER, help="iterations that are compared in float64"
+        "--steps",
+        type=cli.positive,
+        default=MAX_ITER,
+        help="iterations that are compared in float64",
     )
     cli.run(main, arguments)

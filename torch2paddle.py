@@ -129,14 +129,18 @@ def _require_same_names(unknown, missing):
             for what, names in (("entries missing", missing), ("entries unknown", unknown))
             if names
         ]
-        raise CannotRun(f"these are weights of another model: {'; '.join(parts)}")
+        raise CannotRun(
+            "these are weights of another model, or the port is not built as the reference is: "
+            + "; ".join(parts)
+        )
 
 
 def _require_same_kind(source, value, name, target):
     shape, wanted = list(value.shape), list(target.shape)
     if shape != wanted:
         raise CannotRun(
-            f"these are weights of another model: {source} fits {shape}, "
+            "these are weights of another model, or the port is not built as the reference is: "
+            f"{source} fits {shape}, "
             f"the model's {name} is {wanted}"
         )
     dtype, wanted = (str(x.dtype).rpartition(".")[2] for x in (value, target))

@@ -46,6 +46,14 @@ from .files import CannotRun, first_line, shown, unpack  # noqa: E402
 paddle.disable_signal_handler()
 
 
+def positive(text):
+    """A whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 

@@ -108,6 +108,7 @@ def _require_same(path, state, wanted):
         )
         if have != want:
             raise CannotRun(
-                f"{shown(path)} does not fit the model: {name} is {have} in the file, "
-                f"{want} in the model. Another --model, or delete the file to make it anew"
+                f"{shown(path)} does not fit the model: {name} is {have} in the file, {want} in "
+                "the model. Is the model built as the reference is? If so, delete the file to make "
+                "it anew, or give another --model"
             )

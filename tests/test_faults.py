@@ -172,7 +172,9 @@ def test_missing_package(spawn):
     assert "reprod_log" in line and "pip install -r requirements.txt" in line
 
 
-@pytest.mark.parametrize("options", [("--model", "resnet50"), ("--batches", "few"), ("--bogus",)])
+@pytest.mark.parametrize(
+    "options", [("--model", "resnet50"), ("--batches", "few"), ("--batches", "0"), ("--bogus",)]
+)
 def test_bad_argument(options, run):
     result = run("02_test_data.py", *options)
     assert result.status == 2 and "Traceback" not in result.err
