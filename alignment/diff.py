@@ -179,8 +179,8 @@ class DiffHelper(ReprodDiffHelper):
         def severity(key):
             return VERDICTS.index(verdicts[key].name), verdicts[key].excess
 
-        worst = verdicts[max(verdicts, key=severity)]
         self.worst = max(verdicts, key=severity)
+        worst = verdicts[self.worst]
         if worst.name == "misaligned":
             return [f"NOT ALIGNED: {worst.text}"]
         if not agree:

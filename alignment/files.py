@@ -101,6 +101,16 @@ def _unpickle_arrays(path, file, kind):
         raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
 
 
+def _named_arrays(path, entries, kind):
+    """`entries` if they are {name: array}; CannotRun if not."""
+    if not isinstance(entries, dict):
+        raise CannotRun(f"{shown(path)} is not {kind}: no dictionary in it")
+    for key, value in entries.items():
+        if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype == object:
+            raise CannotRun(f"{shown(path)} is not {kind}: entry {key!r} is no named array")
+    return entries
+
+
 def load_record(path):
     """What `ReprodLogger.save` wrote: {key: array}.
 
@@ -120,12 +130,7 @@ def load_record(path):
             raise CannotRun(f"{shown(path)} is not {kind}: it holds one array, {dtype} {shape}")
         array = _unpickle_arrays(path, file, kind)
     record = array.tolist() if isinstance(array, np.ndarray) and array.shape == () else None
-    if not isinstance(record, dict):
-        raise CannotRun(f"{shown(path)} is not {kind}: no dictionary in it")
-    for key, value in record.items():
-        if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype == object:
-            raise CannotRun(f"{shown(path)} is not {kind}: entry {key!r} is no named array")
-    return record
+    return _named_arrays(path, record, kind)
 
 
 def load_pdparams(path):
@@ -138,16 +143,14 @@ def load_pdparams(path):
     require_file(path)
     with open(path, "rb") as file:
         state = _unpickle_arrays(path, file, kind)
-    if not isinstance(state, dict):
-        raise CannotRun(f"{shown(path)} is not {kind}: no dictionary in it")
-    state.pop("StructuredToParameterName@@", None)
-    arrays = {}
-    for name, value in state.items():
-        value = value[1] if isinstance(value, tuple) and len(value) == 2 else value
-        if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype == object:
-            raise CannotRun(f"{shown(path)} is not {kind}: entry {name!r} is no array")
-        arrays[name] = value
-    return arrays
+    if isinstance(state, dict):
+        state.pop("StructuredToParameterName@@", None)
+        # paddle.save keeps a tensor as (its own name, array).
+        state = {
+            name: value[1] if isinstance(value, tuple) and len(value) == 2 else value
+            for name, value in state.items()
+        }
+    return _named_arrays(path, state, kind)
 
 
 def save_pdparams(state, path):

@@ -101,13 +101,13 @@ def compare_training(port, reference, rules, steps):
         next(reference.loop)
         after, after_ref = paddle_arrays(port.model), torch_arrays(reference.model, rules)
         update, update_ref = ({n: x[n] - before[n] for n in before} for x in (after, after_ref))
+        # What is left of an update after it was added to a weight and taken off again.
+        lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
         for what, is_parameter in (("update", True), ("running statistic", False)):
             sides = (
                 {n: x for n, x in u.items() if (n in gradients) == is_parameter}
                 for u in (update, update_ref)
             )
-            # What is left of an update after it was added to a weight and taken off again.
-            lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
             found += _compare(i, what, *sides, lost)
         restart(port, reference, rules)
     return training
