@@ -18,10 +18,11 @@ import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
+from alignment.initialisation import compare_initialisation
 from alignment.precision import to_float64
 from alignment.trace import locate_forward, read_layer_map
 from alignment.weights import load_paddle, load_torch
-from torch2paddle import prepare
+from torch2paddle import prepare, rules
 
 
 def forward_paddle(model, inputs):
@@ -72,6 +73,14 @@ def main(args):
         path=args.result_dir / "log" / "forward_diff.log",
         diff_threshold=thresholds.LOGITS,
         notes=notes,
+        further=[
+            lambda: compare_initialisation(
+                paddle_mv3.MODELS[args.model],
+                torch_ref.MODELS[args.model],
+                rules,
+                args.result_dir / "log" / "forward_initialisation.log",
+            )
+        ],
         locate=lambda: locate_forward(
             paddle_model,
             torch_model,

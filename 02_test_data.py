@@ -3,10 +3,15 @@
     python 02_test_data.py
     python 02_test_data.py --image-dir ILSVRC2012/val --batches 100
 
-Writes result/data_paddle.npy, result/data_ref.npy and result/log/data_diff.log.
+Training changes images at random: the same draws must give the same images, and the draws of both
+sides must be distributed alike. Writes result/data_paddle.npy, result/data_ref.npy,
+result/log/data_diff.log and result/log/data_augmentation.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
+
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,10 +20,13 @@ from reprod_log import ReprodLogger
 import paddle_mv3
 import torch_ref
 from alignment import thresholds
+from alignment.augmentation import compare_augmentation
 from alignment.data import locate_image
 from alignment.diff import DiffHelper, save
+from alignment.sampling import compare_sampling
 
 RECORDED = 5  # batches that are recorded whole; of the others, the mean of each channel
+POLICIES = [None, "imagenet", "ra", "ta_wide", "augmix"]  # auto_augment_policy
 
 
 def build_paddle_data_pipeline(image_dir, workers):
@@ -33,14 +41,38 @@ def build_torch_data_pipeline(image_dir, workers):
     return dataset, loader
 
 
+def compare_training_data(image_dir, path):
+    """All policies with random erasing, mixup with CutMix; the log goes to `path`."""
+    fused = torch_ref.fused_multiply_add()  # how this CPU rounds, for AugMix
+    port = partial(paddle_mv3.ClassificationPresetTrain, random_erase_prob=0.5, fused=fused)
+    reference = partial(torch_ref.ClassificationPresetTrain, random_erase_prob=0.5)
+    mixes = [side.get_mixup_cutmix(0.2, 1.0, 1000) for side in (paddle_mv3, torch_ref)]
+    dataset = torch_ref.ImageFolder(image_dir)
+    return compare_augmentation(port, reference, POLICIES, mixes, dataset, path)
+
+
+def compare_samplers():
+    """Which images each rank gets: shuffled; shuffled and repeated."""
+
+    def shuffled(dataset, rank, world_size):
+        return torch.utils.data.DistributedSampler(dataset, world_size, rank)
+
+    def repeated(dataset, rank, world_size):
+        return torch_ref.RASampler(dataset, world_size, rank)
+
+    agrees, lines = compare_sampling(paddle_mv3.DistributedSampler, shuffled)
+    if agrees:
+        agrees, more = compare_sampling(paddle_mv3.RASampler, repeated)
+        lines = lines + more if agrees else more
+    return agrees, lines
+
+
 def record(dataset, loader, batches):
     """Runs a pipeline through; both frameworks' tensors turn into arrays with `.numpy()`."""
     log, labels, means = ReprodLogger(), [], []
     log.add("length", np.array([len(dataset), len(loader)]))
     log.add("targets", np.array([target for _, target in dataset.samples]))
-    for idx, (images, target) in enumerate(loader):
-        if idx == batches:
-            break
+    for idx, (images, target) in enumerate(islice(loader, batches)):
         if idx < RECORDED:
             log.add(f"dataloader_{idx}", images.numpy())
             log.add(f"labels_{idx}", target.numpy())
@@ -58,24 +90,28 @@ def main(args):
     save(record(*paddle_data, args.batches), args.result_dir / "data_paddle.npy")
     save(record(*torch_data, args.batches), args.result_dir / "data_ref.npy")
 
+    log_dir = args.result_dir / "log"
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "data_ref.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "data_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info)
+    train_dir = args.image_dir or image_dir.with_name("train")
     return diff_helper.report(
-        path=args.result_dir / "log" / "data_diff.log",
+        path=log_dir / "data_diff.log",
         diff_threshold=thresholds.DATA,
+        further=[
+            lambda: compare_training_data(train_dir, log_dir / "data_augmentation.log"),
+            compare_samplers,
+        ],
         locate=lambda: locate_image(paddle_data[0], torch_data[0]),
-        hint="the order of classes and files, then RGB or BGR, the interpolation, the crop's "
-        "rounding, mean and std",
+        hint="order of files, RGB or BGR, interpolation, rounding of crops, mean and std",
     )
 
 
 if __name__ == "__main__":
     arguments = cli.parser(__doc__)
     cli.add_image_dir(arguments)
-    arguments.add_argument(
-        "--batches", type=cli.positive, help="only the first N batches of 4 images"
-    )
-    arguments.add_argument("--workers", type=int, default=0, help="loader processes of each side")
+    option = arguments.add_argument
+    option("--batches", type=cli.positive, help="only the first N batches of 4 images")
+    option("--workers", type=int, default=0, help="loader processes of each side")
     cli.run(main, arguments)

@@ -1,5 +1,7 @@
 """Step 03, metric: the same logits and labels give the same accuracies, exactly.
 
+On one process, and dealt out to several.
+
     python 03_test_metric.py
 
 Writes result/metric_paddle.npy, result/metric_ref.npy and result/log/metric_diff.log.
@@ -20,6 +22,8 @@ from alignment.fake import draw_labels
 from alignment.metric import locate_metric
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
+
+WORLD_SIZES = (2, 3, 8)  # of five batches, the last one small: not all ranks have as many
 
 
 def compute_logits(args, image_dir):
@@ -53,6 +57,18 @@ def evaluate(side, tensor, logits, labels):
     return [np.array([value]) for value in side.evaluate(identity, batches, topk=(1, 5))]
 
 
+def evaluate_on_ranks(logits, labels, world_size):
+    """[top-1, top-5] of batches dealt out to `world_size` ranks, which are added up."""
+    logits, labels = np.concatenate(logits), np.concatenate(labels)
+    total = 0
+    for rank in range(world_size):
+        sampler = paddle_mv3.EvalBatchSampler(len(labels), 32, rank, world_size)
+        batches = [(paddle.to_tensor(logits[i]), paddle.to_tensor(labels[i])) for i in sampler]
+        sums = paddle_mv3.batch_sums(paddle.nn.Identity(), batches, topk=(1, 5))
+        total = total + paddle_mv3.place(sums, -(-len(labels) // 32), rank, world_size)
+    return [np.array([value]) for value in paddle_mv3.averages(total)]
+
+
 def main(args):
     paddle_logits, torch_logits = compute_logits(args, cli.image_dir(args))
     labels = draw_labels(np.concatenate(torch_logits))
@@ -63,10 +79,13 @@ def main(args):
     # acc: the port's metric on the reference's logits. model_acc: on the port's own.
     same_logits = evaluate(paddle_mv3, paddle.to_tensor, torch_logits, labels)
     own_logits = evaluate(paddle_mv3, paddle.to_tensor, paddle_logits, labels)
-    for kind, values in (("acc", same_logits), ("model_acc", own_logits)):
+    # ranks_acc: the same logits on two, three and eight ranks.
+    ranks = [evaluate_on_ranks(torch_logits, labels, size) for size in WORLD_SIZES]
+    on_ranks = [np.concatenate(values) for values in zip(*ranks)]
+    for kind, values in (("acc", same_logits), ("model_acc", own_logits), ("ranks_acc", on_ranks)):
         for name, a, b in zip(("top1", "top5"), values, reference):
             paddle_log.add(f"{kind}_{name}", a)
-            torch_log.add(f"{kind}_{name}", b)
+            torch_log.add(f"{kind}_{name}", np.repeat(b, len(a)))
     save(paddle_log, args.result_dir / "metric_paddle.npy")
     save(torch_log, args.result_dir / "metric_ref.npy")
 
@@ -88,7 +107,7 @@ def main(args):
             batch_by_batch(torch_ref, torch.from_numpy),
         ),
         hint="acc_*: k, per cent or fraction, the last batch's weight. "
-        "model_acc_* alone: the model, step 01",
+        "model_acc_* alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks",
     )
 
 

@@ -7,6 +7,7 @@ Writes result/loss_paddle.npy, result/loss_ref.npy and result/log/loss_diff.log.
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
 
+import numpy as np
 import paddle
 import torch
 from reprod_log import ReprodLogger
@@ -24,21 +25,33 @@ from torch2paddle import prepare
 BATCH_SIZE = 4  # of one image, the sum of the losses is their mean
 
 
-def loss_paddle(model, criterion, inputs, labels):
+def loss_paddle(model, criterion, smoothed, inputs, labels):
     log = ReprodLogger()
     with paddle.no_grad():
-        loss = criterion(model(paddle.to_tensor(inputs)), paddle.to_tensor(labels))
-    log.add("loss", loss.numpy())
+        logits = model(paddle.to_tensor(inputs))
+        log.add("loss", criterion(logits, paddle.to_tensor(labels)).numpy())
+        log.add("loss_label_smoothing", smoothed(logits, paddle.to_tensor(labels)).numpy())
+        soft = paddle.to_tensor(soft_labels(labels, logits.shape[1]).astype(inputs.dtype))
+        log.add("loss_soft_labels", smoothed(logits, soft).numpy())
     return log
 
 
-def loss_torch(model, criterion, inputs, labels, device):
+def loss_torch(model, criterion, smoothed, inputs, labels, device):
     log = ReprodLogger()
-    inputs, labels = (torch.from_numpy(array).to(device) for array in (inputs, labels))
     with torch.no_grad():
-        loss = criterion(model(inputs), labels)
-    log.add("loss", loss.cpu().numpy())
+        logits = model(torch.from_numpy(inputs).to(device))
+        target = torch.from_numpy(labels).to(device)
+        log.add("loss", criterion(logits, target).cpu().numpy())
+        log.add("loss_label_smoothing", smoothed(logits, target).cpu().numpy())
+        soft = torch.from_numpy(soft_labels(labels, logits.shape[1])).to(logits)
+        log.add("loss_soft_labels", smoothed(logits, soft).cpu().numpy())
     return log
+
+
+def soft_labels(labels, classes):
+    """What mixup makes of labels: (N, classes) float64, 0.7 of an image's and 0.3 of another's."""
+    one_hot = np.eye(classes)[labels]
+    return 0.7 * one_hot + 0.3 * np.roll(one_hot, 1, axis=0)
 
 
 def main(args):
@@ -47,6 +60,9 @@ def main(args):
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
     paddle_criterion = paddle.nn.CrossEntropyLoss()
     torch_criterion = torch.nn.CrossEntropyLoss()
+    # For training: label smoothing, and with mixup labels that are probabilities.
+    paddle_smoothed = paddle_mv3.CrossEntropyLoss(label_smoothing=0.1)
+    torch_smoothed = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
     paddle_model = paddle_mv3.MODELS[args.model]()
     load_paddle(paddle_model, paddle_file)
@@ -56,10 +72,11 @@ def main(args):
     torch_model.eval().to(args.torch_device)
 
     def run_paddle(model):
-        return loss_paddle(model, paddle_criterion, inputs, labels)
+        return loss_paddle(model, paddle_criterion, paddle_smoothed, inputs, labels)
 
     def run_torch(model):
-        return loss_torch(model, torch_criterion, inputs, labels, args.torch_device)
+        parts = torch_criterion, torch_smoothed, inputs, labels, args.torch_device
+        return loss_torch(model, *parts)
 
     save(run_paddle(paddle_model), args.result_dir / "loss_paddle.npy")
     save(run_torch(torch_model), args.result_dir / "loss_ref.npy")

@@ -2,9 +2,10 @@
 
     python 05_test_backward.py
 
-Three iterations of training. Writes result/losses_paddle.npy, result/losses_ref.npy,
-result/log/backward_diff.log and result/log/backward_training.log; if the step is red, or with
---layers, also result/log/backward_layers.log.
+Three iterations of training; then the parts of torchvision's recipes, each by itself: optimizers,
+learning rates, weight decay, clipping, moving average. Writes result/losses_paddle.npy,
+result/losses_ref.npy and, in result/log, backward_diff.log, backward_training.log and
+backward_recipe.log; if the step is red, or with --layers, also backward_layers.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
@@ -19,6 +20,7 @@ from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
 from alignment.files import shown
 from alignment.precision import to_float64
+from alignment.recipe import compare_recipe
 from alignment.trace import read_layer_map
 from alignment.training import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
@@ -26,6 +28,7 @@ from torch2paddle import prepare, rules
 
 BATCH_SIZE, MAX_ITER = 4, 3
 LR, MOMENTUM, GAMMA = 1e-3, 0.9, 0.5  # the learning rate is halved after every iteration
+SMALL = {"width_mult": 0.25, "num_classes": 10}  # as many layers, fewer numbers
 
 
 def train_paddle(inputs, labels, model, criterion, optimizer, scheduler):
@@ -96,6 +99,16 @@ def main(args):
     training = compare_training(*sides, rules(models[0]), max(args.steps, MAX_ITER))
     training.write(log_dir / "backward_training.log")
 
+    def compare_recipes():
+        def make_models():
+            return paddle_mv3.MODELS[args.model](**SMALL), torch_ref.MODELS[args.model](**SMALL)
+
+        recipe = compare_recipe(paddle_mv3, torch_ref, make_models, rules)
+        recipe.write(log_dir / "backward_recipe.log")
+        agrees, lines = recipe.findings("the parts of torchvision's recipes")
+        look = [f"Look at: {shown(log_dir / 'backward_recipe.log')}, every part and step"]
+        return agrees, lines if agrees else lines + look
+
     def losses_in_float64():
         models = load_models(args, dropout=0.0)
         to_float64(*models)
@@ -113,6 +126,7 @@ def main(args):
         float64=losses_in_float64,
         notes=notes,
         findings=training.findings(),
+        further=[compare_recipes],
         locate=lambda: locate_training(
             *start(*models, crop, labels),
             log_dir / "backward_layers.log",

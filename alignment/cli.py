@@ -31,6 +31,9 @@ if _missing:
 
 # Tensor-core arithmetic with ten bits of mantissa would drown what is compared here.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+# Each framework has its own threads, which by default wait in a busy loop: beside other work on the
+# machine the steps took five times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Paddle wishes for a compiler cache at import; nothing is compiled here. And it says at every
 # training step that batch norm keeps running statistics.
 warnings.filterwarnings("ignore", message="No ccache found")

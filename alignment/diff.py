@@ -82,6 +82,7 @@ class DiffHelper(ReprodDiffHelper):
         float64=None,
         notes=(),
         findings=None,
+        further=(),
         locate=None,
         always_locate=False,
     ):
@@ -101,8 +102,11 @@ class DiffHelper(ReprodDiffHelper):
                 is above its threshold; returns `compare_info`'s reference64 and port64.
             notes: lines on what was done to make float64 comparable; for the log only.
             findings: (whether they agree, lines) of comparisons beside the record.
-            locate: called without arguments if the verdict is "not aligned"; returns lines that
-                say where.
+            further: functions without arguments that return such a pair; called in turn as long as
+                all agrees, so that the first mistake is told by itself. Their lines say what to
+                look at.
+            locate: called without arguments if the records or the findings disagree; returns lines
+                that say where.
             always_locate: call it in any case.
 
         Returns:
@@ -116,12 +120,18 @@ class DiffHelper(ReprodDiffHelper):
             self.compare_info(*self.records, *float64())
             verdicts = self.judge(diff_method, diff_threshold, bound)
         agree, found = findings or (True, [])
-        aligned = agree and all(v.name in ("aligned", "rounding") for v in verdicts.values())
+        records_agree = all(v.name in ("aligned", "rounding") for v in verdicts.values())
+        to_locate = not (agree and records_agree)
+        for comparison in further:
+            if agree and records_agree:
+                agree, lines = comparison()
+                found = [*found, *lines] if agree else lines
+        aligned = agree and records_agree
         lines = self._verdict_lines(verdicts, diff_method, agree)
-        where = locate() if locate and (always_locate or not aligned) else []
+        where = locate() if locate and (always_locate or to_locate) else []
         # What can be read off comes first.
         lines += sorted([*found, *where], key=lambda line: not line.startswith("Differs"))
-        if not aligned:
+        if to_locate:
             lines.append(f"Look at: {hint}" if hint else f"Details: {shown(path)}")
 
         with whole_file(path) as temporary:

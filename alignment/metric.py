@@ -6,13 +6,15 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
 
     Args:
         port_record, reference_record: {key: array of one accuracy, in per cent}; keys "acc_*" are
-            computed from the same logits, keys "model_acc_*" from each side's own.
+            computed from the same logits, keys "model_acc_*" from each side's own, keys
+            "ranks_acc_*" from the same logits on several ranks.
         port_batches, reference_batches: [[accuracy by k] of each batch alone].
     """
     lines = []
     for key, reference in reference_record.items():
-        a, b = float(port_record[key][0]), float(reference[0])
-        if a != b:
+        different = [(a, b) for a, b in zip(port_record[key], reference) if a != b]
+        if different:
+            a, b = map(float, different[0])
             lines.append(f"First to part: {key} {a:.6g} | {b:.6g}")
             if abs(100 * a - b) < 1e-9 * b:
                 lines.append("The port's is a hundredth of it: a fraction, not per cent")
@@ -23,6 +25,12 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
         return [
             *lines,
             "The metric agrees on the same logits: the mistake is in the model, step 01",
+        ]
+    if lines[0].split()[3].startswith("ranks_"):
+        return [
+            *lines,
+            "One process gets it right: the mistake is in how images are dealt out to ranks (some "
+            "twice, or none), or in how ranks are added up",
         ]
     if port_batches == reference_batches:
         lines.append(

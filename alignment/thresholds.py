@@ -43,3 +43,7 @@ GRADIENT_FLOAT64 = 1e-6
 # Paddle's own float32 error over PyTorch's: 0.6 to 3.1 on right ports, 8.4 with extreme weights;
 # half precision on the way is over 1000.
 IMPRECISE = 30.0
+
+# Twenty float32 steps of an optimizer, over the way that the weights have gone: 3e-6 at most, over
+# ten seeds.
+FREE_RUN = 1e-4

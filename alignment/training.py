@@ -17,7 +17,9 @@ from .trace import different_settings, locate_backward, match
 
 # Accumulators of Paddle's optimizers, and PyTorch's names for them.
 OPTIMIZER_STATE = {
-    "velocity": "momentum_buffer",
+    "velocity": "momentum_buffer",  # Momentum
+    "momentum": "momentum_buffer",  # RMSProp
+    "mean_square": "square_avg",
     "moment1": "exp_avg",
     "moment2": "exp_avg_sq",
 }
@@ -40,10 +42,10 @@ class Side:
 
 @dataclass
 class Difference:
-    """One quantity of one iteration. `value` is relative to its scale; agrees up to `bound`."""
+    """One quantity at one moment. `value` is relative to its scale; agrees up to `bound`."""
 
-    iteration: int
-    kind: str  # learning rate, loss, gradient, update, running statistic, dropout
+    where: str  # "iteration 0"
+    kind: str  # one of ADVICE
     name: str
     value: float
     bound: float
@@ -77,47 +79,61 @@ def compare_training(port, reference, rules, steps):
         steps: iterations.
 
     Returns:
-        Training.
+        Comparison.
     """
-    training = Training(optimizer_settings(port.optimizer, reference.optimizer))
+    training = Comparison(optimizer_settings(port.optimizer, reference.optimizer))
     scheduler = different_settings(port.scheduler, reference.scheduler)
     training.settings += [f"schedule: {line}" for line in scheduler]
     found = training.differences
     dropouts = share_dropout(port.model, reference.model)
     for i in range(steps):
+        where = f"iteration {i}"
         before = torch_arrays(reference.model, rules)
         (loss, lr), (loss_ref, lr_ref) = next(port.loop), next(reference.loop)
         loss, loss_ref = float(loss), float(loss_ref)
-        found += [Difference(i, "dropout", *check, 0.0) for check in check_dropout(dropouts)]
+        found += [Difference(where, "dropout", *check, 0.0) for check in check_dropout(dropouts)]
         name = f"{lr!r} | {lr_ref!r}"
-        found.append(Difference(i, "learning rate", name, abs(lr - lr_ref), LEARNING_RATE))
+        found.append(Difference(where, "learning rate", name, abs(lr - lr_ref), LEARNING_RATE))
         difference = abs(loss - loss_ref) / max(abs(loss_ref), 1e-30)
         name = f"{loss!r} | {loss_ref!r}"
-        found.append(Difference(i, "loss", name, _finite(difference), TRAIN_FLOAT64))
+        found.append(Difference(where, "loss", name, _finite(difference), TRAIN_FLOAT64))
         gradients = torch_gradients(reference.model, rules)
-        found += _compare(i, "gradient", paddle_gradients(port.model, rules), gradients)
+        found += compare(where, "gradient", paddle_gradients(port.model, rules), gradients)
 
         next(port.loop)
         next(reference.loop)
-        after, after_ref = paddle_arrays(port.model), torch_arrays(reference.model, rules)
-        update, update_ref = ({n: x[n] - before[n] for n in before} for x in (after, after_ref))
-        # What is left of an update after it was added to a weight and taken off again.
-        lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
-        for what, is_parameter in (("update", True), ("running statistic", False)):
-            sides = (
-                {n: x for n, x in u.items() if (n in gradients) == is_parameter}
-                for u in (update, update_ref)
-            )
-            found += _compare(i, what, *sides, lost)
+        found += compare_updates(where, port, reference, rules, before)
         restart(port, reference, rules)
     return training
+
+
+def compare_updates(where, port, reference, rules, before):
+    """[Difference] of what a step changed: parameters, running statistics, optimizer state.
+
+    Args:
+        before: `torch_arrays` as they were on both sides.
+    """
+    parameters = dict(reference.model.named_parameters())
+    trained = {name for name, (source, _) in rules.items() if source in parameters}
+    after, after_ref = paddle_arrays(port.model), torch_arrays(reference.model, rules)
+    update, update_ref = ({n: x[n] - before[n] for n in before} for x in (after, after_ref))
+    # What is left of an update after it was added to a weight and taken off again.
+    lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
+    found = []
+    for what, is_trained in (("update", True), ("running statistic", False)):
+        sides = (
+            {n: x for n, x in u.items() if (n in trained) == is_trained}
+            for u in (update, update_ref)
+        )
+        found += compare(where, what, *sides, lost)
+    return found + compare(where, "optimizer state", *optimizer_states(port, reference, rules))
 
 
 def _finite(value):
     return value if np.isfinite(value) else np.inf
 
 
-def _compare(iteration, what, port, reference, lost=None):
+def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64):
     """Differences on the scale of the largest value in the same block, less what float64 `lost`.
 
     A gradient that is zero in theory (the shift of a batch norm that feeds a convolution and
@@ -141,7 +157,7 @@ def _compare(iteration, what, port, reference, lost=None):
             scale = blocks[name.rpartition(".")[0].rpartition(".")[0]]
             difference = np.abs(a - b).max(initial=0.0)
             difference = np.maximum(0.0, difference - (lost or {}).get(name, 0.0)) / (scale or 1.0)
-        rows.append(Difference(iteration, what, name, _finite(float(difference)), GRADIENT_FLOAT64))
+        rows.append(Difference(where, what, name, _finite(float(difference)), bound))
     return rows
 
 
@@ -182,20 +198,35 @@ def torch_gradients(model, rules):
     }
 
 
-def restart(port, reference, rules):
-    """Puts the reference's weights, statistics and optimizer state into the port."""
-    state = torch_arrays(reference.model, rules)
-    port.model.set_state_dict(state)
+def _paired_states(port, reference, rules):
+    """(name, the port's accumulator, PyTorch's state in the port's layout) of each parameter."""
     torch_parameters = dict(reference.model.named_parameters())
     accumulators = getattr(port.optimizer, "_accumulators", {})
+    states = getattr(reference.optimizer, "state", {})
     for name, parameter in port.model.named_parameters():
         source, rule = rules[name]
-        held = reference.optimizer.state.get(torch_parameters.get(source), {})
+        held = states.get(torch_parameters.get(source), {})
         for paddle_name, torch_name in OPTIMIZER_STATE.items():
             mine = accumulators.get(paddle_name, {}).get(parameter.name)
             theirs = held.get(torch_name)
             if mine is not None and theirs is not None:
-                mine.set_value(np.ascontiguousarray(_as_paddle(theirs.cpu().numpy(), rule)))
+                yield f"{torch_name} {name}", mine, _as_paddle(theirs.cpu().numpy(), rule)
+
+
+def optimizer_states(port, reference, rules):
+    """({name: array} of the port, the same of the reference) of what both optimizers remember."""
+    pairs = list(_paired_states(port, reference, rules))
+    mine = {name: accumulator.numpy() for name, accumulator, _ in pairs}
+    return mine, {name: np.array(theirs) for name, _, theirs in pairs}
+
+
+def restart(port, reference, rules):
+    """Puts the reference's weights, statistics and optimizer state into the port."""
+    dtype = next(iter(port.model.parameters())).numpy().dtype
+    state = torch_arrays(reference.model, rules)
+    port.model.set_state_dict({name: array.astype(dtype) for name, array in state.items()})
+    for _, mine, theirs in _paired_states(port, reference, rules):
+        mine.set_value(np.ascontiguousarray(theirs))
 
 
 def share_dropout(port_model, reference_model):
@@ -261,23 +292,27 @@ def check_dropout(shared):
     return found
 
 
-class Training:
-    """What `compare_training` found."""
+class Comparison:
+    """What was compared of two trainings, in the order in which things happen."""
 
-    def __init__(self, settings):
-        self.settings = settings  # lines: what can be read off the optimizers and differs
-        self.differences = []  # [Difference], in the order in which things happen
+    def __init__(self, settings=()):
+        self.settings = list(settings)  # lines: what can be read off and differs
+        self.differences = []  # [Difference]
 
     def write(self, path):
-        """One line for each quantity of each iteration."""
+        """One line for each quantity at each moment."""
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write("# float64; relative to the largest value in the same block\n")
             for row in self.differences:
                 mark = "" if row.agrees else f"  <-- differs (bound {row.bound:g})"
-                file.write(f"{row.iteration}  {row.kind:17}  {row.value:.1e}  {row.name}{mark}\n")
+                file.write(f"{row.where}  {row.kind:17}  {row.value:.1e}  {row.name}{mark}\n")
 
-    def findings(self):
-        """(whether all agrees, lines) for `DiffHelper.report`."""
+    def findings(self, what="{count} iterations, each from one state"):
+        """(whether all agrees, lines) for `DiffHelper.report`.
+
+        Args:
+            what: was compared; {count} stands for the number of moments.
+        """
         first = next((row for row in self.differences if not row.agrees), None)
         if first is None:
             worst = {}
@@ -285,27 +320,23 @@ class Training:
                 if row.kind not in worst or row.value > worst[row.kind].value:
                     worst[row.kind] = row
             shown = ", ".join(f"{kind} {row.value:.0e}" for kind, row in worst.items())
-            steps = 1 + max(row.iteration for row in self.differences)
-            return True, [f"float64, {steps} iterations, each from one state, largest: {shown}"]
-        return False, [
-            *(f"Differs (port | reference): {line}" for line in self.settings),
-            *self._name(first),
-        ]
+            what = what.format(count=len({row.where for row in self.differences}))
+            return True, [f"float64, {what}, largest: {shown}"]
+        lines = [f"Differs (port | reference): {line}" for line in self.settings]
+        return False, lines + self._name(first)
 
     def _name(self, first):
-        same = [
-            r for r in self.differences if (r.iteration, r.kind) == (first.iteration, first.kind)
-        ]
+        same = [r for r in self.differences if (r.where, r.kind) == (first.where, first.kind)]
         count = sum(not row.agrees for row in same)
         also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
         by = f": differs by {first.value:.1e}" if np.isfinite(first.value) else ""
-        lines = [f"First to part: iteration {first.iteration}, {first.kind} {first.name}{by}{also}"]
+        lines = [f"First to part: {first.where}, {first.kind} {first.name}{by}{also}"]
         before = self.differences[: self.differences.index(same[0])]
-        kinds = dict.fromkeys(r.kind for r in before if r.iteration == first.iteration)
+        kinds = dict.fromkeys(r.kind for r in before if r.where == first.where)
         if kinds:
-            lines.append(f"In that iteration these agree: {', '.join(kinds)}")
-        if first.iteration and first.kind == "gradient":
-            lines.append("Iteration 0 agrees: are the gradients cleared after each step?")
+            lines.append(f"In {first.where} these agree: {', '.join(kinds)}")
+        if first.where != self.differences[0].where and first.kind == "gradient":
+            lines.append(f"Before {first.where} all agrees: are the gradients cleared?")
         lines.append(f"The mistake is in {ADVICE[first.kind]}")
         return lines
 
@@ -316,7 +347,12 @@ ADVICE = {
     "loss": "the forward pass in train mode (batch norm, dropout), then the loss",
     "gradient": "the backward pass: something detached, or gradients that were not cleared",
     "update": "the optimizer: its settings, weight decay, clipping, the parameters it was given",
+    "optimizer state": "the optimizer: what it keeps from step to step, and in which units",
     "running statistic": "batch norm: momentum (Paddle's is 1 minus PyTorch's), frozen statistics",
+    "weight decay": "the parameter groups: which parameters have a weight decay of their own",
+    "free run": "the optimizer in float32: from one state, in float64, its steps agree",
+    "clipped gradient": "gradient clipping: one norm over all gradients, then one factor",
+    "moving average": "the moving average of the weights: decay, first update, statistics",
 }
 
 

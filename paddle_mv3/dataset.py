@@ -2,9 +2,10 @@
 
 import os
 
-import numpy as np
 import paddle
 from PIL import Image
+
+from .sampler import IMAGE, Draw, generator
 
 __all__ = ["ImageFolder"]
 
@@ -56,7 +57,9 @@ def load_image(path):
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            image.load()
+            # convert() copies an image that is RGB already.
+            return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError:
         raise
     # PIL reports a damaged file with any of these, most without its name.
@@ -67,33 +70,37 @@ def load_image(path):
 class ImageFolder(paddle.io.Dataset):
     """Item i is (transform(image, rng), class index); torchvision.datasets.ImageFolder.
 
+    An item is asked for by its `Draw`, or by its index: that is epoch 0, repetition 0.
+
     Args:
         root: folder of class folders.
         transform: called with an RGB image and a numpy Generator. None leaves the image as it is.
-        seed: with `epoch` and the item's index, all that the Generator depends on, so what is
-            drawn for an image is the same whatever the number of workers.
+        seed: with the item's Draw, all that the Generator depends on; 0 or more.
 
     Raises:
         FileNotFoundError: no such folder, no classes, or a class without images.
+        ValueError: a negative seed.
         OSError: from an item whose file cannot be decoded; names the file.
     """
 
     def __init__(self, root, transform=None, seed=0):
+        if seed < 0:
+            raise ValueError(f"seed is {seed}: give 0 or more")
         self.root = str(root)
         self.loader = lambda path: load_image(path)
         self.transform = transform
         self.seed = seed
-        self.epoch = 0
         self.classes = find_classes(self.root)
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self.samples = find_samples(self.root, self.classes)
         self.targets = [target for _, target in self.samples]
 
-    def __getitem__(self, index):
-        path, target = self.samples[index]
+    def __getitem__(self, draw):
+        draw = draw if isinstance(draw, Draw) else Draw(draw)
+        path, target = self.samples[draw.index]
         image = self.loader(path)
         if self.transform is not None:
-            image = self.transform(image, np.random.default_rng((self.seed, self.epoch, index)))
+            image = self.transform(image, generator(self.seed, draw, IMAGE))
         return image, target
 
     def __len__(self):

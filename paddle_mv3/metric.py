@@ -1,8 +1,11 @@
-"""Top-k accuracy, as in torchvision's references/classification/utils.py."""
+"""Top-k accuracy, as in torchvision's references/classification/utils.py, over ranks too."""
 
+import math
+
+import numpy as np
 import paddle
 
-__all__ = ["accuracy", "evaluate"]
+__all__ = ["EvalBatchSampler", "accuracy", "averages", "batch_sums", "evaluate", "place"]
 
 
 def topk_correct(output, target, topk=(1,)):
@@ -23,8 +26,7 @@ def accuracy(output, target, topk=(1,)):
     return [100 * correct / len(target) for correct in topk_correct(output, target, topk)]
 
 
-@paddle.no_grad()
-def evaluate(model, batches, topk=(1, 5)):
+def evaluate(model, batches, topk=(1, 5), criterion=None, sharded=False):
     """Top-k accuracies of `model` in per cent over all of `batches`, [float].
 
     Each image counts once, whatever the size of its batch. The model is put in eval mode.
@@ -32,11 +34,77 @@ def evaluate(model, batches, topk=(1, 5)):
     Args:
         model: a Layer; images -> logits (N, num_classes).
         batches: of (images, labels (N,) int64).
+        criterion: (logits, labels) -> mean loss; its mean over all images is then the last item.
+        sharded: `batches` are this rank's, by `EvalBatchSampler`; the result is that of all ranks,
+            to the last bit what one process gets.
+    """
+    sums = batch_sums(model, batches, topk, criterion)
+    if sharded:
+        count = paddle.to_tensor(len(sums))
+        paddle.distributed.all_reduce(count)
+        rank, world_size = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        table = paddle.to_tensor(place(sums, int(count), rank, world_size))
+        paddle.distributed.all_reduce(table)
+        sums = table.numpy()
+    return averages(sums, topk)
+
+
+class EvalBatchSampler(paddle.io.BatchSampler):
+    """Every `world_size`-th batch of images 0, 1, ..., from batch `rank` on.
+
+    Batches are dealt out whole. So each holds the same images for every number of ranks, and its
+    logits are the same to the last bit; no image is repeated to fill up, as
+    torch.utils.data.DistributedSampler does. A rank may get one batch less than another.
+
+    Args:
+        length: number of images.
+    """
+
+    def __init__(self, length, batch_size, rank=0, world_size=1):
+        self.length, self.batch_size = length, batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self):
+        for start in self._starts():
+            yield list(range(start, min(start + self.batch_size, self.length)))
+
+    def __len__(self):
+        return len(self._starts())
+
+    def _starts(self):
+        return range(self.rank * self.batch_size, self.length, self.world_size * self.batch_size)
+
+
+@paddle.no_grad()
+def batch_sums(model, batches, topk=(1, 5), criterion=None):
+    """(batches, 1 + len(topk) + 1) float64: images, hits for each k, loss; summed over a batch.
+
+    Without `criterion` the last column is left out. The model is put in eval mode.
     """
     model.eval()
-    correct, total = [0] * len(topk), 0
+    sums = []
     for images, target in batches:
-        counts = topk_correct(model(images), target, topk)
-        correct = [a + b for a, b in zip(correct, counts)]
-        total += len(target)
-    return [100 * count / total for count in correct]
+        output = model(images)
+        row = [len(target), *topk_correct(output, target, topk)]
+        if criterion is not None:
+            row.append(float(criterion(output, target)) * len(target))
+        sums.append(row)
+    width = 1 + len(topk) + (criterion is not None)
+    return np.array(sums, dtype=np.float64).reshape(len(sums), width)
+
+
+def place(sums, count, rank, world_size):
+    """A rank's `batch_sums` among `count` batches, 0 for the others': ranks add up to all of them.
+
+    Sums with 0 are exact, so nothing depends on the order in which ranks are added.
+    """
+    table = np.zeros((count, sums.shape[1]))
+    table[rank::world_size] = sums
+    return table
+
+
+def averages(sums, topk=(1, 5)):
+    """[accuracy in per cent for each k, mean loss if there is one] of all batches' `batch_sums`."""
+    images, *totals = (math.fsum(column) for column in sums.T)
+    factors = [100] * len(topk) + [1]
+    return [factor * total / images for factor, total in zip(factors, totals)]

@@ -9,7 +9,9 @@ import math
 import numpy as np
 from PIL import Image
 
-__all__ = ["ClassificationPresetEval", "ClassificationPresetTrain"]
+from .autoaugment import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
+
+__all__ = ["ClassificationPresetEval", "ClassificationPresetTrain", "RandomErasing"]
 
 # Of ImageNet, on [0, 1], in the order R, G, B; torchvision's presets use the same.
 MEAN = (0.485, 0.456, 0.406)
@@ -45,20 +47,27 @@ def center_crop(image, size):
 
 
 def normalization_table(mean=MEAN, std=STD):
-    """(3, 256) float32: what byte b of channel c becomes, (b / 255 - mean[c]) / std[c].
+    """(3, 3) float32: for each channel what a byte is divided by, what is then subtracted from it,
+    and what it is then divided by.
 
     ToTensor then Normalize, in float32 and in torchvision's order of operations, so bit for bit
-    equal; one look-up costs less than the three passes over the image.
+    equal.
     """
-    scaled = np.arange(256, dtype=np.float32) / np.float32(255)
-    mean, std = (np.asarray(x, dtype=np.float32)[:, None] for x in (mean, std))
-    return (scaled[None] - mean) / std
+    return np.stack([np.full(3, 255), mean, std], axis=1).astype(np.float32)
 
 
 def to_normalized_array(image, table):
-    """RGB image -> (3, height, width) float32."""
-    pixels = np.asarray(image)
-    return np.stack([table[channel].take(pixels[..., channel]) for channel in range(3)])
+    """RGB image -> (3, height, width) float32.
+
+    A channel at a time: it stays in the processor's cache for all of its operations.
+    """
+    array = np.empty((3, image.height, image.width), dtype=np.float32)
+    for channel, plane, (scale, mean, std) in zip("RGB", array, table):
+        pixels = np.frombuffer(image.tobytes("raw", channel), dtype=np.uint8)
+        np.divide(pixels.reshape(plane.shape), scale, out=plane)
+        plane -= mean
+        plane /= std
+    return array
 
 
 class ClassificationPresetEval:
@@ -119,27 +128,179 @@ def resized_crop(image, box, size, interpolation=Image.Resampling.BILINEAR):
     return image.crop(box).resize((size, size), interpolation)
 
 
-class ClassificationPresetTrain:
-    """RGB image -> (3, crop_size, crop_size) float32: random crop, random flip, normalise.
+class RandomErasing:
+    """Erases a random rectangle of a normalised image.
 
-    torchvision's references/classification/presets.py, without its optional parts.
+    torchvision.transforms.RandomErasing (Zhong et al., 2017)
+
+    Args:
+        p: how often.
+        scale, ratio: ranges of the rectangle's share of the image's area, and of height / width.
+        value: what is put there: a number, one for each of three channels, or "random" (normal).
+
+    Raises:
+        ValueError: `p`, `scale` or `value` is none of these.
     """
 
-    def __init__(self, crop_size=224, interpolation=Image.Resampling.BILINEAR, hflip_prob=0.5):
+    def __init__(self, p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0):
+        if not 0 <= p <= 1:
+            raise ValueError(f"random erasing: p is {p}: give a probability, 0 to 1")
+        if not 0 <= scale[0] <= scale[1] <= 1:
+            raise ValueError(f"random erasing: scale is {scale}: give (low, high) within 0 and 1")
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"random erasing: ratio is {ratio}: give (low, high) above 0")
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if value != "random" and (len(numbers) not in (1, 3) or isinstance(value, str)):
+            raise ValueError(f"random erasing: value is {value!r}: give a number, 3, or 'random'")
+        self.p = p
+        self.scale = scale
+        self.ratio = ratio
+        self.value = value
+
+    def draw(self, width, height, rng):
+        """None, or (top, left, height, width, value), the value a float32 array (1 or 3, 1, 1) or
+        (3, height, width). Area uniform, ratio log-uniform; given up after ten draws that do not
+        fit.
+        """
+        if rng.random() >= self.p:
+            return None
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.scale)
+            aspect = math.exp(rng.uniform(*map(math.log, self.ratio)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                if self.value == "random":
+                    value = rng.standard_normal((3, h, w), dtype=np.float32)
+                else:
+                    value = np.atleast_1d(np.float32(self.value))[:, None, None]
+                top = int(rng.integers(0, height - h + 1))
+                left = int(rng.integers(0, width - w + 1))
+                return top, left, h, w, value
+        return None
+
+    def apply(self, array, drawn):
+        """(3, height, width) float32 -> the same, erased in place."""
+        if drawn is not None:
+            top, left, height, width, value = drawn
+            array[:, top : top + height, left : left + width] = value
+        return array
+
+
+def horizontal_flip(image):
+    """torchvision.transforms.functional.hflip"""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+class ClassificationPresetTrain:
+    """RGB image -> (3, crop_size, crop_size) float32: random crop, random flip, a policy of
+    automatic augmentation, normalise, random erasing.
+
+    torchvision's references/classification/presets.py, for PIL images.
+
+    Args:
+        interpolation: of the crop and of the policy.
+        auto_augment_policy: None, "imagenet" (AutoAugment), "ra" (RandAugment), "ta_wide"
+            (TrivialAugmentWide) or "augmix" (AugMix).
+        ra_magnitude: of RandAugment, 0 to 30.
+        augmix_severity: of AugMix, 1 to 10.
+        random_erase_prob: how often a rectangle is erased.
+        fused: how PyTorch's CPU kernels round, for AugMix; see `autoaugment.TensorOps`.
+
+    Raises:
+        ValueError: an unknown policy, or an argument out of range.
+    """
+
+    def __init__(
+        self,
+        crop_size=224,
+        interpolation=Image.Resampling.BILINEAR,
+        hflip_prob=0.5,
+        auto_augment_policy=None,
+        ra_magnitude=9,
+        augmix_severity=3,
+        random_erase_prob=0.0,
+        fused=(False, True),
+    ):
+        policies = {
+            None: lambda: None,
+            "imagenet": lambda: AutoAugment(interpolation=interpolation),
+            "ra": lambda: RandAugment(magnitude=ra_magnitude, interpolation=interpolation),
+            "ta_wide": lambda: TrivialAugmentWide(interpolation=interpolation),
+            "augmix": lambda: AugMix(augmix_severity, interpolation=interpolation, fused=fused),
+        }
+        if auto_augment_policy not in policies:
+            raise ValueError(
+                f"auto_augment_policy is {auto_augment_policy!r}: give None or one of "
+                + ", ".join(filter(None, policies))
+            )
+        if not 0 <= hflip_prob <= 1:
+            raise ValueError(f"hflip_prob is {hflip_prob}: give a probability, 0 to 1")
         self.crop_size = crop_size
         self.interpolation = interpolation
         self.hflip_prob = hflip_prob
+        self.augment = policies[auto_augment_policy]()
         self.table = normalization_table()
+        self.erase = RandomErasing(p=random_erase_prob)
+        self.settings = {
+            "crop_size": crop_size,
+            "interpolation": interpolation.name.lower(),
+            "hflip_prob": hflip_prob,
+            "random_erase_prob": random_erase_prob,
+            **_policy_settings(self.augment, crop_size),
+        }
 
     def draw(self, width, height, rng):
-        """(crop box, whether to flip) for an image of this size."""
-        return draw_resized_crop(width, height, rng), bool(rng.random() < self.hflip_prob)
+        """All that is drawn for an image of this size.
 
-    def apply(self, image, box, flip):
-        image = resized_crop(image, box, self.crop_size, self.interpolation)
-        if flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_normalized_array(image, self.table)
+        Returns:
+            {"crop": (left, top, right, bottom), "flip": bool, "augment": what the policy draws
+            or None, "erase": what RandomErasing draws}
+        """
+        size = self.crop_size
+        return {
+            "crop": draw_resized_crop(width, height, rng),
+            "flip": bool(rng.random() < self.hflip_prob),
+            "augment": self.augment and self.augment.draw(size, size, rng),
+            "erase": self.erase.draw(size, size, rng),
+        }
+
+    def steps(self, image, drawn):
+        """Yields (label, image or array) after each stage and each operation of the policy; the
+        last is the result. An array may change in the stages that follow.
+        """
+        image = resized_crop(image, drawn["crop"], self.crop_size, self.interpolation)
+        yield "crop", image
+        if drawn["flip"]:
+            image = horizontal_flip(image)
+        yield "flip", image
+        if self.augment:
+            for label, image in self.augment.steps(image, drawn["augment"]):  # noqa: B020
+                yield label, image
+        array = to_normalized_array(image, self.table)
+        yield "normalize", array
+        yield "erase", self.erase.apply(array, drawn["erase"])
+
+    def apply(self, image, drawn):
+        for _, image in self.steps(image, drawn):  # noqa: B007, B020
+            pass
+        return image
 
     def __call__(self, image, rng):
-        return self.apply(image, *self.draw(*image.size, rng))
+        return self.apply(image, self.draw(*image.size, rng))
+
+
+def _policy_settings(policy, size):
+    """{name: value} of a policy: its arguments, and its magnitudes for images of `size`."""
+    if policy is None:
+        return {"policy": None}
+    names = ("num_ops", "magnitude", "num_magnitude_bins", "severity", "mixture_width")
+    names = (*names, "chain_depth", "alpha", "all_ops", "fill")
+    settings = {name: getattr(policy, name) for name in names if hasattr(policy, name)}
+    settings["interpolation of the policy"] = policy.interpolation.name.lower()
+    for number, (first, second) in enumerate(getattr(policy, "policies", ())):
+        settings[f"sub-policy {number}"] = (*first, *second)
+    for name, (values, signed) in policy.augmentation_space(size, size).items():
+        if values is not None:
+            text = f"{values[0]:.4g} to {values[-1]:.4g} in {len(values)} values"
+            settings[f"magnitudes of {name}"] = text + ", either sign" * signed
+    return {"policy": type(policy).__name__, **settings}

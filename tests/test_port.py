@@ -6,12 +6,10 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from torchvision.transforms import functional as tvf
 
 import paddle_mv3
 import torch_ref
 from alignment.weights import make_alive
-from paddle_mv3 import transforms
 from paddle_mv3.dataset import load_image
 from torch2paddle import convert, rules
 
@@ -107,59 +105,6 @@ def test_eval_preset_is_torchvisions_bit_for_bit(size, crop, resize):
     assert np.array_equal(port, expected)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_train_preset_given_the_same_draws(size):
-    """Random resized crop, flip, normalise: bit for bit torchvision's for equal parameters."""
-    rng = np.random.default_rng(1)
-    image = random_image(rng, *size)
-    preset = paddle_mv3.ClassificationPresetTrain(crop_size=176)
-    for _ in range(20):
-        (left, top, right, bottom), flip = preset.draw(*size, rng)
-        assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
-        expected = tvf.resized_crop(image, top, left, bottom - top, right - left, [176, 176])
-        expected = tvf.hflip(expected) if flip else expected
-        expected = tvf.normalize(tvf.to_tensor(expected), transforms.MEAN, transforms.STD)
-        port = preset.apply(image, (left, top, right, bottom), flip)
-        assert np.array_equal(port, expected.numpy())
-
-
-def test_train_preset_draws_are_torchvisions_in_distribution():
-    """Quantiles of the drawn area and aspect ratio; share of flips."""
-    rng, size, count = np.random.default_rng(2), (300, 200), 4000
-    torch.manual_seed(2)
-    preset = paddle_mv3.ClassificationPresetTrain()
-    mine, flips = zip(*(preset.draw(*size, rng) for _ in range(count)))
-    mine = np.array([(right - left, bottom - top) for left, top, right, bottom in mine])
-    image = torch.empty(3, size[1], size[0])
-    draw = torchvision.transforms.RandomResizedCrop.get_params
-    theirs = np.array([draw(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])[:, :1:-1]
-    for f in (lambda wh: wh[:, 0] * wh[:, 1] / 60_000, lambda wh: np.log(wh[:, 0] / wh[:, 1])):
-        a, b = (np.sort(f(x)) for x in (mine, theirs))
-        grid = np.concatenate([a, b])
-        distance = np.abs(np.searchsorted(a, grid, "right") - np.searchsorted(b, grid, "right"))
-        # Kolmogorov-Smirnov, error rate 1e-4: 2.23 * sqrt(2 / n)
-        assert distance.max() / count < 2.23 * np.sqrt(2 / count)
-    assert abs(np.mean(flips) - 0.5) < 4 * 0.5 / np.sqrt(count)
-
-
-def test_draws_depend_on_seed_epoch_and_index_alone(image_dir):
-    def folder(seed=0, epoch=0):
-        preset = paddle_mv3.ClassificationPresetTrain(crop_size=32)
-        dataset = paddle_mv3.ImageFolder(image_dir, preset, seed=seed)
-        dataset.epoch = epoch
-        return dataset
-
-    first = folder()[10][0]
-    assert np.array_equal(first, folder()[10][0])
-    assert not np.array_equal(first, folder(seed=1)[10][0])
-    assert not np.array_equal(first, folder(epoch=1)[10][0])
-    loaded = {}
-    for workers in (0, 2):
-        loader = paddle_mv3.DataLoader(folder(), batch_size=8, num_workers=workers)
-        loaded[workers] = np.concatenate([images.numpy() for images, _ in loader])
-    assert np.array_equal(loaded[0], loaded[2])
-
-
 def test_image_folder_has_torchvisions_order_and_rules(tmp_path, image_dir):
     some = (image_dir / "cat" / "cat_view_01.JPEG").read_bytes()
     for name in ("b10", "b2", "B", "a", "é"):
@@ -185,21 +130,6 @@ def test_images_are_decoded_as_torchvision_does(mode, tmp_path):
     image.save(path, exif=exif)
     expected = torchvision.datasets.folder.default_loader(path)
     assert np.array_equal(np.asarray(load_image(path)), np.asarray(expected))
-
-
-def test_loader_passes_on_what_the_data_set_raises():
-    class Broken(paddle.io.Dataset):
-        def __getitem__(self, index):
-            raise {0: OSError("no such: image"), 1: KeyError("bug")}[index]
-
-        def __len__(self):
-            return 2
-
-    for workers in (0, 1):
-        with pytest.raises(OSError, match=r"^no such: image$"):
-            list(paddle_mv3.DataLoader(Broken(), batch_size=1, num_workers=workers))
-    with pytest.raises(RuntimeError, match="KeyError: 'bug'"):
-        list(paddle_mv3.DataLoader(Broken(), batch_sampler=[[1]], num_workers=0))
 
 
 def test_accuracy():

@@ -32,8 +32,17 @@ _import_torchvision()
 from torchvision.datasets import ImageFolder  # noqa: E402
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small  # noqa: E402
 
+from .ema import ExponentialMovingAverage, adjusted_decay  # noqa: E402
 from .metric import accuracy, evaluate  # noqa: E402
-from .presets import ClassificationPresetEval  # noqa: E402
+from .optim import OPTIMIZERS, create_optimizer, weight_decay_groups  # noqa: E402
+from .presets import (  # noqa: E402
+    ClassificationPresetEval,
+    ClassificationPresetTrain,
+    fused_multiply_add,
+    get_mixup_cutmix,
+)
+from .sampler import RASampler  # noqa: E402
+from .schedule import create_lr_scheduler  # noqa: E402
 from .weights import WEIGHTS  # noqa: E402
 
 MODELS = {
@@ -43,11 +52,21 @@ MODELS = {
 
 __all__ = [
     "MODELS",
+    "OPTIMIZERS",
     "WEIGHTS",
     "ClassificationPresetEval",
+    "ClassificationPresetTrain",
+    "ExponentialMovingAverage",
     "ImageFolder",
+    "RASampler",
     "accuracy",
+    "adjusted_decay",
+    "create_lr_scheduler",
+    "create_optimizer",
     "evaluate",
+    "fused_multiply_add",
+    "get_mixup_cutmix",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "weight_decay_groups",
 ]

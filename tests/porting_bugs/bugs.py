@@ -21,7 +21,7 @@ from paddle.nn import functional as F
 from PIL import Image, ImageOps
 
 import paddle_mv3
-from paddle_mv3 import dataset, metric, model, transforms
+from paddle_mv3 import autoaugment, dataset, metric, mixup, model, transforms
 
 BUGS = {}
 API = "https://www.paddlepaddle.org.cn/documentation/docs/en/api/paddle/"
@@ -803,9 +803,12 @@ def _(patch):
     "scale to [0, 1], then normalise",
 )
 def _(patch):
+    original = transforms.normalization_table
+
     def table():
-        mean, std = (np.float32(x)[:, None] for x in (transforms.MEAN, transforms.STD))
-        return (np.arange(256, dtype=np.float32)[None] - mean) / std
+        changed = original()
+        changed[:, 0] = 1
+        return changed
 
     patch(transforms, "normalization_table", table)
 
@@ -1241,6 +1244,893 @@ def _(patch):
 def _(patch):
     decay = paddle.optimizer.lr.StepDecay
     patch(paddle.optimizer.lr, "StepDecay", lambda lr, **k: decay(lr, **{**k, "step_size": 10}))
+
+
+# --- recipe: initialisation, ranks, losses, optimizers, schedules, regularisation ------------
+
+
+def initialised(patch, change):
+    """Calls `change(layer)` on each layer after its initialisation."""
+    reset = model.MobileNetV3.reset_parameters
+
+    def reset_parameters(self):
+        reset(self)
+        for layer in self.sublayers():
+            change(layer)
+
+    patch(model.MobileNetV3, "reset_parameters", reset_parameters)
+
+
+@bug(
+    "01",
+    "Paddle's own initialisation left",
+    ["the initialisation of features.0.0.weight"],
+    "every check with loaded weights passes; training starts elsewhere",
+    "Paddle's layers start from other distributions than PyTorch's, and torchvision sets its own",
+    "Kaiming normal, fan-out, for convolutions; N(0, 0.01) for linear layers",
+    API + "nn/Conv2D_en.html",
+)
+def _(patch):
+    patch(model.MobileNetV3, "reset_parameters", lambda self: None)
+
+
+@bug(
+    "01",
+    "fan-in for fan-out",
+    ["the initialisation of features.0.0.weight: standard deviation"],
+    "activations shrink or grow with depth at the start",
+    "paddle.nn.initializer.KaimingNormal counts what comes in",
+    "sqrt(2 / (out_channels * k * k))",
+    API + "nn/initializer/KaimingNormal_en.html",
+)
+def _(patch):
+    def change(layer):
+        if isinstance(layer, nn.Conv2D):
+            nn.initializer.KaimingNormal()(layer.weight)
+
+    initialised(patch, change)
+
+
+@bug(
+    "01",
+    "fan-out divided by the groups",
+    ["the initialisation of features.1.block.0.0.weight: standard deviation"],
+    "depthwise convolutions start too large",
+    "what a group gives out, as TensorFlow counts; PyTorch counts all channels",
+    "out_channels * k * k, whatever the groups",
+    "https://pytorch.org/docs/stable/nn.init.html",
+)
+def _(patch):
+    def change(layer):
+        if isinstance(layer, nn.Conv2D):
+            layer.weight.set_value(layer.weight * layer._groups**0.5)
+
+    initialised(patch, change)
+
+
+@bug(
+    "01",
+    "a uniform distribution of the same standard deviation",
+    ["the initialisation of features.", "Kolmogorov-Smirnov"],
+    "mean and standard deviation are right",
+    "KaimingUniform for KaimingNormal",
+    "a normal distribution",
+    API + "nn/initializer/KaimingUniform_en.html",
+)
+def _(patch):
+    def change(layer):
+        if isinstance(layer, nn.Conv2D):
+            limit = 3**0.5 * (2 / (layer.weight.shape[0] * layer._kernel_size[0] ** 2)) ** 0.5
+            nn.initializer.Uniform(-limit, limit)(layer.weight)
+
+    initialised(patch, change)
+
+
+@bug(
+    "01",
+    "a bias that does not start at 0",
+    ["the initialisation of classifier.0.bias: constant"],
+    "logits are off from the start",
+    "PyTorch's default for linear layers is uniform, torchvision's network sets 0",
+    "Constant(0.0)",
+)
+def _(patch):
+    def change(layer):
+        if isinstance(layer, nn.Linear):
+            nn.initializer.Uniform(-0.03, 0.03)(layer.bias)
+
+    initialised(patch, change)
+
+
+@bug(
+    "01",
+    "the same weights at every seed",
+    ["the same with another seed"],
+    "runs that should be independent are not",
+    "a seed set inside the model, left from debugging",
+    "paddle.seed in the training script only",
+    API + "seed_en.html",
+)
+def _(patch):
+    reset = model.MobileNetV3.reset_parameters
+
+    def reset_parameters(self):
+        paddle.seed(0)
+        reset(self)
+
+    patch(model.MobileNetV3, "reset_parameters", reset_parameters)
+
+
+@bug(
+    "03",
+    "images repeated so that all ranks have as many",
+    ["ranks_acc_top1", "dealt out to ranks"],
+    "accuracy depends on the number of GPUs",
+    "paddle.io.DistributedBatchSampler fills up with the first images, as PyTorch's does",
+    "EvalBatchSampler",
+    API + "io/DistributedBatchSampler_en.html",
+)
+def _(patch):
+    class Padded(paddle_mv3.EvalBatchSampler):
+        def __iter__(self):
+            batches = list(super().__iter__())
+            yield from [batch + batch[: self.batch_size - len(batch)] for batch in batches]
+
+    patch(paddle_mv3, "EvalBatchSampler", Padded)
+
+
+@bug(
+    "03",
+    "mean of the ranks' accuracies",
+    ["ranks_acc_top1", "ranks are added up"],
+    "accuracy depends on the number of GPUs",
+    "ranks have different numbers of images",
+    "add up hits and images, then divide",
+)
+def _(patch):
+    def place(sums, count, rank, world_size):
+        table = metric.place(sums, count, rank, world_size)
+        return table / max(1, len(sums))
+
+    patch(paddle_mv3, "place", place)
+
+
+@bug(
+    "04",
+    "label smoothing over the other classes only",
+    ["loss_label_smoothing", "the mistake is in the loss"],
+    "loss a little off; nothing else shows",
+    "the paper's smoothing gives a share to the right class as well",
+    "smoothing / classes for all of them",
+    "https://arxiv.org/abs/1512.00567",
+)
+def _(patch):
+    class Loss(nn.Layer):
+        def __init__(self, label_smoothing):
+            super().__init__()
+            self.smoothing = label_smoothing
+
+        def forward(self, x, y):
+            others = self.smoothing / (x.shape[1] - 1)
+            if y.ndim == 1:
+                y = F.one_hot(y, x.shape[1]).astype(x.dtype)
+            y = y * (1 - self.smoothing - others) + others
+            return -(y * F.log_softmax(x)).sum(1).mean()
+
+    patch(paddle_mv3, "CrossEntropyLoss", Loss)
+
+
+@bug(
+    "04",
+    "soft labels turned back into classes",
+    ["loss_soft_labels", "the mistake is in the loss"],
+    "mixup without effect on the labels",
+    "argmax to please a loss that takes classes only",
+    "soft_label=True, or a loss that takes probabilities",
+    API + "nn/CrossEntropyLoss_en.html",
+)
+def _(patch):
+    loss = paddle_mv3.CrossEntropyLoss
+
+    def build(label_smoothing):
+        smoothed = loss(label_smoothing)
+        return lambda x, y: smoothed(x, y.argmax(1) if y.ndim == 2 else y)
+
+    patch(paddle_mv3, "CrossEntropyLoss", build)
+
+
+def optimizer(patch, name, build):
+    """`build(learning_rate, groups, momentum, weight_decay)` stands for one optimizer."""
+    original = paddle_mv3.create_optimizer
+
+    def create_optimizer(opt, groups, lr, momentum, weight_decay):
+        if opt == name:
+            return build(lr, groups, momentum, weight_decay)
+        return original(opt, groups, lr, momentum, weight_decay)
+
+    patch(paddle_mv3, "create_optimizer", create_optimizer)
+
+
+@bug(
+    "05",
+    "Paddle's RMSProp for PyTorch's",
+    ["optimizer rmsprop, step 0, update"],
+    "the first update is a third off; losses run apart",
+    "epsilon stands inside the root, the learning rate inside the momentum",
+    "paddle_mv3.RMSProp",
+    API + "optimizer/RMSProp_en.html",
+)
+def _(patch):
+    optimizer(
+        patch,
+        "rmsprop",
+        lambda lr, groups, momentum, decay: paddle.optimizer.RMSProp(
+            lr, rho=0.9, epsilon=0.0316, momentum=momentum, parameters=groups, weight_decay=decay
+        ),
+    )
+
+
+@bug(
+    "05",
+    "RMSprop with the default epsilon",
+    ["optimizer rmsprop, step 0, update"],
+    "updates many times too large where gradients are small",
+    "the recipe's 0.0316 is not the default, 1e-8",
+    "epsilon=0.0316, rho=0.9",
+    "https://pytorch.org/docs/stable/generated/torch.optim.RMSprop.html",
+)
+def _(patch):
+    optimizer(
+        patch,
+        "rmsprop",
+        lambda lr, groups, momentum, decay: paddle_mv3.RMSProp(
+            lr, rho=0.9, momentum=momentum, parameters=groups, weight_decay=decay
+        ),
+    )
+
+
+@bug(
+    "05",
+    "learning rate inside the momentum buffer",
+    ["optimizer rmsprop, step 0, optimizer state"],
+    "right as long as the learning rate stays; wrong after each step of the schedule",
+    "Paddle's RMSProp and TensorFlow's sum up updates, PyTorch's sums up directions",
+    "multiply by the learning rate when the weights are changed",
+    API + "optimizer/RMSProp_en.html",
+)
+def _(patch):
+    class Folded(paddle_mv3.RMSProp):
+        def _append_optimize_op(self, block, param_and_grad):
+            super()._append_optimize_op(block, param_and_grad)
+            parameter = param_and_grad["params"][0]
+            buffer = self._get_accumulator_master("momentum", parameter)
+            buffer.scale_(self.get_lr())
+
+    optimizer(
+        patch,
+        "rmsprop",
+        lambda lr, groups, momentum, decay: Folded(
+            lr, 0.9, 0.0316, momentum, parameters=groups, weight_decay=decay
+        ),
+    )
+
+
+@bug(
+    "05",
+    "Adam with L2 for AdamW",
+    ["optimizer adamw, step 0, update"],
+    "weights decay too little where gradients are large",
+    "AdamW takes the decay off the weights, not through the gradient",
+    "paddle.optimizer.AdamW",
+    "https://arxiv.org/abs/1711.05101",
+)
+def _(patch):
+    optimizer(
+        patch,
+        "adamw",
+        lambda lr, groups, momentum, decay: paddle.optimizer.Adam(
+            lr, parameters=groups, weight_decay=decay
+        ),
+    )
+
+
+@bug(
+    "05",
+    "Nesterov's momentum left out",
+    ["optimizer sgd_nesterov, step 0, update"],
+    "slower convergence",
+    "use_nesterov is off by default",
+    "use_nesterov=True",
+    API + "optimizer/Momentum_en.html",
+)
+def _(patch):
+    optimizer(
+        patch,
+        "sgd_nesterov",
+        lambda lr, groups, momentum, decay: paddle.optimizer.Momentum(lr, momentum, groups),
+    )
+
+
+@bug(
+    "05",
+    "weight decay on batch norm",
+    ["of norms 0.0", "weight decay features.0.1.weight 0.01 | 0.0"],
+    "some tenths of a per cent of accuracy",
+    "one weight decay for all parameters",
+    "weight_decay_groups(model, decay, norm_weight_decay=0.0)",
+    "https://arxiv.org/abs/1812.01187",
+)
+def _(patch):
+    groups = paddle_mv3.weight_decay_groups
+    patch(
+        paddle_mv3,
+        "weight_decay_groups",
+        lambda net, decay, norm, bias: groups(net, decay, None, bias),
+    )
+
+
+@bug(
+    "05",
+    "shifts of batch norm not counted as biases",
+    ["of biases 0.0", "weight decay features.0.1.bias 0.01 | 0.0"],
+    "--bias-weight-decay does less than it should",
+    "biases of convolutions and linear layers only",
+    "all parameters named bias",
+)
+def _(patch):
+    def weight_decay_groups(net, decay, norm=None, bias=None):
+        groups = {}
+        for layer in net.sublayers():
+            for name, parameter in layer._parameters.items():
+                if parameter is None or parameter.stop_gradient:
+                    continue
+                is_norm = isinstance(layer, nn.BatchNorm2D)
+                own = norm if is_norm else bias if name == "bias" else None
+                groups.setdefault(decay if own is None else own, []).append(parameter)
+        return [{"params": params, "weight_decay": float(d)} for d, params in groups.items()]
+
+    patch(paddle_mv3, "weight_decay_groups", weight_decay_groups)
+
+
+def schedule(patch, **changed):
+    class Changed(paddle_mv3.WarmupSchedule):
+        pass
+
+    for name, value in changed.items():
+        setattr(Changed, name, value)
+    patch(paddle_mv3, "WarmupSchedule", Changed)
+
+
+@bug(
+    "05",
+    "warm-up from 0",
+    ["with linear warm-up, epoch 0, learning rate 0.0 | 0.00064"],
+    "the first epoch learns nothing",
+    "paddle.optimizer.lr.LinearWarmup starts at start_lr=0",
+    "start at lr * lr_warmup_decay",
+    API + "optimizer/lr/LinearWarmup_en.html",
+)
+def _(patch):
+    schedule(patch, _warm_up=lambda self, _, epoch: self.base_lr * epoch / self.warmup_epochs)
+
+
+@bug(
+    "05",
+    "a cosine over all epochs, warm-up included",
+    ["cosineannealinglr with linear warm-up, epoch"],
+    "the learning rate does not reach its minimum",
+    "T_max is the number of epochs after warm-up",
+    "T_max=epochs - lr_warmup_epochs",
+    API + "optimizer/lr/CosineAnnealingDecay_en.html",
+)
+def _(patch):
+    init = paddle_mv3.WarmupSchedule.__init__
+
+    def changed(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.decay_epochs += self.warmup_epochs
+
+    schedule(patch, __init__=changed)
+
+
+@bug(
+    "05",
+    "steps counted from the end of warm-up as from the start",
+    ["steplr with linear warm-up, epoch 6, learning rate"],
+    "the learning rate falls in the wrong epoch",
+    "SequentialLR starts the second schedule at its own epoch 0",
+    "epoch - lr_warmup_epochs",
+    "https://pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.SequentialLR.html",
+)
+def _(patch):
+    following = paddle_mv3.WarmupSchedule._next
+
+    def _next(self, epoch):
+        after_warmup = epoch > self.warmup_epochs > 0 and self.lr_scheduler == "steplr"
+        if not after_warmup:
+            return following(self, epoch)
+        return self._rates[-1] * (1 if epoch % self.lr_step_size else self.lr_gamma)
+
+    schedule(patch, _next=_next)
+
+
+@bug(
+    "05",
+    "each gradient clipped by its own norm",
+    ["clipped to the norm 1, clipped gradient"],
+    "gradients change direction",
+    "paddle.nn.ClipGradByNorm is for each tensor by itself",
+    "clip_grad_norm_, or ClipGradByGlobalNorm without groups",
+    API + "nn/ClipGradByNorm_en.html",
+)
+def _(patch):
+    clip = paddle_mv3.clip_grad_norm_
+    patch(paddle_mv3, "clip_grad_norm_", lambda tensors, norm: [clip([x], norm) for x in tensors])
+
+
+@bug(
+    "05",
+    "running statistics left out of the moving average",
+    ["moving average", "._mean"],
+    "the averaged model is worse than the last one in eval mode",
+    "named_parameters() of a port that keeps statistics as buffers",
+    "average all of state_dict()",
+)
+def _(patch):
+    class WithoutStatistics(paddle_mv3.ExponentialMovingAverage):
+        def update(self, net):
+            kept = {n: x.numpy() for n, x in self.module.state_dict().items() if "._" in n}
+            super().update(net)
+            for name, tensor in self.module.state_dict().items():
+                if name in kept:
+                    tensor.set_value(kept[name])
+
+    patch(paddle_mv3, "ExponentialMovingAverage", WithoutStatistics)
+
+
+@bug(
+    "05",
+    "moving average that begins at the initial weights",
+    ["update 0, moving average"],
+    "the average drags random weights along",
+    "the first update has to copy, as each does during warm-up",
+    "copy while n_averaged is 0",
+    "https://pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema",
+)
+def _(patch):
+    class NeverCopies(paddle_mv3.ExponentialMovingAverage):
+        def update(self, net):
+            self.n_averaged = max(1, self.n_averaged)
+            super().update(net)
+
+    patch(paddle_mv3, "ExponentialMovingAverage", NeverCopies)
+
+
+@bug(
+    "05",
+    "decay of the moving average not adjusted",
+    ["decay 0.9999, batch 128, 8 ranks", "moving average 0.9999 | "],
+    "the average lags behind by many epochs",
+    "the flag's decay is for one image and epoch, not for one update",
+    "1 - min(1, (1 - decay) * world_size * batch_size * steps / epochs)",
+)
+def _(patch):
+    patch(paddle_mv3, "adjusted_decay", lambda decay, *rest: decay)
+
+
+# --- training data ---------------------------------------------------------------------------
+
+
+def changed_op(patch, name, change):
+    """Lets `change(image, magnitude, apply)` stand for one operation on PIL images.
+
+    `apply(image, magnitude)` is the operation as it was.
+    """
+    original = autoaugment.apply_op
+
+    def apply_op(image, op, magnitude, *args):
+        def apply(image, magnitude):
+            return original(image, op, magnitude, *args)
+
+        return change(image, magnitude, apply) if op == name else apply(image, magnitude)
+
+    patch(autoaugment, "apply_op", apply_op)
+
+
+@bug(
+    "02",
+    "Rotate turns clockwise",
+    ["stage Rotate", "the mistake is in this stage"],
+    "none while both signs are drawn; other images for the same draws",
+    "OpenCV, PIL and tensors count angles in opposite directions",
+    "image.rotate(degrees): counter-clockwise",
+    "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.rotate",
+)
+def _(patch):
+    changed_op(patch, "Rotate", lambda image, magnitude, apply: apply(image, -magnitude))
+
+
+@bug(
+    "02",
+    "ShearX by the angle in place of its tangent",
+    ["stage ShearX"],
+    "images sheared a little too much",
+    "shear is an angle in one library and a slope in another",
+    "the magnitude is the slope",
+)
+def _(patch):
+    def shear(image, magnitude, apply):
+        return apply(image, float(np.tan(magnitude)))
+
+    changed_op(patch, "ShearX", shear)
+
+
+@bug(
+    "02",
+    "Posterize takes the bits that are kept for bits that are dropped",
+    ["stage Posterize"],
+    "images nearly black",
+    "both readings are in use",
+    "ImageOps.posterize(image, bits to keep)",
+    "https://pillow.readthedocs.io/en/stable/reference/ImageOps.html#PIL.ImageOps.posterize",
+)
+def _(patch):
+    changed_op(patch, "Posterize", lambda image, magnitude, apply: apply(image, 8 - magnitude))
+
+
+@bug(
+    "02",
+    "Solarize inverts what is below the threshold",
+    ["stage Solarize"],
+    "most images are negatives",
+    "threshold read the other way around",
+    "invert values from the threshold up",
+)
+def _(patch):
+    def solarize(image, magnitude, apply):
+        return image.point(lambda value: 255 - value if value < magnitude else value)
+
+    changed_op(patch, "Solarize", solarize)
+
+
+@bug(
+    "02",
+    "Sharpness with the magnitude itself as factor",
+    ["stage Sharpness"],
+    "blurred where it should be sharpened",
+    "the factor is 1 plus the magnitude, which has a sign",
+    "enhance(1 + magnitude)",
+)
+def _(patch):
+    changed_op(patch, "Sharpness", lambda image, m, apply: apply(image, abs(m) - 1))
+
+
+@bug(
+    "02",
+    "policy with the default interpolation",
+    ["interpolation of the policy: nearest | bilinear", "First to part in training: policy"],
+    "jagged edges in rotated images",
+    "interpolation was passed to the crop only",
+    "pass it to the policy too",
+)
+def _(patch):
+    def with_default(policy):
+        return lambda interpolation, **arguments: policy(**arguments)
+
+    for name in ("AutoAugment", "RandAugment", "TrivialAugmentWide"):
+        patch(transforms, name, with_default(getattr(transforms, name)))
+
+
+@bug(
+    "02",
+    "one magnitude too few",
+    ["num_magnitude_bins: 30 | 31", "Drawn otherwise: policy"],
+    "each magnitude a little too strong",
+    "bins counted by the gaps between them",
+    "31 magnitudes, both ends among them",
+)
+def _(patch):
+    for name in ("RandAugment", "TrivialAugmentWide"):
+        patch(transforms, name, partial(getattr(transforms, name), num_magnitude_bins=30))
+
+
+@bug(
+    "02",
+    "RandAugment at the next magnitude",
+    ["Drawn otherwise: policy ra"],
+    "augmentation a little too strong",
+    "magnitudes counted from 1",
+    "magnitudes[magnitude], counted from 0",
+)
+def _(patch):
+    draw = autoaugment.RandAugment.draw
+
+    def shifted(self, *args):
+        self.magnitude += 1
+        drawn = draw(self, *args)
+        self.magnitude -= 1
+        return drawn
+
+    patch(autoaugment.RandAugment, "draw", shifted)
+
+
+@bug(
+    "02",
+    "signs never negative",
+    ["Drawn otherwise: policy", "| "],
+    "images turned and shifted to one side only",
+    "the sign is drawn apart from the magnitude, and was left out",
+    "negative half of the time, where an operation has a sign",
+)
+def _(patch):
+    draw = autoaugment.TrivialAugmentWide.draw
+    patch(
+        autoaugment.TrivialAugmentWide,
+        "draw",
+        lambda self, *a: [(name, abs(magnitude)) for name, magnitude in draw(self, *a)],
+    )
+
+
+@bug(
+    "02",
+    "AutoAugment does both operations always",
+    ["Drawn otherwise: policy imagenet"],
+    "augmentation too strong",
+    "each operation of a sub-policy has a probability of its own",
+    "draw for each",
+)
+def _(patch):
+    policy = [tuple((name, 1.0, index) for name, _, index in row) for row in autoaugment.IMAGENET]
+    patch(autoaugment, "IMAGENET", policy)
+
+
+@bug(
+    "02",
+    "AugMix with the operations for PIL images",
+    ["policy augmix", "stage chain"],
+    "images a little off",
+    "torchvision's AugMix works on tensors, whose operations are others",
+    "the tensor operations, in NumPy",
+)
+def _(patch):
+    def apply(self, pixels, name, magnitude):
+        image = Image.fromarray(pixels)
+        return np.asarray(autoaugment.apply_op(image, name, magnitude, self.interpolation))
+
+    patch(autoaugment.TensorOps, "apply", apply)
+
+
+@bug(
+    "02",
+    "AugMix: weights of the copies add up to 1",
+    ["policy augmix", "stage blend"],
+    "images too bright",
+    "the copies share what the image itself leaves",
+    "weights times the share of the copies",
+)
+def _(patch):
+    steps = autoaugment.AugMix.steps
+
+    def too_bright(self, image, drawn):
+        return steps(self, image, {**drawn, "blend": (drawn["blend"][0], 1.0)})
+
+    patch(autoaugment.AugMix, "steps", too_bright)
+
+
+@bug(
+    "02",
+    "AugMix also draws the magnitude after the last",
+    ["Drawn otherwise: policy augmix"],
+    "augmentation a little too strong",
+    "severity 3 means the first three magnitudes, 0 among them",
+    "an index below severity",
+)
+def _(patch):
+    draw = autoaugment.AugMix.draw
+
+    def stronger(self, *args):
+        self.severity += 1
+        drawn = draw(self, *args)
+        self.severity -= 1
+        return drawn
+
+    patch(autoaugment.AugMix, "draw", stronger)
+
+
+@bug(
+    "02",
+    "crop: side in place of area drawn uniformly",
+    ["Drawn otherwise: crop", "area of the crop"],
+    "objects too large",
+    "scale is a range of areas",
+    "draw the area, take the root",
+    "https://arxiv.org/abs/1409.4842",
+)
+def _(patch):
+    original = transforms.draw_resized_crop
+
+    def draw(width, height, rng, **ranges):
+        class Squared:
+            integers = rng.integers
+
+            def uniform(self, low, high):
+                if low > 0:  # the area, not the logarithm of the ratio
+                    return rng.uniform(low**0.5, high**0.5) ** 2
+                return rng.uniform(low, high)
+
+        return original(width, height, Squared(), **ranges)
+
+    patch(transforms, "draw_resized_crop", draw)
+
+
+@bug(
+    "02",
+    "crop: aspect ratio drawn uniformly",
+    ["Drawn otherwise: crop", "aspect ratio of the crop"],
+    "wide crops more often than tall ones",
+    "ratio 3/4 to 4/3 is uniform in its logarithm",
+    "exp(uniform(log(3 / 4), log(4 / 3)))",
+)
+def _(patch):
+    original = transforms.draw_resized_crop
+
+    def draw(width, height, rng, **ranges):
+        class Uniform:
+            integers = rng.integers
+
+            def uniform(self, low, high):
+                if low > 0:
+                    return rng.uniform(low, high)
+                return np.log(rng.uniform(np.exp(low), np.exp(high)))
+
+        return original(width, height, Uniform(), **ranges)
+
+    patch(transforms, "draw_resized_crop", draw)
+
+
+@bug(
+    "02",
+    "crop: the whole image where no crop fits",
+    ["Drawn otherwise: crop of a", "box"],
+    "very wide images squeezed",
+    "the last resort was left out",
+    "the largest centred crop with an allowed ratio",
+)
+def _(patch):
+    draw = transforms.draw_resized_crop
+
+    def crop(width, height, rng):
+        narrow = max(width, height) > 20 * min(width, height)
+        return (0, 0, width, height) if narrow else draw(width, height, rng)
+
+    patch(transforms, "draw_resized_crop", crop)
+
+
+@bug(
+    "02",
+    "flip upside down",
+    ["stage flip"],
+    "accuracy some points low",
+    "axes of (height, width, channel) and (channel, height, width) mixed up",
+    "FLIP_LEFT_RIGHT",
+)
+def _(patch):
+    upside_down = Image.Transpose.FLIP_TOP_BOTTOM
+    patch(transforms, "horizontal_flip", lambda image: image.transpose(upside_down))
+
+
+@bug(
+    "02",
+    "erased to black before the image is normalised",
+    ["stage erase"],
+    "erased parts are black in place of grey",
+    "RandomErasing stands behind Normalize in the recipe",
+    "normalise, then erase",
+    "https://arxiv.org/abs/1708.04896",
+)
+def _(patch):
+    apply = transforms.RandomErasing.apply
+
+    def erase(self, array, drawn):
+        if drawn is not None:
+            black = -np.float32(transforms.MEAN) / np.float32(transforms.STD)
+            drawn = (*drawn[:4], black[:, None, None])
+        return apply(self, array, drawn)
+
+    patch(transforms.RandomErasing, "apply", erase)
+
+
+@bug(
+    "02",
+    "erasing: height and width swapped",
+    ["stage erase"],
+    "none in the mean; other images for the same draws",
+    "(top, left, height, width) read as (left, top, width, height)",
+    "rows first",
+)
+def _(patch):
+    apply = transforms.RandomErasing.apply
+
+    def erase(self, array, drawn):
+        if drawn is not None:
+            top, left, height, width, value = drawn
+            drawn = left, top, width, height, value
+        return apply(self, array, drawn)
+
+    patch(transforms.RandomErasing, "apply", erase)
+
+
+@bug(
+    "02",
+    "mixup: lambda for the other image",
+    ["mixup, its images"],
+    "none in the mean; other batches for the same draws",
+    "which of the two lambda belongs to differs between codes",
+    "lambda of the own image, 1 - lambda of the one before",
+    "https://arxiv.org/abs/1710.09412",
+)
+def _(patch):
+    apply = mixup.MixUp.apply
+
+    def swapped(self, images, labels, drawn):
+        return apply(self, images, labels, {**drawn, "lam": 1 - drawn["lam"]})
+
+    patch(mixup.MixUp, "apply", swapped)
+
+
+@bug(
+    "02",
+    "mixup and CutMix: labels not mixed",
+    ["its soft labels"],
+    "accuracy some points low",
+    "images mixed, and the labels forgotten",
+    "soft labels",
+)
+def _(patch):
+    patch(
+        mixup._Mix,
+        "soft_labels",
+        lambda self, labels, lam: np.eye(self.num_classes, dtype=np.float32)[labels],
+    )
+
+
+@bug(
+    "02",
+    "CutMix: lambda as drawn, where the box was clipped",
+    ["Drawn otherwise: mixup and CutMix", "lambda plus the box's share"],
+    "labels off for boxes at the rim",
+    "a box at the rim is smaller than was drawn",
+    "1 - the area of the clipped box over the image's",
+    "https://arxiv.org/abs/1905.04899",
+)
+def _(patch):
+    def unclipped(self, shape, rng):
+        height, width = shape[-2:]
+        lam = rng.beta(self.alpha, self.alpha)
+        x, y = rng.integers(width), rng.integers(height)
+        w, h = (int(0.5 * np.sqrt(1 - lam) * side) for side in (width, height))
+        box = max(x - w, 0), max(y - h, 0), min(x + w, width), min(y + h, height)
+        return {"box": tuple(map(int, box)), "lam_adjusted": lam}
+
+    patch(mixup.CutMix, "draw", unclipped)
+
+
+@bug(
+    "02",
+    "CutMix from the image after in place of the one before",
+    ["CutMix, its images"],
+    "labels belong to another image",
+    "the batch is rolled by one; images and labels in opposite directions",
+    "roll both by 1",
+)
+def _(patch):
+    def apply(self, images, labels, drawn):
+        x1, y1, x2, y2 = drawn["box"]
+        mixed = images.copy()
+        mixed[..., y1:y2, x1:x2] = np.roll(images[..., y1:y2, x1:x2], -1, axis=0)
+        return mixed, self.soft_labels(labels, drawn["lam_adjusted"])
+
+    patch(mixup.CutMix, "apply", apply)
 
 
 def document():

@@ -1,0 +1,347 @@
+"""Is the training data the same? Equal draws must give equal images, and draws alike.
+
+The reference runs and tells what it drew; the port does the same with it, and must give the same
+bytes. What each side draws by itself is random, so these are compared as samples.
+"""
+
+import math
+from collections import Counter
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .data import _describe
+from .files import shown, whole_file
+from .statistics import same_distribution
+
+# The chance that any of the comparisons of draws calls a right port wrong, over all seeds.
+ERROR_RATE = 1e-6
+
+IMAGES = 100  # of the folder, in turn through one of the policies each
+SIZE = (500, 375)  # of the image that draws are for: ImageNet's most common
+# No crop fits these: (width, height), and what they are called.
+NARROW = {"a wide image": (600, 20), "a tall image": (20, 600)}
+DRAWS = 2500  # of each policy; a wrong distribution of crops shows at 12500, of all policies
+BATCHES = 30  # mixed
+CROP_SIZE = 224  # of the images that are compared
+DRAW_SIZE = 64  # of those that draws are for: less work, and the same for what is drawn
+
+
+def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0):
+    """Compares the training data of both sides.
+
+    Args:
+        port, reference: called with (crop size, auto_augment_policy=policy), give presets. The
+            port's have `draw(width, height, rng)`, `steps(image, drawn)` and `settings`; the
+            reference's `record(image)` -> (result, drawn, steps), `draws(image, count)` and
+            `settings`.
+        policies: what they are called with.
+        mixes: (port's, reference's) mixing of batches: `draw(shape, rng)` and
+            `apply(images, labels, drawn)`; `record(images, labels)`.
+        dataset: an image folder of the reference; its images are what both sides start from.
+        path: of the log, one line for each comparison.
+        seed: of the draws of both sides.
+
+    Returns:
+        (whether all agrees, lines) for `DiffHelper.report`.
+    """
+    comparison = _Comparison()
+    threads = torch.get_num_threads()
+    # The tensors are too small to share; threads would only wait for each other.
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            rng = np.random.default_rng(seed)
+            presets, small = (
+                {
+                    p: [side(size, auto_augment_policy=p) for side in (port, reference)]
+                    for p in policies
+                }
+                for size in (CROP_SIZE, DRAW_SIZE)
+            )
+            for policy, sides in presets.items():
+                comparison.settings(policy, *sides)
+            comparison.images(presets, dataset, rng)
+            comparison.batches(*mixes, rng)
+            comparison.draws(small, rng)
+            comparison.draws_of_mixes(*mixes, rng)
+    finally:
+        torch.set_num_threads(threads)
+    comparison.write(path)
+    return comparison.findings(path)
+
+
+class _Comparison:
+    def __init__(self):
+        self.different_settings = {}  # {name: line}
+        self.parted = None  # lines on the first image to part
+        self.log = []
+        self.tests = []  # (p, name, text)
+
+    def settings(self, policy, port, reference):
+        for name, value in reference.settings.items():
+            other = port.settings.get(name)
+            line = f"{_title(policy)}, {name}: {other} | {value}"
+            differs = other != value
+            if differs:  # in several policies: one line on the screen
+                self.different_settings.setdefault(name, line)
+            self.log.append(f"setting   {'differs' if differs else 'same   '}  {line}")
+
+    def images(self, presets, dataset, rng):
+        """Each image through one policy, both sides with what the reference drew."""
+        policies = list(presets)
+        paths = [path for path, _ in dataset.samples]
+        self.count = max(min(len(paths), IMAGES), len(policies))
+        for number in range(self.count):
+            path = paths[number * len(paths) // self.count]
+            policy = policies[number % len(policies)]
+            port, reference = presets[policy]
+            image = dataset.loader(path)
+            _, drawn, steps = reference.record(image)
+            forms = [type(d["augment"]) for d in (port.draw(*image.size, rng), drawn)]
+            if forms[0] is forms[1]:
+                parted = _first_to_part(port.steps(image, drawn), steps)
+            else:  # another policy, which cannot do what this one drew
+                parted = ("of the policy", *(f"draws of type {form.__name__}" for form in forms))
+            self.log.append(
+                f"image     {'differs' if parted else 'same   '}  {_title(policy)}, {shown(path)}: "
+                + ", ".join(label for label, _ in steps)
+            )
+            if parted and not self.parted:
+                label, a, b = parted
+                self.parted = [
+                    f"First to part in training: {_title(policy)}, {shown(path)}, stage {label}",
+                    "It goes into this stage the same on both sides, with the same draws, and "
+                    f"comes out as {a} | {b}: the mistake is in this stage",
+                ]
+
+    def batches(self, port, reference, rng):
+        for number in range(BATCHES):
+            images = rng.standard_normal((6, 3, 33, 40), dtype=np.float32)
+            labels = rng.integers(0, 10, 6)
+            *expected, drawn = reference.record(torch.from_numpy(images), torch.from_numpy(labels))
+            names = ("images", "soft labels")
+            steps = list(zip(names, expected))
+            parted = _first_to_part(zip(names, port.apply(images, labels, drawn)), steps)
+            kind = "CutMix" if "box" in drawn else "mixup"
+            self.log.append(
+                f"batch     {'differs' if parted else 'same   '}  {kind} {number}: {drawn}"
+            )
+            if parted and not self.parted:
+                label, a, b = parted
+                self.parted = [
+                    f"First to part in training: {kind}, its {label}",
+                    f"With the same draws they come out as {a} | {b}",
+                ]
+
+    def draws(self, presets, rng):
+        blank = Image.new("RGB", SIZE)
+        everything = [], []
+        for policy, (port, reference) in presets.items():
+            theirs = reference.draws(blank, DRAWS)
+            ours = [port.draw(*SIZE, rng) for _ in range(DRAWS)]
+            for side, drawn in zip(everything, (ours, theirs)):
+                side += drawn
+            ours, theirs = ([d["augment"] for d in drawn] for drawn in (ours, theirs))
+            if type(ours[0]) is not type(theirs[0]):
+                text = " | ".join(type(drawn[0]).__name__ for drawn in (ours, theirs))
+                self.tests.append((f"{_title(policy)}, what is drawn", 0.0, text))
+            elif theirs[0] is not None:
+                self._compare(_title(policy), _augment_statistics, ours, theirs)
+        self._compare("crop, flip, erasing", _preset_statistics, *everything)
+        port, reference = next(iter(presets.values()))
+        for name, size in NARROW.items():
+            theirs = reference.draws(Image.new("RGB", size), 50)
+            ours = [port.draw(*size, rng) for _ in range(50)]
+            self._compare(f"crop of {name}", _box_statistics, ours, theirs)
+
+    def draws_of_mixes(self, port, reference, rng):
+        images = torch.zeros(2, 3, 30, 40)
+        labels = torch.zeros(2, dtype=torch.int64)
+        theirs = [reference.record(images, labels)[2] for _ in range(DRAWS)]
+        ours = [port.draw(images.shape, rng) for _ in range(DRAWS)]
+        self._compare("mixup and CutMix", _mix_statistics, ours, theirs)
+
+    def _compare(self, title, statistics, ours, theirs):
+        theirs = statistics(theirs)
+        ours = statistics(ours)
+        # Where only one side has, say, a third operation, the number of operations differs too.
+        for name in (name for name in ours if name in theirs):
+            values = ours[name]
+            test = _discrete if isinstance(values, list) else _continuous
+            self.tests.append((f"{title}, {name}", *test(values, theirs[name])))
+
+    def write(self, path):
+        bound = ERROR_RATE / len(self.tests)
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in self.log)
+            file.write(f"# {len(self.tests)} comparisons of draws; p below {bound:.1e} differs\n")
+            for name, p, text in self.tests:
+                mark = "differs" if p < bound else "alike  "
+                file.write(
+                    f"draws     {mark}  {name}: {text}, p {'<=' if p < 1 else '='} {p:.1e}\n"
+                )
+
+    def findings(self, path):
+        bound = ERROR_RATE / len(self.tests)
+        unlike = [test for test in self.tests if test[1] < bound]
+        if not (self.different_settings or self.parted or unlike):
+            return True, [
+                f"training data: {self.count} images and {BATCHES} batches the same for the same "
+                f"draws, {len(self.tests)} statistics of the draws alike (error rate {ERROR_RATE})"
+            ]
+        settings = list(self.different_settings.values())
+        lines = [f"Differs (port | reference): {line}" for line in settings[:3]]
+        lines += self.parted or [f"The same draws give the same images: {self.count} of them"]
+        if unlike:
+            # The one that is named is the one that is furthest off.
+            name, p, text = min(unlike, key=lambda test: test[1])
+            lines.append(f"Drawn otherwise: {name}: {text} (p <= {p:.0e}; port | reference)")
+            lines.append(f"{len(unlike)} of {len(self.tests)} statistics of the draws differ")
+        lines.append(f"Look at: {shown(path)}, each image and each statistic")
+        return False, lines
+
+
+def _title(policy):
+    return "no policy" if policy is None else f"policy {policy}"
+
+
+def _first_to_part(steps, expected):
+    """(label, port's, reference's) of the first of two rows of (label, array) that differ."""
+    steps = iter(steps)
+    for label_ref, b in expected:
+        label, a = next(steps, ("nothing", np.zeros(0)))
+        if label != label_ref:
+            return label_ref, label, label_ref
+        a, b = np.asarray(a), np.asarray(b)
+        if a.shape != b.shape or a.dtype != b.dtype or not np.array_equal(a, b):
+            return label, _describe(a), _describe(b)
+    return next(((label, "one stage more", "nothing") for label, _ in steps), None)
+
+
+# --- statistics of draws: {name: array (continuous) or list (discrete), one for each draw} -------
+
+
+def _place(start, length, whole):
+    """Where a piece begins, from 0 to 1."""
+    return start / (whole - length) if whole > length else 0.5
+
+
+def _preset_statistics(drawn):
+    width, height = SIZE
+    boxes = [(left, top, right - left, bottom - top) for left, top, right, bottom in _boxes(drawn)]
+    erased = [d["erase"] for d in drawn if d["erase"] is not None]
+    return {
+        "area of the crop": np.array([w * h for _, _, w, h in boxes]),
+        "aspect ratio of the crop": np.array([w / h for _, _, w, h in boxes]),
+        "place of the crop, x": np.array([_place(x, w, width) for x, _, w, _ in boxes]),
+        "place of the crop, y": np.array([_place(y, h, height) for _, y, _, h in boxes]),
+        "flip": [d["flip"] for d in drawn],
+        "erasing at all": [d["erase"] is not None for d in drawn],
+        "area erased": np.array([h * w for _, _, h, w, _ in erased]),
+        "aspect ratio erased": np.array([h / w for _, _, h, w, _ in erased]),
+        "place erased, x": np.array([_place(x, w, DRAW_SIZE) for _, x, _, w, _ in erased]),
+        "place erased, y": np.array([_place(y, h, DRAW_SIZE) for y, _, h, _, _ in erased]),
+        "value put there": np.array([float(value.mean()) for *_, value in erased]),
+    }
+
+
+def _boxes(drawn):
+    return [d["crop"] for d in drawn]
+
+
+def _box_statistics(drawn):
+    return {"box": [tuple(box) for box in _boxes(drawn)]}
+
+
+def _augment_statistics(drawn):
+    if isinstance(drawn[0], list):
+        return _chain_statistics(drawn)
+    statistics = {
+        "share of the image": np.array([d["blend"][0] for d in drawn]),
+        "share of all copies": np.array([d["blend"][1] for d in drawn]),
+        "number of chains": [len(d["chains"]) for d in drawn],
+    }
+    for number in range(min(len(d["chains"]) for d in drawn)):
+        weights = np.array([d["weights"][number] for d in drawn])
+        statistics[f"weight of copy {number + 1}"] = weights
+        chains = _chain_statistics([d["chains"][number] for d in drawn])
+        statistics |= {f"chain {number + 1}, {name}": v for name, v in chains.items()}
+    return statistics
+
+
+def _chain_statistics(chains):
+    """Of lists of (operation, signed magnitude)."""
+    largest = {}
+    for name, magnitude in (op for chain in chains for op in chain):
+        largest[name] = max(largest.get(name, 0.0), abs(magnitude))
+    statistics = {
+        "number of operations": [len(chain) for chain in chains],
+        "operations": [tuple(sorted(name for name, _ in chain)) for chain in chains],
+    }
+    for number in range(min(3, max(map(len, chains)))):
+        ops = [chain[number] if number < len(chain) else ("none", 0.0) for chain in chains]
+        which = f"operation {number + 1}"
+        # Rounded: torch.linspace differs in the last digit between CPUs.
+        statistics[which] = [name for name, _ in ops]
+        statistics[f"{which}, sign"] = [(name, np.sign(magnitude)) for name, magnitude in ops]
+        statistics[f"{which}, magnitude"] = [(name, round(m, 3) + 0.0) for name, m in ops]
+        statistics[f"{which}, magnitude over the operation's largest"] = [
+            round(abs(m) / largest.get(name, 1.0), 3) if largest.get(name) else None
+            for name, m in ops
+        ]
+    return statistics
+
+
+def _mix_statistics(drawn):
+    mixed = [d for d in drawn if "lam" in d]
+    cut = [(*d["box"], d["lam_adjusted"]) for d in drawn if "box" in d]
+    return {
+        "which": ["CutMix" if "box" in d else "mixup" for d in drawn],
+        "mixup, lambda": np.array([d["lam"] for d in mixed]),
+        "CutMix, lambda": np.array([lam for *_, lam in cut]),
+        "CutMix, lambda plus the box's share": np.round(
+            [lam + (x2 - x1) * (y2 - y1) / (40 * 30) for x1, y1, x2, y2, lam in cut], 6
+        ),
+        "CutMix, width of the box": np.array([x2 - x1 for x1, _, x2, _, _ in cut]),
+        "CutMix, height of the box": np.array([y2 - y1 for _, y1, _, y2, _ in cut]),
+        "CutMix, x of the box": np.array([x1 + x2 for x1, _, x2, _, _ in cut]),
+        "CutMix, y of the box": np.array([y1 + y2 for _, y1, _, y2, _ in cut]),
+    }
+
+
+# --- two samples: (bound on p, text) -------------------------------------------------------------
+
+
+def _continuous(ours, theirs):
+    """Kolmogorov and Smirnov's."""
+    n, m = len(ours), len(theirs)
+    if not (n and m):
+        return (1.0 if n == m else 0.0), f"{n} | {m} values"
+    p, distance = same_distribution(ours, theirs)
+    means = f"mean {np.mean(ours):.4g} | {np.mean(theirs):.4g}"
+    return p, f"{means}, distribution functions {distance:.2g} apart"
+
+
+def _discrete(ours, theirs):
+    """Chi-square of the counts a and b of each value in two samples of one size.
+
+    Where a right port is compared, each draw of a + b falls to either side by a coin, so the sum
+    of (a - b)^2 / (a + b) over k values has tails no heavier than chi-square with k degrees of
+    freedom, however small the counts (Hoeffding's lemma), and Chernoff's bound for it holds.
+    """
+    a, b = Counter(ours), Counter(theirs)
+    values = list(a | b)
+    terms = {v: (a[v] - b[v]) ** 2 / (a[v] + b[v]) for v in values}
+    x, k = sum(terms.values()), len(values)
+    p = math.exp(k / 2 * math.log(x / k) + (k - x) / 2) if x > k else 1.0
+    worst = max(values, key=terms.get)
+    return p, f"{_text(worst)} {a[worst]} | {b[worst]} times of {len(theirs)}"
+
+
+def _text(value):
+    if isinstance(value, tuple):
+        return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value) or "nothing"
+    return str(value)

@@ -1,0 +1,110 @@
+"""Are two models drawn from the same distributions, parameter by parameter?"""
+
+import numpy as np
+import paddle
+import torch
+
+from .files import shown, whole_file
+from .statistics import same_distribution, same_value
+
+ERROR_RATE = 1e-6  # of calling a right port wrong, all tests of one comparison together
+SAMPLE = 4000  # values of a tensor and seed that the Kolmogorov-Smirnov test looks at
+
+
+def compare_initialisation(make_port, make_reference, rules, path, seeds=8):
+    """Builds both models from several seeds and compares each parameter and statistic.
+
+    A tensor that is constant in the reference has to have that value. Of any other, mean and
+    standard deviation (z-tests on all values) and the distribution (two-sample Kolmogorov-Smirnov
+    test) have to agree, at a total error rate of 1e-6 by Bonferroni's correction; and it has to be
+    another one with another seed.
+
+    Args:
+        make_port, make_reference: functions () -> model, freshly initialised.
+        rules: function that gives {Paddle name: (PyTorch name, rule)} of the port's model.
+        path: of the log, one line for each tensor and test.
+
+    Returns:
+        (whether all agrees, lines), for `DiffHelper.report`.
+    """
+    port, reference = {}, {}
+    for seed in range(seeds):
+        paddle.seed(seed)
+        torch.manual_seed(seed)
+        model = make_port()
+        own, other = model.state_dict(), make_reference().state_dict()
+        for name, (source, _) in rules(model).items():
+            port.setdefault(name, []).append(own[name].numpy().ravel())
+            reference.setdefault(name, []).append(other[source].numpy().ravel())
+
+    random = [name for name, draws in reference.items() if np.ptp(np.concatenate(draws)) > 0]
+    level = ERROR_RATE / (3 * max(1, len(random)))
+    rows = []
+    for name, draws in reference.items():
+        if name not in random:
+            rows += compare_constant(name, np.concatenate(port[name]), draws[0][0])
+        else:
+            rows += compare_draws(name, port[name], draws, level)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f"# port | reference, {seeds} seeds; p below {level:.1e} differs\n")
+        for name, test, values, p, agrees in rows:
+            file.write(f"{name}  {test}  {values}  p {p:.1e}{'' if agrees else '  <-- differs'}\n")
+    return _findings(rows, len(random), seeds, level, path)
+
+
+def _findings(rows, random, seeds, level, path):
+    wrong = [row for row in rows if not row[-1]]
+    if not wrong:
+        smallest = min((p for _, _, _, p, _ in rows), default=1.0)
+        constants = len({row[0] for row in rows}) - random
+        return True, [
+            f"initialisation, {seeds} seeds: {constants} constants are the same, {random} "
+            f"distributions agree (smallest p {smallest:.1e}, bound {level:.0e})"
+        ]
+    name, test, values, p, _ = wrong[0]
+    tensors = len({row[0] for row in wrong})
+    return False, [
+        f"First to part: the initialisation of {name}: {test} {values} (p {p:.0e}; "
+        f"{tensors} tensors differ)",
+        "The mistake is in how it is initialised: the distribution, fan-in or fan-out, groups, a "
+        "default of Paddle's layers that was left",
+        f"Look at: {shown(path)}, each tensor and each test",
+    ]
+
+
+def compare_constant(name, values, expected):
+    """[(name, test, "port | reference", p, agrees)]"""
+    wrong = values[values != expected]
+    shown = f"{wrong[0] if wrong.size else expected:.6g} | {expected:.6g}"
+    return [(name, "constant", shown, 0.0 if wrong.size else 1.0, not wrong.size)]
+
+
+def compare_draws(name, port, reference, level):
+    """As `compare_constant`; `port`, `reference`: the values of each seed."""
+    rows = []
+    if len(port) > 1 and np.array_equal(port[0], port[1]):
+        rows.append((name, "seeds", "the same with another seed | another", 0.0, False))
+    sides = port, reference
+    samples = [np.concatenate([x[:: 1 + x.size // SAMPLE] for x in side]) for side in sides]
+    a, b = (moments(np.concatenate(side)) for side in sides)
+    for test in ("mean", "standard deviation"):
+        (mine, variance), (theirs, variance_ref) = a[test], b[test]
+        p = same_value(mine, variance, theirs, variance_ref)
+        rows.append((name, test, f"{mine:.4g} | {theirs:.4g}", p, p >= level))
+    p, distance = same_distribution(*samples)
+    text = f"distribution functions {distance:.2g} apart"
+    rows.append((name, "Kolmogorov-Smirnov", text, p, p >= level))
+    return rows
+
+
+def moments(x):
+    """{"mean", "standard deviation": (its value, the variance of that estimate)}"""
+    x = x.astype(np.float64)
+    mean, variance = x.mean(), x.var()
+    fourth = ((x - mean) ** 4).mean()
+    # The variance of the variance, by the delta method.
+    of_deviation = (fourth - variance**2) / (4 * max(variance, 1e-300) * x.size)
+    return {
+        "mean": (mean, variance / x.size),
+        "standard deviation": (np.sqrt(variance), of_deviation),
+    }

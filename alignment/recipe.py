@@ -1,0 +1,247 @@
+"""The parts of a training recipe, each by itself: optimizers, schedules, clipping, average.
+
+Step 05 trains with one optimizer and one schedule. Here each of those that torchvision's recipes
+use is compared, on random gradients, over more steps than a training could be afforded for.
+"""
+
+import itertools
+
+import numpy as np
+import paddle
+import torch
+
+from .precision import to_float64
+from .thresholds import FREE_RUN, TRAIN_FLOAT64
+from .training import (
+    Comparison,
+    Difference,
+    Side,
+    compare,
+    compare_updates,
+    paddle_arrays,
+    paddle_gradients,
+    restart,
+    torch_arrays,
+    torch_gradients,
+)
+
+# (--wd, --norm-weight-decay, --bias-weight-decay)
+DECAYS = ((1e-2, None, None), (1e-2, 0.0, None), (1e-2, None, 0.0), (1e-2, 1e-3, 0.1))
+# Large enough for 20 steps to move the weights, small enough not to throw them away.
+LEARNING_RATES = {"sgd": 0.05, "sgd_nesterov": 0.05, "rmsprop": 0.01, "adamw": 0.01}
+# --lr and what belongs to the schedule, of the two recipes in the README; the last three epochs
+# are past the end.
+SCHEDULE = {"epochs": 600, "lr_step_size": 2, "lr_gamma": 0.973, "lr_min": 1e-5}
+WARMUPS = (
+    {"lr_warmup_epochs": 0},
+    {"lr_warmup_epochs": 5, "lr_warmup_method": "linear", "lr_warmup_decay": 0.01},
+    {"lr_warmup_epochs": 7, "lr_warmup_method": "constant", "lr_warmup_decay": 0.3},
+)
+
+
+def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
+    """Compares the parts of both sides' recipes.
+
+    Args:
+        port: module with `OPTIMIZERS`, `create_optimizer`, `weight_decay_groups`,
+            `LR_SCHEDULERS`, `WarmupSchedule`, `clip_grad_norm_`, `ExponentialMovingAverage` and
+            `adjusted_decay`, as paddle_mv3 has them.
+        reference: module with the same for PyTorch; `create_lr_scheduler(optimizer, ...)` stands
+            for `WarmupSchedule(lr, ...)`.
+        make_models: () -> (the port's model, the reference's), float32. Small ones will do; the
+            weights are made here.
+        rules: function that gives {Paddle name: (PyTorch name, rule)} of the port's model.
+        steps: of each optimizer.
+
+    Returns:
+        Comparison.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these tensors are too small to be worth the wait for a second one
+    try:
+        return _compare_recipe(port, reference, make_models, rules, steps, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare_recipe(port, reference, make_models, rules, steps, seed):
+    comparison = Comparison()
+    rng = np.random.default_rng(seed)
+    found = comparison.differences
+    models = live_models(make_models, rules, rng)
+    to_float64(*models)
+    table = rules(models[0])
+    found += compare_weight_decay(port, reference, models, table)
+    for name, momentum in [("sgd", 0.0), *((name, 0.9) for name in port.OPTIMIZERS)]:
+        where = f"optimizer {name}" if momentum else f"optimizer {name} without momentum"
+        sides = build_optimizers(port, reference, models, name, momentum)
+        found += compare_optimizers(where, sides, table, steps, rng)
+        models32 = live_models(make_models, rules, rng)
+        sides = build_optimizers(port, reference, models32, name, momentum)
+        found += compare_free_run(where, sides, table, steps, rng)
+    found += compare_schedules(port, reference)
+    found += compare_clipping(port, models, table, rng)
+    found += compare_moving_average(port, reference, models, table, rng)
+    return comparison
+
+
+def live_models(make_models, rules, rng):
+    """Both models with the same random weights: a decayed zero would show no decay."""
+    paddle_model, torch_model = make_models()
+    with torch.no_grad():
+        for tensor in itertools.chain(torch_model.parameters(), torch_model.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(0.1 + 0.1 * rng.standard_normal(tensor.shape)))
+    restart(_side(paddle_model), _side(torch_model), rules(paddle_model))
+    return paddle_model, torch_model
+
+
+def _side(model, optimizer=None):
+    return Side(model, None, optimizer, None, None)
+
+
+def build_optimizers(port, reference, models, name, momentum):
+    """Both sides' optimizer `name`, on parameters in groups of three weight decays: two Sides."""
+    decays, lr = DECAYS[-1], LEARNING_RATES[name]
+    sides = []
+    for side, model in zip((port, reference), models):
+        groups = side.weight_decay_groups(model, *decays)
+        optimizer = side.create_optimizer(name, groups, lr, momentum, decays[0])
+        sides.append(_side(model, optimizer))
+    return sides
+
+
+def compare_weight_decay(port, reference, models, rules):
+    """For each parameter: is it in the group of the same decay?"""
+    found = []
+    for decays in DECAYS:
+        by_tensor = [
+            {id(p): float(group["weight_decay"]) for group in groups for p in group["params"]}
+            for side, model in zip((port, reference), models)
+            for groups in [side.weight_decay_groups(model, *decays)]
+        ]
+        theirs = dict(models[1].named_parameters())
+        for name, parameter in models[0].named_parameters():
+            source = rules[name][0]
+            if source not in theirs:
+                continue
+            a, b = by_tensor[0].get(id(parameter)), by_tensor[1].get(id(theirs[source]))
+            where = "weight decay {}, of norms {}, of biases {}".format(*decays)
+            value = 0.0 if a == b else np.inf
+            found.append(Difference(where, "weight decay", f"{name} {a} | {b}", value, 0.0))
+    return found
+
+
+def set_gradients(models, rules, rng, scale=0.01):
+    """The same normal gradients for both, of the models' dtype."""
+    theirs = dict(models[1].named_parameters())
+    for name, parameter in models[0].named_parameters():
+        source, rule = rules[name]
+        if source in theirs:
+            gradient = torch.from_numpy(scale * rng.standard_normal(theirs[source].shape))
+            theirs[source].grad = gradient.to(theirs[source])
+            array = theirs[source].grad.cpu().numpy()
+            array = array.T if rule == "transpose" else array
+            parameter.grad = paddle.to_tensor(np.ascontiguousarray(array))
+
+
+def compare_optimizers(title, sides, rules, steps, rng):
+    """The worst of each kind at each step, each from one state, in float64."""
+    found = []
+    for step in range(steps):
+        before = torch_arrays(sides[1].model, rules)
+        take_step(sides, rules, rng)
+        rows = compare_updates(f"{title}, step {step}", *sides, rules, before)
+        found += worst_of_each_kind(row for row in rows if row.kind != "running statistic")
+        restart(*sides, rules)
+    return found
+
+
+def take_step(sides, rules, rng):
+    set_gradients([side.model for side in sides], rules, rng)
+    for side in sides:
+        side.optimizer.step()
+
+
+def worst_of_each_kind(rows):
+    kinds = {}
+    for row in rows:
+        if row.kind not in kinds or row.value > kinds[row.kind].value:
+            kinds[row.kind] = row
+    return list(kinds.values())
+
+
+def compare_free_run(title, sides, rules, steps, rng):
+    """How far apart the weights are after `steps` in float32, over the way that they have gone."""
+    before = torch_arrays(sides[1].model, rules)
+    for _ in range(steps):
+        take_step(sides, rules, rng)
+    rows = compare_updates(f"{title}, {steps} steps", *sides, rules, before)
+    worst = max((row for row in rows if row.kind == "update"), key=lambda row: row.value)
+    return [Difference(worst.where, "free run", worst.name, worst.value, FREE_RUN)]
+
+
+def compare_schedules(port, reference):
+    """The rate that each side's optimizer uses in each epoch; the largest difference of each."""
+    found = []
+    for name, warmup in itertools.product(port.LR_SCHEDULERS, WARMUPS):
+        arguments = {"lr_scheduler": name, **SCHEDULE, **warmup}
+        schedule = port.WarmupSchedule(0.064, **arguments)
+        tensor = paddle.zeros([1])
+        optimizer = paddle.optimizer.SGD(schedule, parameters=[tensor])
+        optimizer_ref = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.064)
+        schedule_ref = reference.create_lr_scheduler(optimizer_ref, **arguments)
+        method = warmup.get("lr_warmup_method", "no")
+        for epoch in range(SCHEDULE["epochs"] + 3):
+            lr, lr_ref = optimizer.get_lr(), optimizer_ref.param_groups[0]["lr"]
+            where = f"{name} with {method} warm-up, epoch {epoch}"
+            row = Difference(where, "learning rate", f"{lr!r} | {lr_ref!r}", abs(lr - lr_ref), 0.0)
+            if epoch == 0 or not row.agrees:
+                found.append(row)
+            if not row.agrees:
+                break
+            optimizer_ref.step()
+            schedule_ref.step()
+            schedule.step()
+    return found
+
+
+def compare_clipping(port, models, rules, rng):
+    """Gradients whose norm is above the largest that is allowed, and below it."""
+    found = []
+    for scale in (1.0, 1e-6):
+        set_gradients(models, rules, rng, scale)
+        port.clip_grad_norm_([p for p in models[0].parameters() if not p.stop_gradient], 1.0)
+        torch.nn.utils.clip_grad_norm_(models[1].parameters(), 1.0)
+        sides = paddle_gradients(models[0], rules), torch_gradients(models[1], rules)
+        where = f"gradients of the order {scale:g} clipped to the norm 1"
+        found += worst_of_each_kind(compare(where, "clipped gradient", *sides))
+    return found
+
+
+def compare_moving_average(port, reference, models, rules, rng):
+    """Six updates, with one start anew as at the end of warm-up; weights and statistics."""
+    found = []
+    arguments = [(0.9999, 128, 8, 32, 600), (0.99, 32, 1, 1, 10), (0.9, 1024, 8, 32, 90)]
+    for values in arguments:
+        decay, decay_ref = port.adjusted_decay(*values), reference.adjusted_decay(*values)
+        where = "decay {}, batch {}, {} ranks, every {} steps, {} epochs".format(*values)
+        row = (f"{decay!r} | {decay_ref!r}", abs(decay - decay_ref), 0.0)
+        found.append(Difference(where, "moving average", *row))
+    average = port.ExponentialMovingAverage(models[0], 0.9)
+    average_ref = reference.ExponentialMovingAverage(models[1], 0.9)
+    for update in range(6):
+        if update == 2:
+            average.n_averaged = 0
+            average_ref.n_averaged.fill_(0)
+        with torch.no_grad():
+            for tensor in itertools.chain(models[1].parameters(), models[1].buffers()):
+                if tensor.is_floating_point():
+                    tensor.add_(torch.from_numpy(rng.standard_normal(tensor.shape)))
+        restart(_side(models[0]), _side(models[1]), rules)
+        average.update(models[0])
+        average_ref.update_parameters(models[1])
+        sides = paddle_arrays(average.module), torch_arrays(average_ref.module, rules)
+        rows = compare(f"update {update}", "moving average", *sides, bound=TRAIN_FLOAT64)
+        found += worst_of_each_kind(rows)
+    return found

@@ -1,0 +1,323 @@
+"""Loading: samplers, what draws depend on, batches with and without workers, failures."""
+
+import numpy as np
+import paddle
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data.distributed import DistributedSampler as TorchSampler
+
+import paddle_mv3
+import torch_ref
+from alignment.sampling import compare_sampling
+from paddle_mv3 import BatchSampler, DistributedSampler, Draw, RASampler
+from paddle_mv3.dataset import load_image
+
+WORLD_SIZES = (1, 2, 3, 8)
+
+
+def indices(sampler):
+    return [draw.index for draw in sampler]
+
+
+# --- samplers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("length", [1, 3, 7, 8, 23, 64])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_distributed_sampler_is_torchs_given_the_order(length, world_size, drop_last, monkeypatch):
+    """Sharding, filling up (with more processes than images too), cutting, lengths."""
+    if drop_last and length < world_size:
+        with pytest.raises(ValueError, match=f"of {length} images has none"):
+            DistributedSampler(range(length), world_size=world_size, drop_last=True)
+        return
+    for rank in range(world_size):
+        for shuffle in (False, True):
+            port = DistributedSampler(range(length), rank, world_size, shuffle, drop_last, seed=5)
+            reference = TorchSampler(range(length), world_size, rank, shuffle, 5, drop_last)
+            port.set_epoch(3)
+            order = torch.from_numpy(port.permutation())
+            monkeypatch.setattr(torch, "randperm", lambda n, generator, order=order: order)
+            assert indices(port) == list(reference)
+            assert len(port) == len(reference) == len(indices(port))
+
+
+def test_repeated_augmentation_by_its_definition():
+    length = 600
+    for world_size in WORLD_SIZES:
+        order = RASampler(range(length)).permutation()
+        repeated = [Draw(int(i), 0, repetition) for i in order for repetition in range(3)]
+        repeated += repeated[: -len(repeated) % world_size]
+        for rank in range(world_size):
+            port = RASampler(range(length), rank, world_size)
+            assert list(port) == repeated[rank::world_size][: 512 // world_size]
+            assert len(port) == 512 // world_size
+
+
+def test_repeated_augmentation_is_the_references():
+    for repetitions in (1, 2, 4):
+        agrees, lines = compare_sampling(
+            lambda *a, n=repetitions: RASampler(*a, repetitions=n),
+            lambda dataset, rank, world_size, n=repetitions: torch_ref.RASampler(
+                dataset, world_size, rank, repetitions=n
+            ),
+        )
+        assert agrees, lines
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    def order(seed=0, epoch=0, **kwargs):
+        sampler = DistributedSampler(range(100), seed=seed, **kwargs)
+        sampler.set_epoch(epoch)
+        return sampler.permutation().tolist()
+
+    assert sorted(order()) == list(range(100)) != order()
+    assert order() == order(rank=1, world_size=3)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize("sampler", [DistributedSampler, RASampler])
+def test_resume_in_the_middle_of_an_epoch(sampler):
+    def batches(epoch, start=0):
+        batch_sampler = BatchSampler(sampler(range(300), 1, 2), batch_size=16)
+        batch_sampler.set_epoch(epoch, start)
+        assert len(batch_sampler) == len(list(batch_sampler))
+        return list(batch_sampler)
+
+    for start in (0, 3, len(batches(2))):
+        assert batches(2, start) == batches(2)[start:]
+    batch_sampler = BatchSampler(sampler(range(300), 1, 2), batch_size=16)
+    batch_sampler.set_epoch(2, 3)
+    batch_sampler.set_epoch(3)
+    assert list(batch_sampler) == batches(3)
+    with pytest.raises(ValueError, match=r"start is 99: an epoch has \d+ batches"):
+        batch_sampler.set_epoch(2, 99)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DistributedSampler(range(9), 2, 2), "rank is 2: give 0 to 1"),
+        (lambda: DistributedSampler(range(9), 0, 0), "world_size is 0"),
+        (lambda: DistributedSampler(range(9), seed=-1), "seed is -1"),
+        (lambda: DistributedSampler([]), "of 0 images"),
+        (lambda: RASampler(range(255)), "of 255 images has none for repeated augmentation"),
+        (lambda: RASampler(range(256), repetitions=0), "repetitions is 0"),
+        (lambda: paddle_mv3.DataLoader([(1,)], seed=-1), "seed is -1"),
+        (lambda: paddle_mv3.DataLoader([(1,)], batch_size=None), "batch_size is None"),
+    ],
+)
+def test_bad_arguments_are_told(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def wrong(**methods):
+    return type("WrongSampler", (DistributedSampler,), methods)
+
+
+def rank_after_rank(self):
+    """Each process a piece of the order in place of every world_size-th image."""
+    order = np.resize(self.permutation(), len(self) * self.world_size).tolist()
+    return (Draw(i, self.epoch) for i in order[self.rank * len(self) :][: len(self)])
+
+
+WRONG_SAMPLERS = {
+    "sharding": wrong(__iter__=rank_after_rank),
+    "rank 1 has another order": wrong(
+        permutation=lambda self: np.random.default_rng(self.rank + self.epoch).permutation(
+            self.length
+        )
+    ),
+    "an earlier epoch's": wrong(set_epoch=lambda self, epoch: None),
+    "leaves out": wrong(
+        permutation=lambda self: np.random.default_rng(self.epoch).choice(self.length, self.length)
+    ),
+    "padding, drop_last": wrong(
+        __init__=lambda self, *a: DistributedSampler.__init__(self, *a, drop_last=True)
+    ),
+    "as they were then": wrong(
+        __iter__=lambda self: (d._replace(epoch=0) for d in DistributedSampler.__iter__(self))
+    ),
+}
+
+
+@pytest.mark.parametrize("found", WRONG_SAMPLERS)
+def test_wrong_samplers_are_found_and_named(found):
+    def reference(dataset, rank, world_size):
+        return TorchSampler(dataset, world_size, rank)
+
+    agrees, lines = compare_sampling(DistributedSampler, reference)
+    assert agrees and len(lines) == 1
+    agrees, lines = compare_sampling(WRONG_SAMPLERS[found], reference)
+    assert not agrees and found in lines[0]
+
+
+def test_repetitions_that_are_drawn_alike_are_found():
+    class Alike(RASampler):
+        def __iter__(self):
+            return (draw._replace(repetition=0) for draw in super().__iter__())
+
+    agrees, lines = compare_sampling(
+        Alike, lambda dataset, rank, world_size: torch_ref.RASampler(dataset, world_size, rank)
+    )
+    assert not agrees and "augmented alike" in lines[0]
+
+
+# --- what draws depend on --------------------------------------------------------------------
+
+
+def folder(image_dir, seed=0):
+    preset = paddle_mv3.ClassificationPresetTrain(crop_size=32)
+    return paddle_mv3.ImageFolder(image_dir, preset, seed=seed)
+
+
+def test_an_images_draws_depend_on_seed_epoch_index_and_repetition(image_dir):
+    first = folder(image_dir)[10][0]
+    assert np.array_equal(first, folder(image_dir)[Draw(10, 0, 0)][0])
+    others = [
+        folder(image_dir, 1)[10],
+        *(folder(image_dir)[Draw(10, *x)] for x in [(1, 0), (0, 1)]),
+    ]
+    for image, _ in others:
+        assert not np.array_equal(first, image)
+    with pytest.raises(ValueError, match="seed is -1"):
+        folder(image_dir, seed=-1)
+
+
+def load(image_dir, sampler, workers, epochs=(0, 1), start=0, **kwargs):
+    """{draw: image} over some epochs, as a training loop reads them."""
+    batches = BatchSampler(sampler, batch_size=8)
+    loader = paddle_mv3.DataLoader(
+        folder(image_dir), batch_sampler=batches, num_workers=workers, **kwargs
+    )
+    loaded = {}
+    for epoch in epochs:
+        batches.set_epoch(epoch, start)
+        drawn = [draw for batch in batches for draw in batch]
+        images = np.concatenate([images.numpy() for images, _ in loader])
+        assert len(images) == len(drawn)
+        loaded.update(zip(drawn, images))
+    return loaded
+
+
+def test_images_are_the_same_whatever_loads_them(image_dir):
+    """Workers, persistent ones, ranks, a resume."""
+    length = len(folder(image_dir))
+    expected = load(image_dir, DistributedSampler(range(length)), 0)
+    assert len(expected) == 2 * length
+    others = [
+        load(image_dir, DistributedSampler(range(length)), 2),
+        load(image_dir, DistributedSampler(range(length)), 2, persistent_workers=True),
+        load(image_dir, DistributedSampler(range(length)), 0, epochs=[1], start=2),
+        *(load(image_dir, DistributedSampler(range(length), rank, 3), 0) for rank in range(3)),
+    ]
+    for loaded in others:
+        assert loaded
+        for draw, image in loaded.items():
+            assert np.array_equal(image, expected[draw]), draw
+    assert {draw for loaded in others[-3:] for draw in loaded} == set(expected)
+
+
+# --- batches ---------------------------------------------------------------------------------
+
+
+class Numbers(paddle.io.Dataset):
+    """Item i is ((4, 4) float32 of i, i)."""
+
+    def __getitem__(self, draw):
+        index = draw.index if isinstance(draw, Draw) else draw
+        return np.full((4, 4), index, dtype=np.float32), index
+
+    def __len__(self):
+        return 300
+
+
+def test_batches_are_whole_and_in_order():
+    """Also while many are kept: nothing is written where a batch still is."""
+    for workers in (0, 1, 2):
+        batches = list(paddle_mv3.DataLoader(Numbers(), batch_size=7, num_workers=workers))
+        images, targets = (np.concatenate([x.numpy() for x in field]) for field in zip(*batches))
+        assert images.dtype == np.float32 and images.shape == (300, 4, 4)
+        assert targets.dtype == np.int64
+        assert np.array_equal(targets, np.arange(300))
+        assert np.array_equal(images[:, 3, 3], targets)
+
+
+def test_batch_transform_has_the_arrays_and_its_own_draws():
+    def transform(images, targets, rng):
+        assert isinstance(images, np.ndarray) and images.dtype == np.float32
+        return images + rng.random(dtype=np.float32), np.eye(300, dtype=np.float32)[targets]
+
+    def first_batches(workers, seed=0, epoch=0, start=0):
+        batches = BatchSampler(DistributedSampler(range(300), shuffle=False), batch_size=50)
+        batches.set_epoch(epoch, start)
+        loader = paddle_mv3.DataLoader(
+            Numbers(),
+            batch_sampler=batches,
+            num_workers=workers,
+            batch_transform=transform,
+            seed=seed,
+        )
+        fields = [[x.numpy() for x in field] for field in zip(*loader)]
+        assert all(labels.shape == (50, 300) for labels in fields[1])
+        return np.stack(fields[0]) - np.arange(300).reshape(6, 50, 1, 1)[start:]
+
+    drawn = first_batches(0)
+    assert len(np.unique(drawn[:, 0, 0, 0].round(3))) == 6
+    assert np.array_equal(drawn, first_batches(2))
+    assert np.array_equal(drawn[4:], first_batches(0, start=4))
+    for other in (first_batches(0, seed=1), first_batches(0, epoch=1)):
+        assert not np.isclose(drawn, other, atol=1e-3).all()
+
+
+class Broken(paddle.io.Dataset):
+    def __getitem__(self, index):
+        if index == 2:
+            return (np.zeros((1, 3), dtype=np.float32),)
+        if index > 2:
+            return (np.zeros((3, 3), dtype=np.float32),)
+        raise {0: OSError("no such: image"), 1: KeyError("bug")}[index]
+
+    def __len__(self):
+        return 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader_passes_on_what_the_data_set_raises(workers):
+    def read(*batch, **kwargs):
+        list(
+            paddle_mv3.DataLoader(
+                Broken(), batch_sampler=[list(batch)], num_workers=workers, **kwargs
+            )
+        )
+
+    with pytest.raises(OSError, match=r"^no such: image$"):
+        read(3, 0)
+    with pytest.raises(RuntimeError, match="KeyError: 'bug'"):
+        read(1)
+    with pytest.raises(RuntimeError, match=r"item 2 holds float32 \(1, 3\), the batch's first"):
+        read(3, 2)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        read(3, batch_transform=lambda images, rng: 1 / 0)
+    read(3, 3)
+
+
+# --- images ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_a_damaged_image_is_told_by_name(cut, tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "class" / "cut.jpg"
+    path.parent.mkdir()
+    Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
+    with pytest.raises(OSError, match=r"cannot decode image .*cut\.jpg"):
+        load_image(str(path))
+    preset = paddle_mv3.ClassificationPresetTrain(crop_size=32)
+    loader = paddle_mv3.DataLoader(paddle_mv3.ImageFolder(tmp_path, preset), num_workers=1)
+    with pytest.raises(OSError, match=r"cannot decode image .*cut\.jpg"):
+        list(loader)
