@@ -3,8 +3,9 @@
     python 01_test_forward.py
     python 01_test_forward.py --model mobilenet_v3_large
 
-Writes result/forward_paddle.npy, result/forward_torch.npy and result/log/forward_diff.log; if the
-step is red, or with --layers, also result/log/forward_layers.log.
+Freshly initialised, both models must be drawn from the same distributions. Writes
+result/forward_paddle.npy, result/forward_torch.npy and, in result/log, forward_diff.log and
+forward_initialisation.log; if the step is red, or with --layers, also forward_layers.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)

@@ -174,7 +174,7 @@ class _Comparison:
             self.tests.append((f"{title}, {name}", *test(values, theirs[name])))
 
     def write(self, path):
-        bound = ERROR_RATE / len(self.tests)
+        bound = ERROR_RATE / max(1, len(self.tests))
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in self.log)
             file.write(f"# {len(self.tests)} comparisons of draws; p below {bound:.1e} differs\n")
@@ -185,7 +185,7 @@ class _Comparison:
                 )
 
     def findings(self, path):
-        bound = ERROR_RATE / len(self.tests)
+        bound = ERROR_RATE / max(1, len(self.tests))
         unlike = [test for test in self.tests if test[1] < bound]
         if not (self.different_settings or self.parted or unlike):
             return True, [

@@ -40,7 +40,7 @@ WARMUPS = (
 
 
 def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
-    """Compares the parts of both sides' recipes.
+    """Compares the parts of both sides' recipes, up to the first that differs.
 
     Args:
         port: module with `OPTIMIZERS`, `create_optimizer`, `weight_decay_groups`,
@@ -65,23 +65,29 @@ def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
 
 
 def _compare_recipe(port, reference, make_models, rules, steps, seed):
-    comparison = Comparison()
     rng = np.random.default_rng(seed)
-    found = comparison.differences
     models = live_models(make_models, rules, rng)
     to_float64(*models)
     table = rules(models[0])
-    found += compare_weight_decay(port, reference, models, table)
-    for name, momentum in [("sgd", 0.0), *((name, 0.9) for name in port.OPTIMIZERS)]:
-        where = f"optimizer {name}" if momentum else f"optimizer {name} without momentum"
-        sides = build_optimizers(port, reference, models, name, momentum)
-        found += compare_optimizers(where, sides, table, steps, rng)
-        models32 = live_models(make_models, rules, rng)
-        sides = build_optimizers(port, reference, models32, name, momentum)
-        found += compare_free_run(where, sides, table, steps, rng)
-    found += compare_schedules(port, reference)
-    found += compare_clipping(port, models, table, rng)
-    found += compare_moving_average(port, reference, models, table, rng)
+
+    def parts():
+        yield compare_weight_decay(port, reference, models, table)
+        yield compare_schedules(port, reference)
+        yield compare_clipping(port, models, table, rng)
+        yield compare_moving_average(port, reference, models, table, rng)
+        for name, momentum in [("sgd", 0.0), *((name, 0.9) for name in port.OPTIMIZERS)]:
+            where = f"optimizer {name}" if momentum else f"optimizer {name} without momentum"
+            sides = build_optimizers(port, reference, models, name, momentum)
+            yield compare_optimizers(where, sides, table, steps, rng)
+            models32 = live_models(make_models, rules, rng)
+            sides = build_optimizers(port, reference, models32, name, momentum)
+            yield compare_free_run(where, sides, table, steps, rng)
+
+    comparison = Comparison()
+    for differences in parts():
+        comparison.differences += differences
+        if not all(row.agrees for row in differences):
+            break
     return comparison
 
 
@@ -153,6 +159,8 @@ def compare_optimizers(title, sides, rules, steps, rng):
         take_step(sides, rules, rng)
         rows = compare_updates(f"{title}, step {step}", *sides, rules, before)
         found += worst_of_each_kind(row for row in rows if row.kind != "running statistic")
+        if not all(row.agrees for row in found):
+            break
         restart(*sides, rules)
     return found
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run on as many processes as there are cores: a second thread of each would be in the way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = sorted(path.name for path in ROOT.glob("0[1-5]_test_*.py"))
 

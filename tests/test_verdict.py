@@ -249,9 +249,10 @@ def test_many_steps_do_not_run_apart(run, tmp_path):
     lines = (tmp_path / "result" / "log" / "backward_training.log").read_text().splitlines()
     kinds = {line.split("  ")[1].strip() for line in lines[1:]}
     expected = {"learning rate", "loss", "gradient", "update", "running statistic", "dropout"}
-    assert kinds == expected
-    # 142 parameters' gradients and updates, 68 statistics, loss, learning rate, dropout (2)
-    assert len(lines) == 1 + 12 * (2 * 142 + 68 + 4)
+    assert kinds == {*expected, "optimizer state"}
+    # 142 parameters' gradients, updates and velocities, 68 statistics, loss, learning rate,
+    # dropout (2)
+    assert len(lines) == 1 + 12 * (3 * 142 + 68 + 4)
 
 
 def test_what_breaks_off_is_shown_and_cannot_run(run, monkeypatch):
@@ -266,7 +267,9 @@ def test_what_breaks_off_is_shown_and_cannot_run(run, monkeypatch):
 CASES = [case for case in false_alarms.cases(seeds=1) if case[2].get("size") not in (256, 320)]
 
 
-@pytest.mark.parametrize(("group", "judge", "arguments"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("group", "judge", "arguments"), CASES, ids=lambda x: getattr(x, "__name__", str(x))
+)
 def test_no_false_alarm(group, judge, arguments):
     """A part of benchmarks/false_alarms.py: right ports are called right, far from the bounds."""
     name, over, ratio = judge(**arguments)

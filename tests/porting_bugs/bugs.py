@@ -2133,6 +2133,93 @@ def _(patch):
     patch(mixup.CutMix, "apply", apply)
 
 
+# --- samplers --------------------------------------------------------------------------------
+
+
+def sampler(patch, **methods):
+    original = paddle_mv3.DistributedSampler
+    patch(paddle_mv3, "DistributedSampler", type("DistributedSampler", (original,), methods))
+
+
+@bug(
+    "02",
+    "each rank a piece of the order",
+    ["DistributedSampler", "of the same order: sharding"],
+    "batches of several GPUs hold other images than the reference's",
+    "rank r was given the r-th part in place of every world_size-th image",
+    "order[rank::world_size]",
+)
+def _(patch):
+    def piece(self):
+        order = np.resize(self.permutation(), len(self) * self.world_size).tolist()
+        part = order[self.rank * len(self) :][: len(self)]
+        return (paddle_mv3.Draw(index, self.epoch) for index in part)
+
+    sampler(patch, __iter__=piece)
+
+
+@bug(
+    "02",
+    "another shuffled order on each rank",
+    ["rank 1 has another order than rank 0"],
+    "some images are seen twice in an epoch, some not at all",
+    "the seed was made different by rank, as it is for augmentation in PyTorch",
+    "seed and epoch only",
+    API + "io/DistributedBatchSampler_en.html",
+)
+def _(patch):
+    shuffled = paddle_mv3.DistributedSampler.permutation
+
+    def permutation(self):
+        return np.roll(shuffled(self), self.rank)
+
+    sampler(patch, permutation=permutation)
+
+
+@bug(
+    "02",
+    "set_epoch without effect",
+    ["the order is an earlier epoch's"],
+    "every epoch has the same order, and so the same batches",
+    "set_epoch was not called, or went to another object",
+    "sampler.set_epoch(epoch) before each epoch",
+    API + "io/DistributedBatchSampler_en.html",
+)
+def _(patch):
+    sampler(patch, set_epoch=lambda self, epoch: None)
+
+
+@bug(
+    "02",
+    "the same augmentation in each epoch",
+    ["images would be augmented as they were then"],
+    "overfits as if nothing were augmented",
+    "workers start from the same seed in each epoch",
+    "the generator's seed includes the epoch",
+    "https://github.com/pytorch/pytorch/issues/41329",
+)
+def _(patch):
+    draws = paddle_mv3.DistributedSampler.__iter__
+    sampler(patch, __iter__=lambda self: (draw._replace(epoch=0) for draw in draws(self)))
+
+
+@bug(
+    "02",
+    "repetitions that are augmented alike",
+    ["RASampler", "they would be augmented alike"],
+    "repeated augmentation without effect",
+    "the generator's seed lacks the number of the repetition",
+    "the generator's seed includes the repetition",
+    "https://arxiv.org/abs/1901.09335",
+)
+def _(patch):
+    class RASampler(paddle_mv3.RASampler):
+        def __iter__(self):
+            return (draw._replace(repetition=0) for draw in super().__iter__())
+
+    patch(paddle_mv3, "RASampler", RASampler)
+
+
 def document():
     """docs/porting_bugs.md, from the table above."""
     lines = [
