@@ -7,7 +7,8 @@ Makes JPEGs of ImageNet's size (500 x 375, some 100 KB) from lite_data.tar in a 
 then reads them with torchvision's pipeline in torch's DataLoader and with the port's in Paddle's,
 in turn; first it asserts that both give the same images. Prints medians; the goal is a ratio of
 1.1. Train: random resized crop, flip, normalise, with the same boxes on both sides. Eval: resize,
-centre crop, normalise. The decoder's share is of the port's time without workers.
+centre crop, normalise. The port's workers send bytes, and the main process normalises them. The
+decoder's share is of the port's time without workers.
 """
 
 import argparse
@@ -119,7 +120,12 @@ def assert_same(loaders):
 def row(preset, workers, port, reference, batches, runs):
     """One line of the table."""
     makers = (
-        lambda: paddle_mv3.DataLoader(port, batch_sampler=batches, num_workers=workers),
+        lambda: paddle_mv3.DataLoader(
+            port,
+            batch_sampler=batches,
+            num_workers=workers,
+            finish=paddle_mv3.normalize_batch,
+        ),
         lambda: torch.utils.data.DataLoader(reference, batch_sampler=batches, num_workers=workers),
     )
     assert_same([make() for make in makers])
@@ -157,11 +163,11 @@ def main():
         draws = [recorder[index][0] for index in range(len(recorder))]
         presets = {
             "train": (
-                paddle_mv3.ImageFolder(root, paddle_mv3.ClassificationPresetTrain()),
+                paddle_mv3.ImageFolder(root, paddle_mv3.ClassificationPresetTrain(normalize=False)),
                 RecordedTrain(root, draws),
             ),
             "eval": (
-                paddle_mv3.ImageFolder(root, paddle_mv3.ClassificationPresetEval()),
+                paddle_mv3.ImageFolder(root, paddle_mv3.ClassificationPresetEval(normalize=False)),
                 torch_ref.ImageFolder(root, torch_ref.ClassificationPresetEval()),
             ),
         }

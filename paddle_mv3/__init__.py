@@ -13,7 +13,12 @@ from .model import MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
 from .optim import OPTIMIZERS, RMSProp, create_optimizer, weight_decay_groups
 from .sampler import BatchSampler, DistributedSampler, Draw, RASampler
 from .schedule import LR_SCHEDULERS, LR_WARMUP_METHODS, WarmupSchedule
-from .transforms import ClassificationPresetEval, ClassificationPresetTrain, RandomErasing
+from .transforms import (
+    ClassificationPresetEval,
+    ClassificationPresetTrain,
+    RandomErasing,
+    normalize_batch,
+)
 
 __all__ = [
     "LR_SCHEDULERS",
@@ -52,6 +57,7 @@ __all__ = [
     "get_mixup_cutmix",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "normalize_batch",
     "place",
     "weight_decay_groups",
 ]

@@ -321,3 +321,26 @@ def test_a_damaged_image_is_told_by_name(cut, tmp_path):
     loader = paddle_mv3.DataLoader(paddle_mv3.ImageFolder(tmp_path, preset), num_workers=1)
     with pytest.raises(OSError, match=r"cannot decode image .*cut\.jpg"):
         list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "preset", [paddle_mv3.ClassificationPresetEval, paddle_mv3.ClassificationPresetTrain]
+)
+def test_bytes_that_are_normalised_last_are_the_same_images(preset, workers, image_dir):
+    def batches(finish=None, **arguments):
+        dataset = paddle_mv3.ImageFolder(image_dir, preset(crop_size=40, **arguments))
+        loader = paddle_mv3.DataLoader(dataset, batch_size=50, num_workers=workers, finish=finish)
+        return [(images.numpy(), labels.numpy()) for images, labels in loader]
+
+    finished = batches(paddle_mv3.normalize_batch, normalize=False)
+    for (images, labels), (expected, expected_labels) in zip(finished, batches(), strict=True):
+        assert images.dtype == np.float32
+        assert np.array_equal(images, expected)
+        assert np.array_equal(labels, expected_labels)
+    assert batches(normalize=False)[0][0].dtype == np.uint8
+
+
+def test_bytes_cannot_be_erased():
+    with pytest.raises(ValueError, match=r"random_erase_prob is 0\.2 with normalize=False"):
+        paddle_mv3.ClassificationPresetTrain(random_erase_prob=0.2, normalize=False)
