@@ -11,6 +11,9 @@ LOGITS = 1e-5
 # 1.4e-6 | 2.4e-6. A loss of 7 is stored in steps of 4.8e-7.
 LOSS = 1e-5
 
+# 9.5e-6 in 400 batches of random logits: a product and a sum over all classes on both sides.
+SOFT_LOSS = 5e-5
+
 # 2.9e-6 | 1.5e-5 over three iterations: where an activation lies at a kink, one framework's
 # gradient passes and the other's does not.
 TRAIN_LOSS = 1e-4
