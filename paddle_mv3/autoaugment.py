@@ -344,7 +344,19 @@ def _check_bins(count):
         raise ValueError(f"num_magnitude_bins is {count}: give 2 or more")
 
 
-class _Policy:
+class RandomTransform:
+    """`draw(width, height, rng)`, and apart from it `steps(image, drawn)`, which applies it."""
+
+    def apply(self, image, drawn):
+        for _, image in self.steps(image, drawn):  # noqa: B007, B020
+            pass
+        return image
+
+    def __call__(self, image, rng):
+        return self.apply(image, self.draw(*image.size, rng))
+
+
+class _Policy(RandomTransform):
     """A policy whose draw is a list of operations: [(name, magnitude), …]."""
 
     def __init__(self, interpolation, fill):
@@ -356,14 +368,6 @@ class _Policy:
         for name, magnitude in drawn:
             image = apply_op(image, name, magnitude, self.interpolation, self.fill)
             yield f"{name} {magnitude:.4g}", image
-
-    def apply(self, image, drawn):
-        for _, image in self.steps(image, drawn):  # noqa: B007, B020
-            pass
-        return image
-
-    def __call__(self, image, rng):
-        return self.apply(image, self.draw(*image.size, rng))
 
 
 # (operation, its probability, the index of its magnitude) twice: Cubuk et al., 2018, table 9,
@@ -488,7 +492,7 @@ class TrivialAugmentWide(_Policy):
         return [_draw_op(space, rng, lambda: rng.integers(self.num_magnitude_bins))]
 
 
-class AugMix:
+class AugMix(RandomTransform):
     """The image blended with `mixture_width` copies, each through a chain of operations.
 
     torchvision.transforms.AugMix (Hendrycks et al., 2019), which applies its tensor operations
@@ -566,11 +570,3 @@ class AugMix:
             mixed += weight * copy.astype(np.float32)
         mixed = mixed.astype(np.uint8)
         yield "blend", Image.fromarray(mixed if image.mode == "RGB" else mixed[..., 0])
-
-    def apply(self, image, drawn):
-        for _, image in self.steps(image, drawn):  # noqa: B007, B020
-            pass
-        return image
-
-    def __call__(self, image, rng):
-        return self.apply(image, self.draw(*image.size, rng))

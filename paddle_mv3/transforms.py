@@ -9,7 +9,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from .autoaugment import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
+from .autoaugment import AugMix, AutoAugment, RandAugment, RandomTransform, TrivialAugmentWide
 
 __all__ = [
     "ClassificationPresetEval",
@@ -225,7 +225,7 @@ def horizontal_flip(image):
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-class ClassificationPresetTrain:
+class ClassificationPresetTrain(RandomTransform):
     """RGB image -> (3, crop_size, crop_size) float32: random crop, random flip, a policy of
     automatic augmentation, normalise, random erasing.
 
@@ -324,14 +324,6 @@ class ClassificationPresetTrain:
         array = to_normalized_array(image, self.table)
         yield "normalize", array
         yield "erase", self.erase.apply(array, drawn["erase"])
-
-    def apply(self, image, drawn):
-        for _, image in self.steps(image, drawn):  # noqa: B007, B020
-            pass
-        return image
-
-    def __call__(self, image, rng):
-        return self.apply(image, self.draw(*image.size, rng))
 
 
 def _policy_settings(policy, size):
