@@ -31,6 +31,40 @@ def test_equal_is_aligned_and_near_is_judged_by_the_threshold(tmp_path, capsys):
     assert json.loads((tmp_path / "log" / "x.json").read_text())["verdict"] == "misaligned"
 
 
+def test_further_comparisons_run_while_all_agrees(tmp_path, capsys):
+    """In turn, up to the first that differs, whose lines stand alone; none on a red record."""
+    calls = []
+
+    def comparison(name, agrees):
+        def compare():
+            calls.append(name)
+            return agrees, [f"{name}: {agrees}"]
+
+        return compare
+
+    def locate():
+        calls.append("locate")
+        return ["located"]
+
+    further = [comparison("first", True), comparison("second", False), comparison("third", True)]
+    options = {"further": further, "locate": locate, "hint": "there"}
+    assert not judge({"a": ONES}, {"a": ONES.copy()}, tmp_path, **options)
+    out = capsys.readouterr().out.splitlines()
+    assert calls == ["first", "second"]
+    assert out[-2].startswith("NOT ALIGNED: the records agree") and out[-1] == "second: False"
+    assert json.loads((tmp_path / "log" / "x.json").read_text())["verdict"] == "misaligned"
+
+    calls.clear()
+    assert not judge({"a": ONES}, {"a": ONES + 1}, tmp_path, **options)
+    assert calls == ["locate"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["located", "Look at: there"]
+
+    calls.clear()
+    assert judge({"a": ONES}, {"a": ONES.copy()}, tmp_path, further=further[:1], locate=locate)
+    assert calls == ["first"]
+    assert capsys.readouterr().out.splitlines()[-1] == "first: True"
+
+
 def damaged(value):
     array = ONES.copy()
     array[1, 1] = value
