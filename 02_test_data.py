@@ -23,7 +23,7 @@ from alignment import thresholds
 from alignment.augmentation import compare_augmentation
 from alignment.data import locate_image
 from alignment.diff import DiffHelper, save
-from alignment.sampling import compare_sampling
+from alignment.sampling import compare_items, compare_sampling
 
 RECORDED = 5  # batches that are recorded whole; of the others, the mean of each channel
 POLICIES = [None, "imagenet", "ra", "ta_wide", "augmix"]  # auto_augment_policy
@@ -52,7 +52,7 @@ def compare_training_data(image_dir, path):
 
 
 def compare_samplers():
-    """Which images each rank gets: shuffled; shuffled and repeated."""
+    """Which images each rank gets, shuffled, and shuffled and repeated: two comparisons."""
 
     def shuffled(dataset, rank, world_size):
         return torch.utils.data.DistributedSampler(dataset, world_size, rank)
@@ -60,11 +60,10 @@ def compare_samplers():
     def repeated(dataset, rank, world_size):
         return torch_ref.RASampler(dataset, world_size, rank)
 
-    agrees, lines = compare_sampling(paddle_mv3.DistributedSampler, shuffled)
-    if agrees:
-        agrees, more = compare_sampling(paddle_mv3.RASampler, repeated)
-        lines = lines + more if agrees else more
-    return agrees, lines
+    return [
+        partial(compare_sampling, paddle_mv3.DistributedSampler, shuffled),
+        partial(compare_sampling, paddle_mv3.RASampler, repeated),
+    ]
 
 
 def record(dataset, loader, batches):
@@ -96,12 +95,14 @@ def main(args):
     paddle_info = diff_helper.load_info(args.result_dir / "data_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info)
     train_dir = args.image_dir or image_dir.with_name("train")
+    train = paddle_mv3.ImageFolder(train_dir, paddle_mv3.ClassificationPresetTrain(crop_size=64))
     return diff_helper.report(
         path=log_dir / "data_diff.log",
         diff_threshold=thresholds.DATA,
         further=[
             lambda: compare_training_data(train_dir, log_dir / "data_augmentation.log"),
-            compare_samplers,
+            *compare_samplers(),
+            lambda: compare_items(train, paddle_mv3.Draw),
         ],
         locate=lambda: locate_image(paddle_data[0], torch_data[0]),
         hint="order of files, RGB or BGR, interpolation, rounding of crops, mean and std",

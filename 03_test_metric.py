@@ -1,4 +1,4 @@
-"""Step 03, metric: the same logits and labels give the same accuracies, exactly.
+"""Step 03, metric: the same logits and labels give the same accuracies, exactly, and mean loss.
 
 On one process, and dealt out to several.
 
@@ -51,22 +51,30 @@ def compute_logits(args, image_dir):
 
 
 def evaluate(side, tensor, logits, labels):
-    """[top-1, top-5] of the package `side` over batches of logits; the model is the identity."""
-    identity = paddle.nn.Identity() if side is paddle_mv3 else torch.nn.Identity()
+    """[top-1, top-5, mean loss] of the package `side` over batches of logits.
+
+    The model is dropout: in eval mode the identity.
+    """
+    is_port = side is paddle_mv3
+    model = paddle.nn.Dropout(0.5) if is_port else torch.nn.Dropout(0.5)
+    criterion = paddle_mv3.CrossEntropyLoss() if is_port else torch.nn.CrossEntropyLoss()
     batches = [(tensor(x), tensor(y)) for x, y in zip(logits, labels)]
-    return [np.array([value]) for value in side.evaluate(identity, batches, topk=(1, 5))]
+    values = side.evaluate(model, batches, (1, 5), criterion)
+    return [np.array([value]) for value in values]
 
 
 def evaluate_on_ranks(logits, labels, world_size):
-    """[top-1, top-5] of batches dealt out to `world_size` ranks, which are added up."""
+    """[top-1, top-5, mean loss] of batches dealt out to `world_size` ranks, then added up."""
     logits, labels = np.concatenate(logits), np.concatenate(labels)
-    total = 0
+    model, criterion = paddle.nn.Dropout(0.5), paddle_mv3.CrossEntropyLoss()
+    sums = []
     for rank in range(world_size):
         sampler = paddle_mv3.EvalBatchSampler(len(labels), 32, rank, world_size)
         batches = [(paddle.to_tensor(logits[i]), paddle.to_tensor(labels[i])) for i in sampler]
-        sums = paddle_mv3.batch_sums(paddle.nn.Identity(), batches, topk=(1, 5))
-        total = total + paddle_mv3.place(sums, -(-len(labels) // 32), rank, world_size)
-    return [np.array([value]) for value in paddle_mv3.averages(total)]
+        sums.append(paddle_mv3.batch_sums(model, batches, (1, 5), criterion))
+    count = sum(map(len, sums))
+    total = sum(paddle_mv3.place(s, count, rank, world_size) for rank, s in enumerate(sums))
+    return [np.array([value]) for value in paddle_mv3.averages(total, topk=(1, 5))]
 
 
 def main(args):
@@ -79,13 +87,13 @@ def main(args):
     # acc: the port's metric on the reference's logits. model_acc: on the port's own.
     same_logits = evaluate(paddle_mv3, paddle.to_tensor, torch_logits, labels)
     own_logits = evaluate(paddle_mv3, paddle.to_tensor, paddle_logits, labels)
-    # ranks_acc: the same logits on two, three and eight ranks.
+    # ranks_acc: the reference's logits on two, three and eight ranks.
     ranks = [evaluate_on_ranks(torch_logits, labels, size) for size in WORLD_SIZES]
     on_ranks = [np.concatenate(values) for values in zip(*ranks)]
-    for kind, values in (("acc", same_logits), ("model_acc", own_logits), ("ranks_acc", on_ranks)):
-        for name, a, b in zip(("top1", "top5"), values, reference):
-            paddle_log.add(f"{kind}_{name}", a)
-            torch_log.add(f"{kind}_{name}", np.repeat(b, len(a)))
+    for kind, values in (("", same_logits), ("model_", own_logits[:2]), ("ranks_", on_ranks)):
+        for name, a, b in zip(("acc_top1", "acc_top5", "loss"), values, reference):
+            paddle_log.add(f"{kind}{name}", a)
+            torch_log.add(f"{kind}{name}", np.repeat(b, len(a)))
     save(paddle_log, args.result_dir / "metric_paddle.npy")
     save(torch_log, args.result_dir / "metric_ref.npy")
 
@@ -99,14 +107,14 @@ def main(args):
     diff_helper.compare_info(torch_info, paddle_info)
     return diff_helper.report(
         path=args.result_dir / "log" / "metric_diff.log",
-        diff_threshold=thresholds.METRIC,
+        diff_threshold={"*loss": thresholds.EVAL_LOSS, "*": thresholds.METRIC},
         locate=lambda: locate_metric(
             paddle_info,
             torch_info,
             batch_by_batch(paddle_mv3, paddle.to_tensor),
             batch_by_batch(torch_ref, torch.from_numpy),
         ),
-        hint="acc_*: k, per cent or fraction, the last batch's weight. "
+        hint="acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. "
         "model_acc_* alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks",
     )
 

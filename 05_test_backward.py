@@ -106,7 +106,7 @@ def main(args):
         recipe = compare_recipe(paddle_mv3, torch_ref, make_models, rules)
         recipe.write(log_dir / "backward_recipe.log")
         agrees, lines = recipe.findings("the parts of torchvision's recipes")
-        look = [f"Look at: {shown(log_dir / 'backward_recipe.log')}, every part and step"]
+        look = [f"Look at: {shown(log_dir / 'backward_recipe.log')}, the lines with 'differs'"]
         return agrees, lines if agrees else lines + look
 
     def losses_in_float64():

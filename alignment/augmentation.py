@@ -4,6 +4,7 @@ The reference runs and tells what it drew; the port does the same with it, and m
 bytes. What each side draws by itself is random, so these are compared as samples.
 """
 
+import itertools
 import math
 from collections import Counter
 
@@ -200,7 +201,7 @@ class _Comparison:
             name, p, text = min(unlike, key=lambda test: test[1])
             lines.append(f"Drawn otherwise: {name}: {text} (p <= {p:.0e}; port | reference)")
             lines.append(f"{len(unlike)} of {len(self.tests)} statistics of the draws differ")
-        lines.append(f"Look at: {shown(path)}, each image and each statistic")
+        lines.append(f"Look at: {shown(path)}, the lines with 'differs'")
         return False, lines
 
 
@@ -245,6 +246,36 @@ def _preset_statistics(drawn):
         "place erased, x": np.array([_place(x, w, DRAW_SIZE) for _, x, _, w, _ in erased]),
         "place erased, y": np.array([_place(y, h, DRAW_SIZE) for y, _, h, _, _ in erased]),
         "value put there": np.array([float(value.mean()) for *_, value in erased]),
+        **_pairs(
+            {
+                "area": [_bin(w * h / (width * height)) for _, _, w, h in boxes],
+                "aspect ratio": [_bin(0.5 + math.log(w / h)) for _, _, w, h in boxes],
+                "x": [_bin(_place(x, w, width)) for x, _, w, _ in boxes],
+                "y": [_bin(_place(y, h, height)) for _, y, _, h in boxes],
+                "parity of x": [x % 2 for x, *_ in boxes],
+                "flip": [d["flip"] for d in drawn],
+                "erasing": [d["erase"] is not None for d in drawn],
+                "policy's first operation": [_first_operation(d["augment"]) for d in drawn],
+            }
+        ),
+    }
+
+
+def _bin(x):
+    """Which quarter of [0, 1]."""
+    return min(3, max(0, int(4 * x)))
+
+
+def _first_operation(augment):
+    chain = augment["chains"][0] if isinstance(augment, dict) else augment
+    return chain[0][0] if chain else None
+
+
+def _pairs(columns):
+    """What is drawn for one image has to be independent as it is in the reference: all pairs."""
+    return {
+        f"{a} with {b}": list(zip(columns[a], columns[b]))
+        for a, b in itertools.combinations(columns, 2)
     }
 
 
@@ -269,7 +300,11 @@ def _augment_statistics(drawn):
         statistics[f"weight of copy {number + 1}"] = weights
         chains = _chain_statistics([d["chains"][number] for d in drawn])
         statistics |= {f"chain {number + 1}, {name}": v for name, v in chains.items()}
-    return statistics
+    columns = {
+        f"first operation of chain {number + 1}": [d["chains"][number][0][0] for d in drawn]
+        for number in range(min(len(d["chains"]) for d in drawn))
+    }
+    return statistics | _pairs(columns)
 
 
 def _chain_statistics(chains):
@@ -292,7 +327,13 @@ def _chain_statistics(chains):
             round(abs(m) / largest.get(name, 1.0), 3) if largest.get(name) else None
             for name, m in ops
         ]
-    return statistics
+    signs = {
+        f"sign of operation {number + 1}": [
+            np.sign(chain[number][1]) if number < len(chain) else None for chain in chains
+        ]
+        for number in range(min(2, max(map(len, chains))))
+    }
+    return statistics | _pairs(signs)
 
 
 def _mix_statistics(drawn):

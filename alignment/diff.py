@@ -127,7 +127,8 @@ class DiffHelper(ReprodDiffHelper):
                 agree, lines = comparison()
                 found = [*found, *lines] if agree else lines
         aligned = agree and records_agree
-        lines = self._verdict_lines(verdicts, diff_method, agree)
+        beside = not to_locate and not agree
+        lines = self._verdict_lines(verdicts, diff_method, agree, beside)
         where = locate() if locate and (always_locate or to_locate) else []
         # What can be read off comes first.
         lines += sorted([*found, *where], key=lambda line: not line.startswith("Differs"))
@@ -144,7 +145,9 @@ class DiffHelper(ReprodDiffHelper):
             with open(temporary, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in [*lines, *notes])
         print("\n".join(lines), flush=True)
-        self._write_summary(path.with_suffix(".json"), verdicts, aligned, agree, found)
+        summary = self._summary(verdicts, aligned, agree, found)
+        with whole_file(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
         return aligned
 
     def judge(self, diff_method="mean", diff_threshold=1e-6, bound=FORWARD_FLOAT64):
@@ -185,7 +188,7 @@ class DiffHelper(ReprodDiffHelper):
         text = f"{measured}; {agreed}, Paddle's float32 error is {ratio:.1f} times PyTorch's"
         return Verdict(name, text, value, threshold, difference, excess)
 
-    def _verdict_lines(self, verdicts, diff_method, agree):
+    def _verdict_lines(self, verdicts, diff_method, agree, beside):
         def severity(key):
             return VERDICTS.index(verdicts[key].name), verdicts[key].excess
 
@@ -193,6 +196,8 @@ class DiffHelper(ReprodDiffHelper):
         worst = verdicts[self.worst]
         if worst.name == "misaligned":
             return [f"NOT ALIGNED: {worst.text}"]
+        if beside:
+            return ["NOT ALIGNED: the records agree, what is compared beside them does not"]
         if not agree:
             return ["NOT ALIGNED: the records agree, what they come from does not"]
         if worst.name == "imprecise":
@@ -208,11 +213,12 @@ class DiffHelper(ReprodDiffHelper):
             line += f"; in float64 {max(d for d, _ in self.float64.values()):.1e} of their size"
         return [line]
 
-    def _write_summary(self, path, verdicts, aligned, agree, found):
+    def _summary(self, verdicts, aligned, agree, found):
         worst = verdicts[self.worst]
         name = worst.name if agree else "misaligned"
-        summary = {
+        return {
             "aligned": aligned,
+            "records agree": worst.name in ("aligned", "rounding"),
             "verdict": name,
             "compared": list(self.diff_dict),
             "worst": self.worst,
@@ -223,8 +229,6 @@ class DiffHelper(ReprodDiffHelper):
             "reasons": self.reasons,
             "findings": found,
         }
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 # From good to bad.

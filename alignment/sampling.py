@@ -48,7 +48,40 @@ def compare_sampling(port_sampler_factory, reference_sampler_factory, lengths=LE
                     ]
                 compared += world_size
     name = type(port[0]).__name__
-    return True, [f"{name}: {compared} epochs of a process, all draws are the reference's"]
+    return True, [f"{name}: each rank's images are the reference's ({compared} epochs of a rank)"]
+
+
+def compare_items(dataset, draw, images=8):
+    """Whether a data set changes an image at random by its index, epoch and repetition alone.
+
+    Args:
+        dataset: its item of a key is (array, label).
+        draw: called with (index, epoch, repetition), gives a key.
+
+    Returns:
+        As `compare_sampling`.
+    """
+    name = type(dataset).__name__
+
+    def items(epoch, repetition):
+        keys = [draw(index, epoch, repetition) for index in range(min(images, len(dataset)))]
+        return [np.asarray(dataset[key][0]) for key in keys]
+
+    first = items(3, 1)
+    line = None
+    if not _same(first, items(3, 1)):
+        line = "images are others with the same draws: something else is in the generator's seed"
+    # A single image may be the same by chance: of one pixel, all crops are.
+    for what, other in (("epoch", items(4, 1)), ("repetition", items(3, 2))):
+        if _same(first, other):
+            line = f"images are the same with another {what}: it is not in the generator's seed"
+    if line:
+        return False, [f"First to part: {name}: {line}", f"Look at: {name}, an item's generator"]
+    return True, [f"{name}: an image is augmented by its index, epoch and repetition alone"]
+
+
+def _same(arrays, others):
+    return all(map(np.array_equal, arrays, others))
 
 
 def _compare_epoch(port, reference, orders, seen):

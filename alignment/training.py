@@ -346,7 +346,8 @@ ADVICE = {
     "learning rate": "the schedule: its constants, and when it is stepped",
     "loss": "the forward pass in train mode (batch norm, dropout), then the loss",
     "gradient": "the backward pass: something detached, or gradients that were not cleared",
-    "update": "the optimizer: its settings, weight decay, clipping, the parameters it was given",
+    "update": "the optimizer: its arithmetic or settings, weight decay, clipping, the parameters "
+    "it was given",
     "optimizer state": "the optimizer: what it keeps from step to step, and in which units",
     "running statistic": "batch norm: momentum (Paddle's is 1 minus PyTorch's), frozen statistics",
     "weight decay": "the parameter groups: which parameters have a weight decay of their own",

@@ -21,13 +21,16 @@ def accuracy(output, target, topk=(1,)):
 
 
 @torch.no_grad()
-def evaluate(model, batches, topk=(1, 5)):
+def evaluate(model, batches, topk=(1, 5), criterion=None):
     """Top-k accuracies of `model` in per cent over all of `batches`, each image once, [float].
 
     Args:
         model: a Module; images -> logits (N, num_classes). Put in eval mode.
         batches: of (images, labels (N,) int64).
+        criterion: (logits, labels) -> mean loss, which is then the last item.
     """
     model.eval()
     outputs, targets = zip(*((model(images), target) for images, target in batches))
-    return accuracy(torch.cat(outputs), torch.cat(targets), topk)
+    output, target = torch.cat(outputs), torch.cat(targets)
+    loss = [float(criterion(output, target))] if criterion is not None else []
+    return accuracy(output, target, topk) + loss

@@ -926,11 +926,13 @@ def _(patch):
     "weight by the batch's size",
 )
 def _(patch):
-    def evaluate(network, batches, topk):
-        each = [metric.accuracy(network(x), y, topk) for x, y in batches]
+    evaluate = metric.evaluate
+
+    def mean_of_means(network, batches, *args):
+        each = [evaluate(network, [batch], *args) for batch in batches]
         return [float(np.mean(column)) for column in zip(*each)]
 
-    patch(paddle_mv3, "evaluate", evaluate)
+    patch(paddle_mv3, "evaluate", mean_of_means)
 
 
 @bug(
@@ -943,7 +945,7 @@ def _(patch):
 )
 def _(patch):
     evaluate = metric.evaluate
-    patch(paddle_mv3, "evaluate", lambda net, b, topk: evaluate(net, b[:-1] or b, topk))
+    patch(paddle_mv3, "evaluate", lambda net, b, *args: evaluate(net, b[:-1] or b, *args))
 
 
 @bug(
@@ -955,11 +957,45 @@ def _(patch):
     "len(target)",
 )
 def _(patch):
-    def evaluate(network, batches, topk):
-        counts = [metric.topk_correct(network(x), y, topk) for x, y in batches]
-        return [100 * sum(column) / (32 * len(batches)) for column in zip(*counts)]
+    evaluate = metric.evaluate
 
-    patch(paddle_mv3, "evaluate", evaluate)
+    def by_nominal_size(network, batches, *args):
+        images = sum(len(y) for _, y in batches)
+        return [x * images / (32 * len(batches)) for x in evaluate(network, batches, *args)]
+
+    patch(paddle_mv3, "evaluate", by_nominal_size)
+
+
+@bug(
+    "03",
+    "losses of batches weighted alike",
+    ["loss: mean difference", "putting batches together"],
+    "validation loss off where the last batch is small; accuracies are right",
+    "mean of the batches' mean losses",
+    "weight by the batch's size",
+)
+def _(patch):
+    evaluate = metric.evaluate
+
+    def unweighted(network, batches, topk, criterion):
+        values = evaluate(network, batches, topk, criterion)
+        losses = [evaluate(network, [batch], topk, criterion)[-1] for batch in batches]
+        return [*values[:-1], float(np.mean(losses))]
+
+    patch(paddle_mv3, "evaluate", unweighted)
+
+
+@bug(
+    "03",
+    "evaluated in train mode",
+    ["acc_top1", "not in eval mode"],
+    "accuracy too low, and another one at every run",
+    "model.eval() left out: dropout and batch norm act as in training",
+    "model.eval()",
+    API + "nn/Layer_en.html",
+)
+def _(patch):
+    patch(nn.Dropout, "eval", lambda self: None)
 
 
 # --- loss ------------------------------------------------------------------------------------
@@ -2201,6 +2237,73 @@ def _(patch):
 def _(patch):
     draws = paddle_mv3.DistributedSampler.__iter__
     sampler(patch, __iter__=lambda self: (draw._replace(epoch=0) for draw in draws(self)))
+
+
+@bug(
+    "02",
+    "data set that forgets the epoch",
+    ["ImageFolder: images are the same with another epoch"],
+    "each image is augmented in one way for ever",
+    "a generator that was made once for each image",
+    "seed, epoch, index and repetition in the generator's seed",
+)
+def _(patch):
+    generator = dataset.generator
+
+    def forgetful(seed, draw, purpose):
+        return generator(seed, draw._replace(epoch=0), purpose)
+
+    patch(dataset, "generator", forgetful)
+
+
+@bug(
+    "02",
+    "random numbers that depend on the order of the images",
+    ["ImageFolder: images are others with the same draws"],
+    "no run can be repeated with another number of workers, or after a stop",
+    "one generator for all images, as Python's random module is",
+    "a generator for each image",
+)
+def _(patch):
+    one = np.random.default_rng(0)
+    patch(dataset, "generator", lambda *args: one)
+
+
+@bug(
+    "02",
+    "flip and crop from one random number",
+    ["Drawn otherwise", "with flip"],
+    "flips and crops are distributed as they should be, each by itself",
+    "a draw that was used twice",
+    "a draw for each",
+)
+def _(patch):
+    draw = transforms.ClassificationPresetTrain.draw
+
+    def coupled(self, width, height, rng):
+        drawn = draw(self, width, height, rng)
+        return {**drawn, "flip": bool(drawn["crop"][0] % 2)}
+
+    patch(transforms.ClassificationPresetTrain, "draw", coupled)
+
+
+@bug(
+    "02",
+    "AugMix with the same chain in each copy",
+    ["policy augmix", "first operation of chain 1 with first operation of chain 2"],
+    "the copies that are mixed are one and the same",
+    "[chain] * mixture_width",
+    "a draw for each copy",
+    "https://arxiv.org/abs/1912.02781",
+)
+def _(patch):
+    draw = autoaugment.AugMix.draw
+
+    def same(self, width, height, rng):
+        drawn = draw(self, width, height, rng)
+        return {**drawn, "chains": [drawn["chains"][0]] * self.mixture_width}
+
+    patch(autoaugment.AugMix, "draw", same)
 
 
 @bug(
