@@ -2289,6 +2289,24 @@ def _(patch):
 
 @bug(
     "02",
+    "crops from a tenth of the area",
+    ["Drawn otherwise", "area of the crop"],
+    "the smallest crops never come; nothing else shows",
+    "a lower bound remembered wrongly",
+    "scale=(0.08, 1.0)",
+    "https://arxiv.org/abs/1409.4842",
+)
+def _(patch):
+    draw = transforms.draw_resized_crop
+    patch(
+        transforms,
+        "draw_resized_crop",
+        lambda width, height, rng: draw(width, height, rng, scale=(0.1, 1.0)),
+    )
+
+
+@bug(
+    "02",
     "AugMix with the same chain in each copy",
     ["policy augmix", "first operation of chain 1 with first operation of chain 2"],
     "the copies that are mixed are one and the same",
