@@ -8,22 +8,25 @@ from alignment import __main__ as table
 from alignment import cli
 
 STEP = """
-import pathlib, sys
+import json, pathlib, sys
 folder = pathlib.Path(sys.argv[sys.argv.index("--result-dir") + 1]) / "log"
 folder.mkdir(parents=True, exist_ok=True)
 if {status} != 2:
-    (folder / "{stem}.json").write_text('''{{"verdict": "{verdict}", "compared": ["a", "b"],
-        "worst": "a", "difference": 1e-3, "threshold": 1e-2, "reason": null}}''')
+    summary = {{"verdict": "{verdict}", "aligned": not {status}, "records agree": {records},
+        "compared": ["a", "b"], "worst": "a", "difference": 1e-3, "threshold": 1e-2}}
+    (folder / "{stem}.json").write_text(json.dumps(summary))
 sys.exit({status})
 """
 
 
 @pytest.mark.parametrize("statuses", [(0, 0), (0, 1), (1, 2), (2, 0)])
-def test_table(statuses, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("records", [True, False])
+def test_table(statuses, records, tmp_path, monkeypatch, capfd):
     steps = {}
     for i, status in enumerate(statuses):
         verdict = ("aligned", "not aligned", "")[status]
-        script = STEP.format(status=status, stem=f"step{i}", verdict=verdict)
+        agree = records or status == 0
+        script = STEP.format(status=status, stem=f"step{i}", verdict=verdict, records=agree)
         (tmp_path / f"{i}.py").write_text(script)
         steps[f"{i}.py"] = f"step{i}"
     log = tmp_path / "result" / "log"
@@ -40,3 +43,6 @@ def test_table(statuses, tmp_path, monkeypatch, capfd):
     for row, status, name in zip(rows, statuses, steps):
         assert row.startswith(name)
         assert ("  aligned", "not aligned", "could not run (exit 2)")[status] in row
+        # What differs beside equal records has no largest difference to be shown.
+        assert ("beside the records" in row) == (status == 1 and records)
+        assert ("0.001" in row) == (status == 0 or (status == 1 and not records))
