@@ -51,6 +51,12 @@ def compare_training_data(image_dir, path):
     return compare_augmentation(port, reference, POLICIES, mixes, dataset, path)
 
 
+def compare_training_items(image_dir):
+    """What the port's data set makes of an image in this or another epoch."""
+    preset = paddle_mv3.ClassificationPresetTrain(crop_size=64)
+    return compare_items(paddle_mv3.ImageFolder(image_dir, preset), paddle_mv3.Draw)
+
+
 def compare_samplers():
     """Which images each rank gets, shuffled, and shuffled and repeated: two comparisons."""
 
@@ -95,14 +101,13 @@ def main(args):
     paddle_info = diff_helper.load_info(args.result_dir / "data_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info)
     train_dir = args.image_dir or image_dir.with_name("train")
-    train = paddle_mv3.ImageFolder(train_dir, paddle_mv3.ClassificationPresetTrain(crop_size=64))
     return diff_helper.report(
         path=log_dir / "data_diff.log",
         diff_threshold=thresholds.DATA,
         further=[
             lambda: compare_training_data(train_dir, log_dir / "data_augmentation.log"),
             *compare_samplers(),
-            lambda: compare_items(train, paddle_mv3.Draw),
+            lambda: compare_training_items(train_dir),
         ],
         locate=lambda: locate_image(paddle_data[0], torch_data[0]),
         hint="order of files, RGB or BGR, interpolation, rounding of crops, mean and std",

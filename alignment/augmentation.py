@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .data import _describe
+from .data import describe
 from .files import shown, whole_file
 from .statistics import same_distribution
+from .threads import one_torch_thread
 
 # The chance that any of the comparisons of draws calls a right port wrong, over all seeds.
 ERROR_RATE = 1e-6
@@ -29,6 +30,7 @@ CROP_SIZE = 224  # of the images that are compared
 DRAW_SIZE = 64  # of those that draws are for: less work, and the same for what is drawn
 
 
+@one_torch_thread()
 def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0):
     """Compares the training data of both sides.
 
@@ -48,28 +50,19 @@ def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0
         (whether all agrees, lines) for `DiffHelper.report`.
     """
     comparison = _Comparison()
-    threads = torch.get_num_threads()
-    # The tensors are too small to share; threads would only wait for each other.
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            rng = np.random.default_rng(seed)
-            presets, small = (
-                {
-                    p: [side(size, auto_augment_policy=p) for side in (port, reference)]
-                    for p in policies
-                }
-                for size in (CROP_SIZE, DRAW_SIZE)
-            )
-            for policy, sides in presets.items():
-                comparison.settings(policy, *sides)
-            comparison.images(presets, dataset, rng)
-            comparison.batches(*mixes, rng)
-            comparison.draws(small, rng)
-            comparison.draws_of_mixes(*mixes, rng)
-    finally:
-        torch.set_num_threads(threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        presets, small = (
+            {p: [side(size, auto_augment_policy=p) for side in (port, reference)] for p in policies}
+            for size in (CROP_SIZE, DRAW_SIZE)
+        )
+        for policy, sides in presets.items():
+            comparison.settings(policy, *sides)
+        comparison.images(presets, dataset, rng)
+        comparison.batches(*mixes, rng)
+        comparison.draws(small, rng)
+        comparison.draws_of_mixes(*mixes, rng)
     comparison.write(path)
     return comparison.findings(path)
 
@@ -219,7 +212,7 @@ def _first_to_part(steps, expected):
             return label_ref, label, label_ref
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape or a.dtype != b.dtype or not np.array_equal(a, b):
-            return label, _describe(a), _describe(b)
+            return label, describe(a), describe(b)
     return next(((label, "one stage more", "nothing") for label, _ in steps), None)
 
 

@@ -56,9 +56,9 @@ def first_stage(path, port, reference):
         a, b = stage(a), stage_ref(b)
         x, y = np.asarray(a), np.asarray(b)
         if x.shape != y.shape or x.dtype != y.dtype or not np.array_equal(x, y):
-            return name, _describe(x), _describe(y)
+            return name, describe(x), describe(y)
     return None
 
 
-def _describe(array):
+def describe(array):
     return f"{array.dtype} {array.shape} of mean {array.mean():.4g}"

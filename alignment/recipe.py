@@ -11,11 +11,13 @@ import paddle
 import torch
 
 from .precision import to_float64
+from .threads import one_torch_thread
 from .thresholds import FREE_RUN, TRAIN_FLOAT64
 from .training import (
     Comparison,
     Difference,
     Side,
+    as_paddle,
     compare,
     compare_updates,
     paddle_arrays,
@@ -29,8 +31,7 @@ from .training import (
 DECAYS = ((1e-2, None, None), (1e-2, 0.0, None), (1e-2, None, 0.0), (1e-2, 1e-3, 0.1))
 # Large enough for 20 steps to move the weights, small enough not to throw them away.
 LEARNING_RATES = {"sgd": 0.05, "sgd_nesterov": 0.05, "rmsprop": 0.01, "adamw": 0.01}
-# --lr and what belongs to the schedule, of the two recipes in the README; the last three epochs
-# are past the end.
+# Of torchvision's recipe for this network, and --lr-min; compared to three epochs past the end.
 SCHEDULE = {"epochs": 600, "lr_step_size": 2, "lr_gamma": 0.973, "lr_min": 1e-5}
 WARMUPS = (
     {"lr_warmup_epochs": 0},
@@ -39,6 +40,7 @@ WARMUPS = (
 )
 
 
+@one_torch_thread()
 def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
     """Compares the parts of both sides' recipes, up to the first that differs.
 
@@ -56,15 +58,6 @@ def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
     Returns:
         Comparison.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # these tensors are too small to be worth the wait for a second one
-    try:
-        return _compare_recipe(port, reference, make_models, rules, steps, seed)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _compare_recipe(port, reference, make_models, rules, steps, seed):
     rng = np.random.default_rng(seed)
     models = live_models(make_models, rules, rng)
     to_float64(*models)
@@ -95,11 +88,16 @@ def live_models(make_models, rules, rng):
     """Both models with the same random weights: a decayed zero would show no decay."""
     paddle_model, torch_model = make_models()
     with torch.no_grad():
-        for tensor in itertools.chain(torch_model.parameters(), torch_model.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(0.1 + 0.1 * rng.standard_normal(tensor.shape)))
+        for tensor in float_tensors(torch_model):
+            tensor.copy_(torch.from_numpy(0.1 + 0.1 * rng.standard_normal(tensor.shape)))
     restart(_side(paddle_model), _side(torch_model), rules(paddle_model))
     return paddle_model, torch_model
+
+
+def float_tensors(model):
+    """Parameters and statistics; not the count of batches, which Paddle has not."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def _side(model, optimizer=None):
@@ -146,8 +144,7 @@ def set_gradients(models, rules, rng, scale=0.01):
         if source in theirs:
             gradient = torch.from_numpy(scale * rng.standard_normal(theirs[source].shape))
             theirs[source].grad = gradient.to(theirs[source])
-            array = theirs[source].grad.cpu().numpy()
-            array = array.T if rule == "transpose" else array
+            array = as_paddle(theirs[source].grad.cpu().numpy(), rule)
             parameter.grad = paddle.to_tensor(np.ascontiguousarray(array))
 
 
@@ -190,7 +187,7 @@ def compare_free_run(title, sides, rules, steps, rng):
 
 
 def compare_schedules(port, reference):
-    """The rate that each side's optimizer uses in each epoch; the largest difference of each."""
+    """The rate that each side's optimizer uses, up to the first epoch that differs, or the last."""
     found = []
     for name, warmup in itertools.product(port.LR_SCHEDULERS, WARMUPS):
         arguments = {"lr_scheduler": name, **SCHEDULE, **warmup}
@@ -204,13 +201,12 @@ def compare_schedules(port, reference):
             lr, lr_ref = optimizer.get_lr(), optimizer_ref.param_groups[0]["lr"]
             where = f"{name} with {method} warm-up, epoch {epoch}"
             row = Difference(where, "learning rate", f"{lr!r} | {lr_ref!r}", abs(lr - lr_ref), 0.0)
-            if epoch == 0 or not row.agrees:
-                found.append(row)
             if not row.agrees:
                 break
             optimizer_ref.step()
             schedule_ref.step()
             schedule.step()
+        found.append(row)
     return found
 
 
@@ -243,9 +239,8 @@ def compare_moving_average(port, reference, models, rules, rng):
             average.n_averaged = 0
             average_ref.n_averaged.fill_(0)
         with torch.no_grad():
-            for tensor in itertools.chain(models[1].parameters(), models[1].buffers()):
-                if tensor.is_floating_point():
-                    tensor.add_(torch.from_numpy(rng.standard_normal(tensor.shape)))
+            for tensor in float_tensors(models[1]):
+                tensor.add_(torch.from_numpy(rng.standard_normal(tensor.shape)))
         restart(_side(models[0]), _side(models[1]), rules)
         average.update(models[0])
         average_ref.update_parameters(models[1])

@@ -161,7 +161,7 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64):
     return rows
 
 
-def _as_paddle(array, rule):
+def as_paddle(array, rule):
     return array.T if rule == "transpose" else array
 
 
@@ -173,7 +173,7 @@ def torch_arrays(model, rules):
     """The reference's parameters and statistics under the port's names, in its layout."""
     state = model.state_dict()
     return {
-        name: _as_paddle(state[source].detach().cpu().numpy().astype(np.float64), rule)
+        name: as_paddle(state[source].detach().cpu().numpy().astype(np.float64), rule)
         for name, (source, rule) in rules.items()
     }
 
@@ -192,7 +192,7 @@ def torch_gradients(model, rules):
     return {
         name: None
         if parameters[source].grad is None
-        else _as_paddle(parameters[source].grad.cpu().numpy(), rule)
+        else as_paddle(parameters[source].grad.cpu().numpy(), rule)
         for name, (source, rule) in rules.items()
         if source in parameters
     }
@@ -210,7 +210,7 @@ def _paired_states(port, reference, rules):
             mine = accumulators.get(paddle_name, {}).get(parameter.name)
             theirs = held.get(torch_name)
             if mine is not None and theirs is not None:
-                yield f"{torch_name} {name}", mine, _as_paddle(theirs.cpu().numpy(), rule)
+                yield f"{torch_name} {name}", mine, as_paddle(theirs.cpu().numpy(), rule)
 
 
 def optimizer_states(port, reference, rules):

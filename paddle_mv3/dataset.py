@@ -5,7 +5,7 @@ import os
 import paddle
 from PIL import Image
 
-from .sampler import IMAGE, Draw, generator
+from .sampler import IMAGE, as_draw, generator
 
 __all__ = ["ImageFolder"]
 
@@ -95,8 +95,8 @@ class ImageFolder(paddle.io.Dataset):
         self.samples = find_samples(self.root, self.classes)
         self.targets = [target for _, target in self.samples]
 
-    def __getitem__(self, draw):
-        draw = draw if isinstance(draw, Draw) else Draw(draw)
+    def __getitem__(self, key):
+        draw = as_draw(key)
         path, target = self.samples[draw.index]
         image = self.loader(path)
         if self.transform is not None:

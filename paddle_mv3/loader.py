@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 from paddle.base import core
 
-from .sampler import BATCH, Draw, generator
+from .sampler import BATCH, as_draw, generator
 
 __all__ = ["DataLoader"]
 
@@ -93,8 +93,8 @@ class _Batches(paddle.io.Dataset):
         try:
             fields = self.stack(draws)
             if self.transform is not None:
-                first = draws[0] if isinstance(draws[0], Draw) else Draw(draws[0])
-                fields = self.transform(*fields, generator(self.seed, first, BATCH))
+                rng = generator(self.seed, as_draw(draws[0]), BATCH)
+                fields = self.transform(*fields, rng)
             fields = [np.zeros(1, dtype=np.uint8), *fields]
         except OSError as error:
             fields = [_text(f"OSError:{error}")]

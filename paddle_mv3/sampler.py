@@ -17,6 +17,11 @@ class Draw(NamedTuple):
     repetition: int = 0  # of the same image in the same epoch, for RASampler
 
 
+def as_draw(key):
+    """A Draw as it is; of an index, the first repetition in epoch 0."""
+    return key if isinstance(key, Draw) else Draw(key)
+
+
 # What a Generator is for. Without such a mark the order of an epoch and the draws for image 0 would
 # come from the same stream: NumPy fills short seeds up with zeros.
 ORDER, IMAGE, BATCH = range(1, 4)

@@ -118,10 +118,10 @@ class ClassificationPresetEval:
         self.stages = [
             ("resize", lambda image: resize(image, resize_size, interpolation)),
             ("center_crop", lambda image: center_crop(image, crop_size)),
-            ("normalize", lambda image: to_normalized_array(image, table)),
+            ("normalize", lambda image: to_normalized_array(image, table))
+            if normalize
+            else ("to_array", np.asarray),
         ]
-        if not normalize:
-            self.stages[-1] = ("to_array", np.asarray)
 
     def __call__(self, image, rng=None):
         for _, stage in self.stages:

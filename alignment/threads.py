@@ -1,0 +1,16 @@
+"""PyTorch on one thread, for many small tensors: a second one would mostly be waited for."""
+
+import contextlib
+
+import torch
+
+
+@contextlib.contextmanager
+def one_torch_thread():
+    """`with one_torch_thread():`, or `@one_torch_thread()` on a function."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
