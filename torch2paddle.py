@@ -33,15 +33,8 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
-from alignment.files import (
-    CannotRun,
-    load_pdparams,
-    load_pth,
-    save_pdparams,
-    shown,
-    whole_file,
-)
-from alignment.weights import make_alive
+from alignment.files import CannotRun, load_pdparams, save_pdparams, shown, whole_file
+from alignment.weights import load_pth, make_alive
 
 RENAMED = {
     nn.layer.norm._BatchNormBase: {"_mean": "running_mean", "_variance": "running_var"},

@@ -4,7 +4,6 @@ Nothing here runs code that a file holds: weights are read with `weights_only=Tr
 an unpickler that knows NumPy arrays only, archives through tarfile's `data` filter.
 """
 
-import argparse
 import contextlib
 import os
 import pickle
@@ -12,11 +11,9 @@ import shutil
 import sys
 import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 
 class CannotRun(Exception):
@@ -93,7 +90,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _unpickle_arrays(path, file, kind):
+def unpickle_arrays(path, file, kind):
     # A damaged pickle can raise nearly anything.
     try:
         return _ArrayUnpickler(file, encoding="latin1").load()
@@ -128,7 +125,7 @@ def load_record(path):
             raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
         if shape != () or not dtype.hasobject:
             raise CannotRun(f"{shown(path)} is not {kind}: it holds one array, {dtype} {shape}")
-        array = _unpickle_arrays(path, file, kind)
+        array = unpickle_arrays(path, file, kind)
     record = array.tolist() if isinstance(array, np.ndarray) and array.shape == () else None
     return _named_arrays(path, record, kind)
 
@@ -142,7 +139,7 @@ def load_pdparams(path):
     kind = "a Paddle state_dict"
     require_file(path)
     with open(path, "rb") as file:
-        state = _unpickle_arrays(path, file, kind)
+        state = unpickle_arrays(path, file, kind)
     if isinstance(state, dict):
         state.pop("StructuredToParameterName@@", None)
         # paddle.save keeps a tensor as (its own name, array).
@@ -162,44 +159,6 @@ def save_pdparams(state, path):
         pickler = pickle.Pickler(file, protocol=4)
         pickler.fast = True  # remembers nothing; there are no references between entries
         pickler.dump({name: (name, tensor.numpy()) for name, tensor in state.items()})
-
-
-def load_pth(path):
-    """A PyTorch state_dict: {name: tensor}, on the CPU, the file mapped rather than read.
-
-    A checkpoint that wraps it (`model`, `state_dict`) is unwrapped, and the prefix that
-    DataParallel (`module.`) or torch.compile (`_orig_mod.`) puts before each name is taken off.
-
-    Raises:
-        CannotRun: the file is missing, damaged, or holds no state_dict.
-    """
-    require_file(path)
-    options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
-    try:
-        # torchvision's trainer puts its argparse.Namespace, which is inert, into checkpoints.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, **options)
-    except Exception as error:  # as above: anything, if damaged
-        if isinstance(error, pickle.UnpicklingError) and options["mmap"]:  # a whole zip file
-            reason = "it holds more than weights, which could run code; save model.state_dict()"
-        else:
-            reason = f"damaged, cut short or not written by torch.save ({type(error).__name__})"
-        raise CannotRun(f"cannot read {shown(path)}: {reason}") from error
-
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not state:
-        raise CannotRun(f"{shown(path)} holds no state_dict but a {type(state).__name__}")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise CannotRun(
-                f"{shown(path)} holds no state_dict: entry {name!r} is a {type(value).__name__}"
-            )
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
 
 
 def unpack(archive, folder):

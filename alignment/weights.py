@@ -1,11 +1,14 @@
-"""Weights on which a comparison can fail."""
+"""Weights on which a comparison can fail, and weights from files."""
 
+import argparse
 import math
+import pickle
+import zipfile
 
 import torch
 from torch import nn
 
-from .files import CannotRun, load_pdparams, load_pth, shown
+from .files import CannotRun, load_pdparams, require_file, shown
 
 
 @torch.no_grad()
@@ -76,6 +79,44 @@ def _random_images(count, size, generator):
             strength = torch.rand(1, generator=generator)
             image += 0.35 * strength * nn.functional.interpolate(pattern, (size, size))[0]
     return images
+
+
+def load_pth(path):
+    """A PyTorch state_dict: {name: tensor}, on the CPU, the file mapped rather than read.
+
+    A checkpoint that wraps it (`model`, `state_dict`) is unwrapped, and the prefix that
+    DataParallel (`module.`) or torch.compile (`_orig_mod.`) puts before each name is taken off.
+
+    Raises:
+        CannotRun: the file is missing, damaged, or holds no state_dict.
+    """
+    require_file(path)
+    options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
+    try:
+        # torchvision's trainer puts its argparse.Namespace, which is inert, into checkpoints.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, **options)
+    except Exception as error:  # as above: anything, if damaged
+        if isinstance(error, pickle.UnpicklingError) and options["mmap"]:  # a whole zip file
+            reason = "it holds more than weights, which could run code; save model.state_dict()"
+        else:
+            reason = f"damaged, cut short or not written by torch.save ({type(error).__name__})"
+        raise CannotRun(f"cannot read {shown(path)}: {reason}") from error
+
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state:
+        raise CannotRun(f"{shown(path)} holds no state_dict but a {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CannotRun(
+                f"{shown(path)} holds no state_dict: entry {name!r} is a {type(value).__name__}"
+            )
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def load_paddle(model, path):

@@ -11,7 +11,8 @@ import torch
 from conftest import ROOT
 from paddle import nn
 
-from alignment.files import CannotRun, load_pdparams, load_pth
+from alignment.files import CannotRun, load_pdparams
+from alignment.weights import load_pth
 from torch2paddle import convert, convert_file, revert, revert_file, rules
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"
