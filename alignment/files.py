@@ -49,7 +49,7 @@ def whole_file(path):
         reason = first_line(error) if isinstance(error, OSError) else "no space left, or no access"
         raise CannotRun(
             f"cannot write {shown(path)}: {reason}. Make room or make it writable, "
-            "or choose another folder (--result-dir, --data-dir)"
+            "or choose another folder"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -91,6 +91,11 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickle_arrays(path, file, kind):
+    """What a pickle of plain values and arrays holds.
+
+    Raises:
+        CannotRun: the pickle is damaged, or wants to load anything else; `path` is not `kind`.
+    """
     # A damaged pickle can raise nearly anything.
     try:
         return _ArrayUnpickler(file, encoding="latin1").load()

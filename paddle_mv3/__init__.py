@@ -7,11 +7,20 @@ from .dataset import ImageFolder
 from .ema import ExponentialMovingAverage, adjusted_decay
 from .loader import DataLoader
 from .loss import CrossEntropyLoss
-from .metric import EvalBatchSampler, accuracy, averages, batch_sums, evaluate, place
+from .metric import (
+    EvalBatchSampler,
+    accuracy,
+    averages,
+    batch_sums,
+    evaluate,
+    place,
+    topk_correct,
+)
 from .mixup import CutMix, MixUp, RandomChoice, get_mixup_cutmix
 from .model import MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
+from .norm import BatchNorm2D, synchronize_batch_norm
 from .optim import OPTIMIZERS, RMSProp, create_optimizer, weight_decay_groups
-from .sampler import BatchSampler, DistributedSampler, Draw, RASampler
+from .sampler import BatchSampler, DistributedSampler, Draw, RASampler, step_seed
 from .schedule import LR_SCHEDULERS, LR_WARMUP_METHODS, WarmupSchedule
 from .transforms import (
     ClassificationPresetEval,
@@ -27,6 +36,7 @@ __all__ = [
     "OPTIMIZERS",
     "AugMix",
     "AutoAugment",
+    "BatchNorm2D",
     "BatchSampler",
     "ClassificationPresetEval",
     "ClassificationPresetTrain",
@@ -59,5 +69,8 @@ __all__ = [
     "mobilenet_v3_small",
     "normalize_batch",
     "place",
+    "step_seed",
+    "synchronize_batch_norm",
+    "topk_correct",
     "weight_decay_groups",
 ]

@@ -5,25 +5,38 @@ import math
 import numpy as np
 import paddle
 
-__all__ = ["EvalBatchSampler", "accuracy", "averages", "batch_sums", "evaluate", "place"]
+__all__ = [
+    "EvalBatchSampler",
+    "accuracy",
+    "averages",
+    "batch_sums",
+    "evaluate",
+    "place",
+    "topk_correct",
+]
 
 
 def topk_correct(output, target, topk=(1,)):
-    """For each k, how many rows of `output` have their label among the k largest: [int].
+    """For each k, how many rows of `output` have their label among the k largest.
 
     Args:
         output: logits, (N, num_classes).
-        target: labels, (N,) int64.
+        target: labels, (N,) int64, or shares of the classes, (N, num_classes): the largest counts.
         topk: several k, each at most num_classes.
+
+    Returns:
+        (len(topk),) int64, on the device of `output`: nothing waits for it.
     """
+    if target.ndim == 2:
+        target = target.argmax(axis=1)
     _, predicted = paddle.topk(output, max(topk), axis=1)
     correct = predicted == target.reshape([-1, 1])
-    return [int(correct[:, :k].sum()) for k in topk]
+    return paddle.stack([correct[:, :k].sum() for k in topk])
 
 
 def accuracy(output, target, topk=(1,)):
     """Top-k accuracies in per cent, [float]. Arguments: `topk_correct`."""
-    return [100 * correct / len(target) for correct in topk_correct(output, target, topk)]
+    return [100 * hits / len(target) for hits in topk_correct(output, target, topk).tolist()]
 
 
 def evaluate(model, batches, topk=(1, 5), criterion=None, sharded=False):
@@ -85,7 +98,7 @@ def batch_sums(model, batches, topk=(1, 5), criterion=None):
     sums = []
     for images, target in batches:
         output = model(images)
-        row = [len(target), *topk_correct(output, target, topk)]
+        row = [len(target), *topk_correct(output, target, topk).tolist()]
         if criterion is not None:
             row.append(float(criterion(output, target)) * len(target))
         sums.append(row)

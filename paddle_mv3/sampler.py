@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-__all__ = ["BatchSampler", "DistributedSampler", "Draw", "RASampler"]
+__all__ = ["BatchSampler", "DistributedSampler", "Draw", "RASampler", "step_seed"]
 
 
 class Draw(NamedTuple):
@@ -24,12 +24,20 @@ def as_draw(key):
 
 # What a Generator is for. Without such a mark the order of an epoch and the draws for image 0 would
 # come from the same stream: NumPy fills short seeds up with zeros.
-ORDER, IMAGE, BATCH = range(1, 4)
+ORDER, IMAGE, BATCH, STEP = range(1, 5)
 
 
 def generator(seed, draw, purpose):
     """A Generator that depends on nothing else: no number of processes, no workers, no resume."""
     return np.random.default_rng((seed, *draw, purpose))
+
+
+def step_seed(seed, epoch, iteration, rank=0):
+    """For `paddle.seed` before a training step, so that its dropout depends on nothing else.
+
+    In [0, 2 ** 31). Ranks have seeds of their own, as they have images of their own.
+    """
+    return int(generator(seed, Draw(iteration, epoch, rank), STEP).integers(2**31))
 
 
 class DistributedSampler(paddle.io.Sampler):

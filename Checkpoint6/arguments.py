@@ -1,0 +1,229 @@
+"""The command line of train.py: the flags of torchvision's references/classification/train.py."""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+import paddle
+
+import paddle_mv3
+from alignment.files import CannotRun, shown, unpack
+from Checkpoint6.checkpoint import checkpoints
+
+__all__ = ["parse", "recipe_of", "require_same_recipe"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Without --data-path: what learns lite_data in under a minute on two cores. Many small steps: the
+# statistics of batch norm, which evaluation uses, move by a hundredth in each.
+TRY_OUT = {
+    "data_path": ROOT / "lite_data",
+    "epochs": 15,
+    "batch_size": 8,
+    "lr": 0.03,
+    "lr_scheduler": "cosineannealinglr",
+    "lr_warmup_epochs": 1,
+    "train_crop_size": 64,
+    "val_resize_size": 73,
+    "val_crop_size": 64,
+}
+
+# What a resumed training may do otherwise: how and where it runs, not what it computes.
+NOT_THE_RECIPE = (
+    "cache_dir",
+    "cache_dataset",
+    "data_path",
+    "device",
+    "keep_best",
+    "keep_last",
+    "output_dir",
+    "pretrained",
+    "print_freq",
+    "result_dir",
+    "resume",
+    "save_steps",
+    "skip_corrupt",
+    "start_epoch",
+    "test_only",
+    "use_deterministic_algorithms",
+    "weights",
+    "workers",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """`@FILE` in a command line stands for the arguments in FILE; # begins a comment there."""
+
+    def convert_arg_line_to_args(self, line):
+        return shlex.split(line, comments=True)
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def number(kind, low=None, above=None, high=None, wanted=None):
+    """An argparse type: a number in a range; argparse names the flag and the value."""
+
+    def read(text):
+        value = kind(text)
+        fits = (low is None or value >= low) and (above is None or value > above)
+        if not fits or (high is not None and value > high) or value != value:
+            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+        return value
+
+    return read
+
+
+count = number(int, low=1, wanted="a whole number above 0")
+count_or_0 = number(int, low=0, wanted="a whole number, 0 or more")
+rate = number(float, low=0, wanted="a number, 0 or more")
+share = number(float, low=0, high=1, wanted="a number from 0 to 1")
+
+
+def parser(description):
+    flags = _Parser(description=description, formatter_class=_Formatter, fromfile_prefix_chars="@")
+    add = flags.add_argument
+    add("--data-path", type=Path, help="folder of train and val; without it: a try-out on "
+        "lite_data, with fewer epochs and smaller images unless they are given")  # fmt: skip
+    add("--model", choices=sorted(paddle_mv3.MODELS), default="mobilenet_v3_small")
+    add("--device", choices=("cpu", "gpu", "cuda"), help="default: gpu where Paddle has one")
+    add("-b", "--batch-size", type=count, default=32, help="images of one process in a step")
+    add("--epochs", type=count, default=90)
+    add("-j", "--workers", type=count_or_0, default=default_workers(),
+        help="processes that load images, for each process that trains")  # fmt: skip
+    add("--opt", choices=paddle_mv3.OPTIMIZERS, default="sgd")
+    add("--lr", type=rate, default=0.1)
+    add("--momentum", type=rate, default=0.9)
+    add("--wd", "--weight-decay", dest="weight_decay", type=rate, default=1e-4)
+    add("--norm-weight-decay", type=rate, help="of normalisation layers; default: as --wd")
+    add("--bias-weight-decay", type=rate, help="of biases; default: as --wd")
+    add("--label-smoothing", type=share, default=0.0)
+    add("--mixup-alpha", type=rate, default=0.0)
+    add("--cutmix-alpha", type=rate, default=0.0)
+    add("--lr-scheduler", choices=paddle_mv3.LR_SCHEDULERS, default="steplr")
+    add("--lr-warmup-epochs", type=count_or_0, default=0)
+    add("--lr-warmup-method", choices=paddle_mv3.LR_WARMUP_METHODS, default="constant")
+    add("--lr-warmup-decay", type=rate, default=0.01)
+    add("--lr-step-size", type=count, default=30, help="epochs")
+    add("--lr-gamma", type=rate, default=0.1)
+    add("--lr-min", type=rate, default=0.0, help="where cosineannealinglr ends")
+    add("--print-freq", type=count, default=10, help="steps from one line to the next")
+    add("--output-dir", type=Path, default=Path("output"), help="checkpoints and logs")
+    add("--resume", metavar="FILE|auto", help="checkpoint to go on from; auto: the newest whole "
+        "one in --output-dir, or a new training where there is none")  # fmt: skip
+    add("--start-epoch", type=count_or_0, default=0, help="of a training that is not resumed")
+    add("--cache-dataset", action="store_true", help="keep the list of image files, in "
+        "~/.cache/paddle_mv3, until a folder changes")  # fmt: skip
+    add("--sync-bn", action="store_true", help="batch norm over the images of all processes")
+    add("--test-only", action="store_true", help="evaluate --weights or --resume and end")
+    add("--pretrained", action="store_true", help="same as --weights IMAGENET1K_V1")
+    add("--weights", metavar="FILE|IMAGENET1K_V1",
+        help="to begin with: a checkpoint, a state_dict (.pdparams), or torchvision's")  # fmt: skip
+    add("--auto-augment", choices=("imagenet", "ra", "ta_wide", "augmix"))
+    add("--ra-magnitude", type=count_or_0, default=9)
+    add("--augmix-severity", type=count, default=3)
+    add("--random-erase", type=share, default=0.0, help="probability")
+    add("--amp", nargs="?", choices=("O1", "O2"), const="O1", help="mixed precision, on a GPU; O2: "
+        "weights in 16 bits too, beside a copy in float32")  # fmt: skip
+    add("--amp-dtype", choices=("float16", "bfloat16"), default="float16")
+    add("--clip-grad-norm", type=rate, help="largest norm of all gradients together")
+    add("--model-ema", action="store_true", help="keep an exponential moving average of the model")
+    add("--model-ema-steps", type=count, default=32)
+    add("--model-ema-decay", type=share, default=0.99998)
+    add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
+    add("--train-crop-size", type=count, default=224)
+    add("--val-crop-size", type=count, default=224)
+    add("--val-resize-size", type=count, default=256)
+    add("--ra-sampler", action="store_true", help="repeated augmentation")
+    add("--ra-reps", type=count, default=3)
+    add("--use-deterministic-algorithms", action="store_true", help="on a GPU: the same bits in "
+        "every run, which may be slower; on the CPU it is so anyway")  # fmt: skip
+    add("--seed", type=count_or_0, default=0)
+    add("--save-steps", type=count_or_0, default=0, help="steps from one checkpoint to the next, "
+        "beside the one at the end of each epoch")  # fmt: skip
+    add("--keep-last", type=count, default=3, help="checkpoints to keep")
+    add("--keep-best", type=count, default=1,
+        help="checkpoints to keep of those that were the best when they were made")  # fmt: skip
+    add("--skip-corrupt", type=count_or_0, default=0, metavar="N",
+        help="leave out up to N image files that cannot be decoded")  # fmt: skip
+    add("--result-dir", type=Path, default=ROOT / "result", help="for train_align_paddle.npy")
+    return flags
+
+
+def default_workers():
+    ranks = int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1")))
+    return min(8, max(1, (os.cpu_count() or 1) // ranks))
+
+
+def parse(description, argv=None):
+    """The arguments of a command line, settled: device, data folder, cache.
+
+    Raises:
+        CannotRun: arguments that do not go together.
+        SystemExit: 2, with argparse's message, for an unknown or bad one.
+    """
+    flags = parser(description)
+    args = flags.parse_args(argv)
+    if args.data_path is None:
+        flags.set_defaults(**TRY_OUT)
+        args = flags.parse_args(argv)
+        if not args.data_path.is_dir():
+            unpack(ROOT / "lite_data.tar", args.data_path)
+    has_gpu = paddle.device.cuda.device_count() > 0
+    if args.device is None:
+        args.device = "gpu" if has_gpu else "cpu"
+    args.device = args.device.replace("cuda", "gpu")
+    if args.device == "gpu" and not has_gpu:
+        raise CannotRun("--device gpu: Paddle sees no GPU. Use --device cpu")
+    if args.amp and args.device == "cpu":
+        raise CannotRun("--amp has no effect in Paddle on the CPU: leave it out, or use a GPU")
+    if args.start_epoch >= args.epochs:
+        raise CannotRun(
+            f"--start-epoch {args.start_epoch} is not before the end: --epochs is {args.epochs}"
+        )
+    if args.weights and args.pretrained:
+        raise CannotRun("--weights and --pretrained: give one of them")
+    if args.test_only and not (args.weights or args.pretrained or args.resume):
+        raise CannotRun("--test-only evaluates --weights FILE or --resume FILE: give one")
+    if args.test_only:
+        args.weights, args.resume, args.model_ema = args.weights or args.resume, None, False
+        if args.weights == "auto":
+            found = checkpoints(args.output_dir)
+            if not found:
+                raise CannotRun(f"no checkpoint in {shown(args.output_dir)}: give --weights FILE")
+            args.weights = found[0]
+    if args.pretrained:
+        args.weights = "IMAGENET1K_V1"
+    args.cache_dir = None
+    if args.cache_dataset:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        args.cache_dir = Path(cache) / "paddle_mv3"
+    return args
+
+
+def recipe_of(args):
+    """{argument: value} of all that decides what is computed; plain values."""
+    return {name: v for name, v in vars(args).items() if name not in NOT_THE_RECIPE}
+
+
+def require_same_recipe(args, world_size, state, path):
+    """Raises CannotRun unless the checkpoint `state` is one of this very training."""
+    saved = {**state["args"], "processes": state["world_size"]}
+    wanted = {**recipe_of(args), "processes": world_size}
+    names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]
+    if names:
+        differences = ", ".join(
+            f"{_flag(name)} is {wanted.get(name)} and was {saved.get(name)}" for name in names
+        )
+        raise CannotRun(
+            f"{shown(path)} is of another training: {differences}. Give the same arguments, or "
+            f"begin a new training with --weights {shown(path)}"
+        )
+
+
+def _flag(name):
+    if name == "processes":
+        return "the number of processes"
+    return "--wd" if name == "weight_decay" else "--" + name.replace("_", "-")

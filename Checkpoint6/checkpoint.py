@@ -1,0 +1,246 @@
+"""Checkpoints: one file each, written whole or not at all, and checked before it is used.
+
+A file is a pickle of plain values and NumPy arrays, so `paddle.load` reads it too, followed by the
+SHA-256 of all that comes before. In it:
+
+    model           {name: array}, the layer's state_dict
+    model_ema       {"n_averaged": int, "module": {name: array}}, or None
+    optimizer       {"features.0.0.weight_momentum_0": array, ...}: by the names of the model
+    master_weights  {name: array}, float32 copies of what is trained in 16 bits
+    lr_scheduler, scaler    their state_dicts
+    epoch, iteration        where training goes on
+    args, world_size, classes, …    what it was trained with, plain values
+
+Random states need no room: what a step draws depends on the seed, the epoch, the iteration and the
+rank alone.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from alignment.files import (
+    CannotRun,
+    first_line,
+    load_pdparams,
+    require_file,
+    shown,
+    unpickle_arrays,
+    whole_file,
+)
+
+MARK = b"\nsha256:"
+TRAILER = len(MARK) + 64 + 1
+
+
+class Damaged(CannotRun):
+    """A file that is not a whole checkpoint."""
+
+
+class _Hashing:
+    """A file that is written to and hashed at the same time."""
+
+    def __init__(self, file):
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data):
+        self.digest.update(data)
+        return self.file.write(data)
+
+
+def save(path, state):
+    """Writes `state`, of plain values and arrays, and makes sure that it is on the disk.
+
+    Raises:
+        CannotRun: the file cannot be written; one of this name that was there stays as it was.
+    """
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        hashing = _Hashing(file)
+        pickler = pickle.Pickler(hashing, protocol=4)
+        pickler.fast = True  # no copy of each array is kept; nothing is referred to twice
+        pickler.dump(state)
+        file.write(MARK + hashing.digest.hexdigest().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(Path(path).parent)
+
+
+def copy(source, target):
+    """Copies a checkpoint; whole or not at all. Raises: CannotRun."""
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _sync_folder(folder):
+    """Makes a rename last through a power failure, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load(path):
+    """What `save` wrote. Runs no code that a file holds.
+
+    Raises:
+        Damaged: the file is cut short, changed, or no checkpoint.
+        CannotRun: it cannot be read.
+    """
+    try:
+        data = memoryview(Path(path).read_bytes())
+    except OSError as error:
+        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+    body, trailer = data[:-TRAILER], bytes(data[-TRAILER:])
+    if not trailer.startswith(MARK):
+        raise Damaged(f"{shown(path)} is no checkpoint, or cut short: its checksum is missing")
+    if hashlib.sha256(body).hexdigest() != trailer[len(MARK) : -1].decode(errors="replace"):
+        raise Damaged(f"{shown(path)} is damaged: its checksum is another")
+    state = unpickle_arrays(path, io.BytesIO(body), "a checkpoint")
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise Damaged(f"{shown(path)} is no checkpoint: it holds no model")
+    return state
+
+
+NAME = re.compile(r"checkpoint_(\d+)_(\d+)\.pdparams")
+
+
+def path_of(folder, epoch, iteration):
+    """The file of a checkpoint from which `iteration` of `epoch` is next."""
+    return Path(folder) / f"checkpoint_{epoch:04}_{iteration:06}.pdparams"
+
+
+def checkpoints(folder):
+    """Paths of the checkpoints in a folder, the newest first."""
+    found = [(NAME.fullmatch(path.name), path) for path in Path(folder).glob("checkpoint_*")]
+    found = [(int(match[1]), int(match[2]), path) for match, path in found if match]
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def newest(folder, report=print):
+    """(path, state) of the newest whole checkpoint in a folder, or (None, None).
+
+    Args:
+        report: called with a line about each damaged one that is passed over.
+    """
+    for path in checkpoints(folder):
+        try:
+            return path, load(path)
+        except CannotRun as error:
+            report(f"{error}. Taking the one before")
+    return None, None
+
+
+def prune(folder, keep, pattern="checkpoint_*.pdparams"):
+    """Removes all but the `keep` newest files of a pattern whose names sort by age; 0 keeps all."""
+    paths = sorted(Path(folder).glob(pattern), reverse=True)
+    for path in paths[keep:] if keep else []:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder):
+    """Removes what writes that were cut off by `kill -9` have left behind."""
+    for path in Path(folder).glob(".*.pdparams"):
+        path.unlink(missing_ok=True)
+
+
+def to_arrays(state):
+    """{name: Tensor} as {name: array}; bfloat16, which NumPy has not, as its bits in uint16."""
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def load_model(model, arrays, path):
+    """Puts {name: array} into a Layer; all of it or nothing.
+
+    Raises:
+        CannotRun: an entry is missing, unknown, or of another shape or dtype; names it and `path`.
+    """
+    wanted = model.state_dict()
+    for name in [*wanted, *arrays]:
+        have = _kind(arrays[name]) if name in arrays else "none"
+        want = _kind(wanted[name].numpy()) if name in wanted else "none"
+        if have != want:
+            raise CannotRun(
+                f"{shown(path)} does not fit the model: {name} is {have} in the file and {want} in "
+                "the model. Give the --model that it was trained with"
+            )
+    for name, tensor in wanted.items():
+        _fill(tensor, arrays[name])
+
+
+def _kind(array):
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _fill(tensor, array):
+    """Copies an array into a tensor, the bits of bfloat16 as they are."""
+    value = paddle.to_tensor(np.ascontiguousarray(array))
+    if tensor.dtype == paddle.bfloat16 and array.dtype == np.uint16:
+        value = value.view(paddle.bfloat16)
+    tensor.set_value(value)
+
+
+def optimizer_state(optimizer, model):
+    """{"optimizer", "master_weights"}: {name: array} of what an optimizer keeps of `model`.
+
+    Paddle names a state after its parameter, conv2d_0.w_0, and that after the layers which the
+    process has made so far. In the file it is named as in the model's state_dict.
+    """
+    state = optimizer.state_dict()
+    state.pop("LR_Scheduler", None)
+    masters = state.pop("master_weights", {})
+    names = {parameter.name: name for name, parameter in model.named_parameters()}
+    renamed = {}
+    for key, tensor in state.items():
+        owner = max((n for n in names if key.startswith(n + "_")), key=len)
+        renamed[names[owner] + key[len(owner) :]] = np.asarray(tensor.numpy())
+    return {
+        "optimizer": renamed,
+        "master_weights": {names[name]: tensor.numpy() for name, tensor in masters.items()},
+    }
+
+
+def load_optimizer(optimizer, model, state):
+    """The inverse of `optimizer_state`, for an optimizer that has taken no step yet."""
+    names = {name: parameter.name for name, parameter in model.named_parameters()}
+    arrays = {}
+    for key, array in state["optimizer"].items():
+        owner = max((n for n in names if key.startswith(n + "_")), key=len)
+        arrays[names[owner] + key[len(owner) :]] = paddle.to_tensor(array)
+    masters = {names[n]: paddle.to_tensor(array) for n, array in state["master_weights"].items()}
+    if masters:
+        for name, tensor in masters.items():
+            tensor.name = f"{name}_fp32_master_0"
+        arrays["master_weights"] = masters
+    # Paddle wants the schedule's state with it; that has been loaded already.
+    optimizer.set_state_dict({**arrays, "LR_Scheduler": optimizer._learning_rate.state_dict()})
+
+
+def read_weights(path):
+    """({name: array}, state) of a checkpoint or of a state_dict as `paddle.save` writes it.
+
+    Of a checkpoint, the averaged weights where it has them; `state` is the whole of it, and {} for
+    a state_dict.
+
+    Raises:
+        CannotRun: the file cannot be read, or is neither.
+    """
+    require_file(path)
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(-min(TRAILER, file.tell()), os.SEEK_END)
+        if file.read(len(MARK)) != MARK:
+            return load_pdparams(path), {}
+    state = load(path)
+    if state.get("model_ema"):
+        return state["model_ema"]["module"], state
+    return state["model"], state

@@ -1,0 +1,200 @@
+"""Several processes that train one model, and the signals that stop them."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+
+import numpy as np
+import paddle
+from paddle import distributed
+
+__all__ = [
+    "Companions",
+    "Stop",
+    "agree",
+    "broadcast",
+    "broadcast_statistics",
+    "end_workers",
+    "in_worker",
+    "start",
+    "sum_over_ranks",
+]
+
+# Paddle's own handlers print a stack, and allocate memory: a signal in the middle of an allocation
+# makes them wait for ever.
+paddle.disable_signal_handler()
+
+
+def start():
+    """(rank, world_size); joins the other processes of `python -m paddle.distributed.launch`.
+
+    On GPUs the ranks talk by NCCL, on the CPU by gloo.
+    """
+    world_size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    if world_size == 1:
+        return 0, 1
+    _when_parent_dies(signal.SIGTERM)  # the launcher
+    distributed.init_parallel_env()
+    return distributed.get_rank(), world_size
+
+
+class Stop:
+    """SIGTERM and SIGINT ask for an end after the step.
+
+    A second SIGINT, from someone who does not want to wait, ends at once. A second SIGTERM does
+    not: launchers send several.
+
+    Attributes:
+        signal: number of the signal, 0 before.
+    """
+
+    def __init__(self):
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        if self.signal and number == signal.SIGINT:
+            os._exit(128 + number)
+        self.signal = self.signal or number
+
+
+def in_worker(worker_id):
+    """For worker_init_fn: workers of a data loader are forked, and Stop's handlers with them.
+
+    A signal to all processes of a group, from a terminal or a launcher, is none of a worker's
+    business: its batches are needed until the step is done. And it ends with the process that made
+    it; after a `kill -9` it would wait for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _when_parent_dies(signal.SIGKILL)
+
+
+def _when_parent_dies(number):
+    """Asks the system for a signal then; only Linux has that."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, number)
+
+
+def end_workers():
+    """Workers that are left would be asked by SIGTERM to end, and waited for."""
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
+class Companions:
+    """Ends this process when another rank is gone; gloo and NCCL would wait half an hour for it.
+
+    Each rank holds a connection to rank 0, over which it says goodbye. The system closes the
+    connection of a process that dies, and after half a minute that of a machine that is gone.
+    """
+
+    ORDERLY = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+    def __init__(self, rank, world_size):
+        self.connections = []
+        if world_size == 1:
+            return
+        if rank == 0:
+            host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
+            server = socket.create_server((host, 0), backlog=world_size)
+            broadcast((host, server.getsockname()[1]), world_size)
+            for _ in range(1, world_size):
+                connection, _ = server.accept()
+                self._watch(connection, int.from_bytes(_receive(connection, 4), "big"))
+            server.close()
+        else:
+            connection = socket.create_connection(broadcast(None, world_size), timeout=60)
+            connection.settimeout(None)
+            connection.sendall(rank.to_bytes(4, "big"))
+            self._watch(connection, 0)
+
+    def _watch(self, connection, rank):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, seconds in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+        self.connections.append(connection)
+        threading.Thread(target=self._wait, args=(connection, rank), daemon=True).start()
+
+    def _wait(self, connection, rank):
+        said = _receive(connection).decode(errors="replace")
+        status, _, message = said.partition(" ")
+        status = int(status) if status.isdigit() else 1
+        if status in self.ORDERLY:
+            return
+        message = message or "gone without a word: killed, or its machine is down"
+        print(
+            f"error: rank {rank}: {message}. Stopping; go on with --resume auto",
+            file=sys.stderr,
+            flush=True,
+        )
+        self.leave(status, message)
+        os._exit(status)
+
+    def leave(self, status, message=""):
+        """Tells the other ranks with which exit status this one ends, and why."""
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.sendall(f"{status} {message}".encode())
+                connection.shutdown(socket.SHUT_WR)
+
+
+def _receive(connection, count=None):
+    """`count` bytes, or all until the connection ends."""
+    data = b""
+    with contextlib.suppress(OSError):
+        while count is None or len(data) < count:
+            part = connection.recv(4096 if count is None else count - len(data))
+            if not part:
+                break
+            data += part
+    return data
+
+
+def sum_over_ranks(array, world_size):
+    """float64 array -> its sum over all ranks, on each of them. A collective call."""
+    if world_size == 1:
+        return array
+    tensor = paddle.to_tensor(array)
+    distributed.all_reduce(tensor)
+    return tensor.numpy()
+
+
+def agree(values, world_size):
+    """[values of rank 0, of rank 1, ...], any plain objects. A collective call."""
+    if world_size == 1:
+        return [values]
+    gathered = []
+    distributed.all_gather_object(gathered, values)
+    return gathered
+
+
+def broadcast(value, world_size):
+    """Rank 0's `value`, any object that can be pickled, on all ranks. A collective call."""
+    if world_size == 1:
+        return value
+    holder = [value]
+    distributed.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def broadcast_statistics(models, world_size):
+    """Puts rank 0's running statistics into every rank's models. A collective call.
+
+    Each rank's batch norm sees its own images; PyTorch's DistributedDataParallel takes rank 0's
+    statistics as well, before each forward.
+    """
+    if world_size == 1:
+        return
+    for model in models:
+        for tensor in model.state_dict().values():
+            if tensor.stop_gradient and np.prod(tensor.shape):
+                distributed.broadcast(tensor, src=0)

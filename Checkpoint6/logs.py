@@ -1,0 +1,128 @@
+"""What a training tells: lines, the same as JSON, VisualDL's scalars, a bar on a terminal."""
+
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from alignment.files import shown, whole_file
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Of rank 0; on other ranks all calls do nothing.
+
+    Writes into `folder`: train.log (the lines), train.jsonl (one JSON object for each) and vdl/
+    (`visualdl --logdir`). What cannot be written, as on a full disk, is said once and left out: a
+    training does not end for want of its log.
+
+    Args:
+        rank: of this process.
+    """
+
+    def __init__(self, rank=0):
+        self.rank = rank
+        self.bar = None
+        self.folder, self.files, self.scalars = None, {}, None
+        self.complained = False
+
+    def open(self, folder, step=None):
+        """Begins to write into `folder`.
+
+        Args:
+            step: of a resumed training, the number of steps it has taken: what train.jsonl has of
+                later ones, which are about to be taken again, is removed. None: a new training.
+        """
+        if self.rank == 0:
+            self.folder = Path(folder)
+            self._attempt(self._open, step)
+
+    def _open(self, step):
+        records = self.folder / "train.jsonl"
+        if step is not None and records.exists():
+            kept = [line for line in records.read_text().splitlines(True) if _step(line) <= step]
+            with whole_file(records) as temporary:
+                temporary.write_text("".join(kept))
+        mode = "w" if step is None else "a"
+        self.files = {
+            name: open(self.folder / name, mode, buffering=1)  # noqa: SIM115
+            for name in ("train.log", "train.jsonl")
+        }
+        self.scalars = LogWriter(logdir=str(self.folder / "vdl"))
+
+    def _attempt(self, action, *args, **kwargs):
+        try:
+            action(*args, **kwargs)
+        except Exception as error:
+            if not self.complained:
+                self.complained = True
+                print(f"cannot write the log in {shown(self.folder)}: {error}", file=sys.stderr)
+
+    def say(self, text):
+        """A line with the time before it."""
+        if self.rank:
+            return
+        line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {text}"
+        if self.bar is not None:
+            tqdm.write(line)
+        else:
+            print(line, flush=True)
+        if self.files:
+            self._attempt(self.files["train.log"].write, line + "\n")
+
+    def warn(self, text):
+        """A line that no rank keeps to itself."""
+        self.say(text)
+        if self.rank:
+            print(f"rank {self.rank}: {text}", file=sys.stderr, flush=True)
+
+    def record(self, kind, text, step, values):
+        """A line, its values as a JSON object, and as VisualDL's scalars `kind/name`.
+
+        Args:
+            kind: "train" or "val".
+            step: how many updates the weights have had.
+            values: {name: number}
+        """
+        self.say(text)
+        if not self.files:
+            return
+        entry = {"time": round(time.time(), 3), "kind": kind, "step": step, **values}
+        self._attempt(self.files["train.jsonl"].write, json.dumps(entry) + "\n")
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._attempt(self.scalars.add_scalar, f"{kind}/{name}", value, step)
+
+    def progress(self, total, start, text):
+        """Begins a bar of `total` iterations, on a terminal; call `advance` after each."""
+        if self.rank == 0 and sys.stdout.isatty():
+            self.bar = tqdm(total=total, initial=start, desc=text, leave=False, unit="it")
+
+    def advance(self):
+        if self.bar is not None:
+            self.bar.update()
+
+    def end_progress(self):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def close(self):
+        self.end_progress()
+        for file in self.files.values():
+            self._attempt(file.close)
+        if self.scalars is not None:
+            self._attempt(self.scalars.close)
+
+
+def _step(line):
+    """Of a line of train.jsonl; of one that was cut short, later than all."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
