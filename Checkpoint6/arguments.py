@@ -58,6 +58,9 @@ class _Parser(argparse.ArgumentParser):
     def convert_arg_line_to_args(self, line):
         return shlex.split(line, comments=True)
 
+    def error(self, message):
+        self.exit(2, f"error: {message}. See {self.prog} --help\n")
+
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass

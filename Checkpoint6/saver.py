@@ -1,0 +1,93 @@
+"""When and where a training is saved, and what it begins with."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from alignment.files import CannotRun, shown
+from Checkpoint6 import checkpoint
+from Checkpoint6.trainer import Diverged
+
+ROOT = Path(__file__).resolve().parent.parent
+
+__all__ = ["Saver", "load_weights"]
+
+
+class Saver:
+    """Writes the checkpoints of a trainer, on rank 0.
+
+    Attributes:
+        failure: CannotRun, if the last one could not be written.
+    """
+
+    def __init__(self, trainer, loader, classes, log):
+        self.trainer, self.loader, self.classes, self.log = trainer, loader, classes, log
+        self.args = trainer.args
+        self.failure = None
+
+    def __call__(self):
+        """A checkpoint of now. What cannot be written is said, and the training goes on.
+
+        Raises:
+            Diverged: a weight is infinite or no number; nothing is written.
+        """
+        trainer = self.trainer
+        if trainer.rank:
+            return
+        state = trainer.state_dict()
+        state |= {"classes": self.classes, "skipped": dict(self.loader.skipped)}
+        for name, array in state["model"].items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise Diverged(
+                    f"{name} holds infinite values or NaN before epoch {trainer.epoch}, iteration "
+                    f"{trainer.iteration}, at a learning rate of {trainer.optimizer.get_lr():.6g}"
+                )
+        path = checkpoint.path_of(self.args.output_dir, trainer.epoch, trainer.iteration)
+        try:
+            checkpoint.save(path, state)
+            checkpoint.prune(self.args.output_dir, self.args.keep_last)
+            self.failure = None
+        except CannotRun as error:
+            self.failure = error
+            self.log.say(f"NOT SAVED: {error}. The training goes on; the last checkpoint is kept")
+
+    def best(self, top1):
+        """Keeps the checkpoint that was just made, if it is the best so far."""
+        trainer = self.trainer
+        if trainer.best and trainer.best["top1"] >= top1:
+            return
+        trainer.best = {"epoch": trainer.epoch, "top1": top1}
+        if trainer.rank or self.failure:
+            return
+        folder = self.args.output_dir
+        source = checkpoint.path_of(folder, trainer.epoch, trainer.iteration)
+        try:
+            checkpoint.copy(source, folder / f"best_{trainer.epoch:04}.pdparams")
+            checkpoint.prune(folder, self.args.keep_best, "best_*.pdparams")
+        except CannotRun as error:
+            self.log.say(f"NOT SAVED: {error}. The training goes on")
+
+
+def load_weights(args, model, num_classes):
+    """Puts --weights into `model`. Raises: CannotRun, if they are another model's."""
+    if args.weights == "IMAGENET1K_V1":
+        # Downloads and converts; the only thing here that needs PyTorch.
+        import torch2paddle
+
+        where = argparse.Namespace(model=args.model, data_dir=ROOT / "data", pretrained=True)
+        path = torch2paddle.prepare(where)[1]
+    else:
+        path = Path(args.weights)
+    if path.suffix in (".pth", ".pt"):
+        raise CannotRun(
+            f"{shown(path)} is PyTorch's. Convert it: python torch2paddle.py {shown(path)}"
+        )
+    arrays, _ = checkpoint.read_weights(path)
+    bias = list(arrays.values())[-1]
+    if "classifier.3.bias" in arrays and len(bias) != num_classes:
+        raise CannotRun(
+            f"{shown(path)} is of a model for {len(bias)} classes, and {shown(args.data_path)} has "
+            f"{num_classes}: the class counts have to be the same"
+        )
+    checkpoint.load_model(model, arrays, path)
