@@ -107,7 +107,8 @@ def stop_requested(trainer, stop):
     # Ranks on GPUs agree where they meet anyway: asking would make the host wait for the device.
     if trainer.args.device != "cpu" and trainer.iteration % trainer.args.print_freq:
         return 0
-    return max(distributed.agree(stop.signal, trainer.world_size))
+    asked = distributed.sum_over_ranks(np.array([float(stop.signal > 0)]), trainer.world_size)
+    return (stop.signal or signal.SIGTERM) if asked[0] else 0
 
 
 def train_line(trainer, log, sums, steps, reader_cost, batch_cost, usual_cost):
@@ -255,38 +256,47 @@ def main(args, stop, rank=0, world_size=1):
         prepare_output(args)
     log = Log(rank)
     try:
-        eval_loader, eval_set = evaluation_data(args, rank, world_size)
         if args.test_only:
-            test(args, eval_loader, eval_set, log, stop, rank, world_size)
+            test(args, stop, rank, world_size, log)
         else:
-            train(args, eval_loader, eval_set, log, stop, rank, world_size)
-    except ValueError as error:
-        raise CannotRun(str(error)) from error
+            train(stop, log, *set_up(args, rank, world_size, log))
     finally:
         log.close()
 
 
-def test(args, eval_loader, eval_set, log, stop, rank, world_size):
+def test(args, stop, rank, world_size, log):
     """Evaluates --weights."""
-    trainer = Trainer(args, len(eval_set.classes), 0, rank, world_size)
-    load_weights(args, trainer.model, len(eval_set.classes))
-    evaluate(trainer, eval_loader, log, stop)
+    loader, dataset = evaluation_data(args, rank, world_size)
+    trainer = Trainer(args, len(dataset.classes), 0, rank, world_size)
+    load_weights(args, trainer.model, len(dataset.classes))
+    evaluate(trainer, loader, log, stop)
 
 
-def train(args, eval_loader, eval_set, log, stop, rank, world_size):
-    """Trains, from the beginning or from a checkpoint."""
-    loader, batches, train_set = training_data(args, rank, world_size)
-    require_same_data(args, train_set, eval_set, world_size)
-    trainer = Trainer(args, len(train_set.classes), len(batches), rank, world_size)
+def set_up(args, rank, world_size, log):
+    """(trainer, where it is to go on; training_data; evaluation_data).
+
+    Raises:
+        CannotRun, OSError: data, weights or checkpoint do not fit together, or to the arguments.
+    """
+    try:
+        data, eval_data = (f(args, rank, world_size) for f in (training_data, evaluation_data))
+        (loader, batches, train_set), (eval_loader, eval_set) = data, eval_data
+        require_same_data(args, train_set, eval_set, world_size)
+        trainer = Trainer(args, len(train_set.classes), len(batches), rank, world_size)
+    except ValueError as error:
+        raise CannotRun(str(error)) from error
     state = resume(args, world_size, rank, log) if args.resume else None
     if state:
         trainer.set_state_dict(state, state["path"])
         loader.skipped.update(state["skipped"])
     elif args.weights:
         load_weights(args, trainer.model, len(train_set.classes))
+    eval_loader.skipped = loader.skipped  # one count for all files
     trainer.parallel()
 
     log.open(args.output_dir, trainer.steps if state else None)
+    for each in (loader, eval_loader):
+        each.on_skip = each.on_restart = log.warn
     parameters = sum(p.size for p in trainer.model.parameters() if not p.stop_gradient)
     log.say(
         f"{args.model}, {parameters:,} parameters; {len(train_set):,} images of "
@@ -298,9 +308,14 @@ def train(args, eval_loader, eval_set, log, stop, rank, world_size):
             f"going on from {shown(state['path'])}: epoch {trainer.epoch}, "
             f"iteration {trainer.iteration}"
         )
-    loader.on_skip = loader.on_restart = eval_loader.on_skip = eval_loader.on_restart = log.warn
+    return trainer, data, eval_data
+
+
+def train(stop, log, trainer, data, eval_data):
+    """Epoch after epoch: trains, saves, evaluates."""
+    (loader, batches, train_set), (eval_loader, _) = data, eval_data
+    args = trainer.args
     saver = Saver(trainer, loader, train_set.classes, log)
-    top1 = None
     while trainer.epoch < args.epochs:
         trainer.schedule.step(trainer.epoch)
         batches.set_epoch(trainer.epoch, trainer.iteration)
@@ -310,18 +325,34 @@ def train(args, eval_loader, eval_set, log, stop, rank, world_size):
         except OSError:  # an image that cannot be read, between two steps
             saver()
             raise
+        except Stopped:
+            if saver.failure:
+                raise saver.failure from None
+            raise
         saver()
         epoch_line(trainer, log, time.perf_counter() - begin)
         top1 = evaluate(trainer, eval_loader, log, stop)
         saver.best(top1)
         trainer.next_epoch()
-    if rank == 0:
+        share_skipped(loader, trainer.world_size)
+    if trainer.rank == 0:
         record(top1, args.result_dir)
         log.say(f"top1 {top1:.3f} -> {shown(args.result_dir / 'train_align_paddle.npy')}")
         best = trainer.best
         log.say(f"best: epoch {best['epoch']}, top1 {best['top1']:.3f}")
     if saver.failure:
         raise saver.failure
+
+
+def share_skipped(loader, world_size):
+    """Counts the files that other ranks have skipped. Raises: OSError, if they are too many."""
+    for theirs in distributed.agree(dict(loader.skipped), world_size):
+        loader.skipped.update(theirs)
+    if len(loader.skipped) > loader.skip_corrupt:
+        raise OSError(
+            f"{len(loader.skipped)} images cannot be decoded, and --skip-corrupt is "
+            f"{loader.skip_corrupt}: {', '.join(sorted(loader.skipped))}"
+        )
 
 
 def run():

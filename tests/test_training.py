@@ -1,0 +1,669 @@
+"""Checkpoint6/train.py: trains, can be stopped at any moment, and goes on as if it had not been."""
+
+import contextlib
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT, Result
+from PIL import Image
+
+import paddle_mv3
+from alignment.diff import DiffHelper
+from alignment.files import CannotRun
+from Checkpoint6 import arguments, checkpoint, train
+from Checkpoint6.trainer import Trainer
+
+TRAIN = ROOT / "Checkpoint6" / "train.py"
+# Everything that a resumed training could get wrong is switched on; 7 steps in an epoch.
+OPTIONS = shlex.split(
+    "--epochs 2 -b 4 -j 0 --train-crop-size 32 --val-crop-size 32 --val-resize-size 36 --lr 0.01 "
+    "--opt rmsprop --lr-warmup-epochs 1 --lr-step-size 1 --auto-augment imagenet --model-ema "
+    "--model-ema-steps 2 --random-erase 0.2 --mixup-alpha 0.2 --label-smoothing 0.1 "
+    "--clip-grad-norm 1 --norm-weight-decay 0 --print-freq 1 --save-steps 2"
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """26 images to train on and 13 to evaluate, of three classes; tests leave them as they are."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("images")
+    for part, count in (("train", 26), ("val", 13)):
+        for i in range(count):
+            path = folder / part / "abc"[i % 3] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture
+def run(images, tmp_path, monkeypatch, capfd):
+    """train.py in this process, which has Paddle loaded."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def run_training(*options, data=images, out=tmp_path / "out"):
+        folders = ["--data-path", data, "--output-dir", out, "--result-dir", tmp_path / "result"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, [*OPTIONS, *folders, *options])])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            train.run()
+        return Result(leaving.value.code or 0, *capfd.readouterr())
+
+    yield run_training
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def start(images, out, *options, launch=(), **more):
+    """train.py in a process of its own, and a group of its own."""
+    command = [sys.executable, *launch, TRAIN, *OPTIONS, "--data-path", images]
+    command += ["--output-dir", out, "--result-dir", out / "result", *options]
+    return subprocess.Popen(
+        [str(x) for x in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **more,
+    )
+
+
+def wait_for(process, text, seen=""):
+    """Reads lines until one has `text`."""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"no {text!r} in:\n{seen}")
+
+
+def finish(process):
+    out = process.communicate(timeout=120)[0]
+    return process.returncode, out
+
+
+@pytest.fixture(scope="module")
+def straight(images, tmp_path_factory):
+    """The last checkpoint of a training that nobody stopped."""
+    out = tmp_path_factory.mktemp("straight")
+    status, text = finish(start(images, out))
+    assert status == 0, text
+    return last(out)
+
+
+def last(out):
+    return checkpoint.load(checkpoint.checkpoints(out)[0])
+
+
+def same(a, b, where=""):
+    """Asserts that two states are the same to the last bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and np.array_equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def records(out, kind="train"):
+    entries = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if entry["kind"] == kind]
+
+
+# --- a training from beginning to end ---
+
+
+def test_a_training_says_records_and_keeps_what_it_did(run, tmp_path):
+    result = run()
+    assert result.status == 0, result.err
+    out = tmp_path / "out"
+    number = r"[\d.e+-]+"
+    line = (
+        rf"\[[\d/]+ [\d:]+\] \[Train\] epoch: 0, iter: 1/7, lr: {number}, loss: {number}, "
+        rf"top1: {number}, top5: {number}, avg_reader_cost: {number} sec, avg_batch_cost: {number} "
+        rf"sec, avg_samples: 4\.0, avg_ips: {number} images/sec, eta: \d+:\d\d:\d\d"
+    )
+    assert re.search(line, result.out), result.out
+    assert (out / "train.log").read_text() in result.out
+
+    steps = records(out)
+    assert [entry["step"] for entry in steps] == list(range(1, 15))
+    wanted = "epoch iter lr loss top1 top5 avg_reader_cost avg_batch_cost avg_samples avg_ips eta"
+    assert all(set(wanted.split()) <= entry.keys() for entry in steps)
+    assert [entry["lr"] for entry in steps] == [1e-4] * 7 + [0.01] * 7
+    assert [entry["avg_samples"] for entry in steps] == [4, 4, 4, 4, 4, 4, 2] * 2
+    evaluations = records(out, "val")
+    assert [set(e) - {"time", "kind", "step", "epoch"} for e in evaluations] == [
+        {"top1", "top5", "loss"},
+        {"ema_top1", "ema_top5", "ema_loss"},
+    ] * 2
+    assert list((out / "vdl").iterdir())
+
+    top1 = DiffHelper().load_info(str(tmp_path / "result" / "train_align_paddle.npy"))["top1"]
+    assert top1.tolist() == [evaluations[-1]["ema_top1"]]
+    names = sorted(path.name for path in out.glob("*.pdparams"))
+    assert names[1:] == [f"checkpoint_0001_00000{i}.pdparams" for i in (3, 5, 7)]
+    best = max(evaluations[1::2], key=lambda e: e["ema_top1"])
+    assert names[0] == f"best_{best['epoch']:04}.pdparams"
+
+    again = run("--test-only", "--weights", out / names[0])
+    assert f"top1: {best['ema_top1']:.5g}" in again.out
+    assert "top1" in run("--test-only", "--resume", "auto").out
+
+
+def test_visualdl_reads_its_scalars(run, tmp_path):
+    assert run("--epochs", 1, "--lr-warmup-epochs", 0).status == 0
+    from visualdl import LogReader
+
+    (file,) = (tmp_path / "out" / "vdl").iterdir()
+    data = LogReader(file_path=str(file)).get_data("scalar", "train/loss")
+    assert [record.id for record in data] == list(range(1, 8))
+    losses = [entry["loss"] for entry in records(tmp_path / "out")]
+    assert np.allclose([record.value for record in data], losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small_600", "mobilenet_v3_small_120"])
+def test_recipes_are_the_published_ones(name, run):
+    path = ROOT / "Checkpoint6" / "recipes" / f"{name}.txt"
+    args = arguments.parse("", [f"@{path}", "--data-path", "x", "--device", "cpu"])
+    recipe = arguments.recipe_of(args)
+    common = {"model": "mobilenet_v3_small", "lr_scheduler": "steplr", "momentum": 0.9}
+    published = {
+        "mobilenet_v3_small_600": {
+            "epochs": 600, "batch_size": 128, "opt": "rmsprop", "lr": 0.064, "weight_decay": 1e-5,
+            "lr_step_size": 2, "lr_gamma": 0.973, "auto_augment": "imagenet", "random_erase": 0.2,
+        },
+        "mobilenet_v3_small_120": {
+            "epochs": 120, "batch_size": 2048 // 8, "opt": "sgd", "lr": 0.8, "lr_step_size": 30,
+            "lr_gamma": 0.1, "auto_augment": None, "random_erase": 0.0, "label_smoothing": 0.0,
+        },
+    }  # fmt: skip
+    wanted = common | published[name]
+    assert {key: recipe[key] for key in wanted} == wanted
+    shorter = ["--train-crop-size", 32, "--epochs", 1, "-b", 8, "--lr-warmup-epochs", 0]
+    assert run(f"@{path}", *shorter).status == 0
+
+
+@pytest.mark.slow
+def test_without_arguments_it_learns_lite_data(spawn, tmp_path):
+    result = spawn(TRAIN, "--output-dir", tmp_path, "--result-dir", tmp_path, cwd=TRAIN.parent)
+    assert result.status == 0, result.err
+    assert records(tmp_path, "val")[-1]["top1"] > 50
+
+
+@pytest.mark.slow
+def test_a_bar_on_a_terminal(images, tmp_path):
+    main, terminal = os.openpty()
+    command = [sys.executable, TRAIN, *OPTIONS, "--data-path", images, "--output-dir", tmp_path]
+    command += ["--result-dir", tmp_path]
+    process = subprocess.Popen([str(x) for x in command], stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    text = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(main, 4096):
+            text += part
+    assert process.wait() == 0
+    assert b"epoch 0:" in text and b"/7 [" in text
+
+
+def test_training_runs_without_torch(images, tmp_path, spawn):
+    script = tmp_path / "without_torch.py"
+    script.write_text(
+        "import runpy, sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    short = ["--epochs", "1", "--lr-warmup-epochs", "0", "-b", "13"]
+    folders = ["--data-path", images, "--output-dir", tmp_path, "--result-dir", tmp_path]
+    result = spawn(script, TRAIN, *OPTIONS, *folders, *short)
+    assert result.status == 0, result.err
+
+
+# --- stopped, and going on ---
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_stopped_by_a_signal_it_saves_and_goes_on_bit_for_bit(number, images, tmp_path, straight):
+    process = start(images, tmp_path, "-j", 2)
+    wait_for(process, "epoch: 0, iter: 3/7")
+    os.killpg(process.pid, number)  # as a terminal or a launcher does: workers too
+    status, text = finish(process)
+    assert status == 128 + number, text
+    assert "--resume auto" in text.splitlines()[-1] and "Traceback" not in text
+    stopped = last(tmp_path)
+    assert (stopped["epoch"], stopped["iteration"]) == (0, len(records(tmp_path)))
+
+    status, text = finish(start(images, tmp_path, "-j", 0, "--resume", "auto"))
+    assert status == 0, text
+    same(straight, last(tmp_path))
+    assert [entry["step"] for entry in records(tmp_path)] == list(range(1, 15))
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_it_ends_with_the_same_weights(images, tmp_path, straight):
+    rng = random.Random(0)
+    reached = set()
+    for _ in range(20):
+        process = start(images, tmp_path, "-j", 1, "--resume", "auto", "--save-steps", 1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=rng.uniform(1.0, 4.5))
+        process.kill()
+        process.wait()
+        reached.update(path.name for path in checkpoint.checkpoints(tmp_path))
+    assert len(reached) > 3
+    status, text = finish(start(images, tmp_path, "--resume", "auto", "--save-steps", 1))
+    assert status == 0, text
+    same(straight, last(tmp_path))
+    assert not list(tmp_path.glob(".*"))
+    # The workers went with their process.
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(tmp_path) not in listing
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, images, tmp_path, straight):
+    assert run("--epochs", 2).status == 0
+    newest, second, third = checkpoint.checkpoints(tmp_path / "out")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(content)
+    result = run("--resume", "auto")
+    assert result.status == 0, result.err
+    for path in (newest, second):
+        assert re.search(rf"{path.name} is .*(cut short|damaged)", result.out)
+    assert f"going on from {third}" in result.out
+    same(straight, last(tmp_path / "out"))
+
+    newest.write_bytes(b"")
+    result = run("--resume", newest)
+    assert result.status == 2 and newest.name in result.error_line
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_no_training(images, tmp_path, straight):
+    process = start(images, tmp_path)
+    wait_for(process, "epoch: 0, iter: 3/7")
+    # No file may grow above a megabyte now: what a write to a full disk meets, half-way.
+    unlimited = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, -1))
+    seen = wait_for(process, "NOT SAVED")
+    assert "going" in seen or "goes on" in seen
+    kept = checkpoint.checkpoints(tmp_path)
+    assert kept and all(checkpoint.load(path) for path in kept)
+    wait_for(process, "epoch: 0 done")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+    status, text = finish(process)
+    assert status == 0, text
+    same(straight, last(tmp_path))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_cannot_be_saved_at_the_end_is_no_success(run, monkeypatch):
+    def full(*_):
+        raise CannotRun("cannot write x: No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    result = run()
+    assert result.status == 2 and "No space left" in result.error_line
+    assert "NOT SAVED" in result.out and "epoch: 1 done" in result.out
+
+
+def test_a_worker_that_dies_is_replaced(images, tmp_path, straight):
+    process = start(images, tmp_path, "-j", 1)
+    seen = wait_for(process, "epoch: 0, iter: 2/7")
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(children) as file:
+        workers = [int(pid) for pid in file.read().split()]
+    os.kill(workers[-1], signal.SIGKILL)
+    status, text = finish(process)
+    assert status == 0, seen + text
+    same(straight, last(tmp_path))
+
+
+# --- bad input ---
+
+
+def damage(images, folder, names):
+    """A copy of `images` in which some files are cut short."""
+    for path in images.rglob("*.png"):
+        target = folder / path.relative_to(images)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes()
+        target.write_bytes(data[: len(data) // 2] if path.name in names else data)
+    return folder
+
+
+def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
+    data = damage(images, tmp_path / "damaged", ["5.png", "20.png"])
+    result = run(data=data)
+    assert result.status == 2 and re.search(r"(5|20)\.png", result.error_line), result.err
+    result = run("--skip-corrupt", 1, "--resume", "auto", data=data)
+    assert result.status == 2 and re.search(r"(5|20)\.png", result.error_line), result.err
+
+    # 5.png is damaged in val too.
+    result = run("--skip-corrupt", 3, "--resume", "auto", data=data)
+    assert result.status == 0, result.err
+    assert result.out.count("20.png") == 1
+    state = last(tmp_path / "out")
+    assert sorted(os.path.basename(path) for path in state["skipped"]) == ["20.png", "5.png"]
+    assert records(tmp_path / "out", "epoch")[-1]["images"] == 24
+
+
+def test_not_a_number_stops_with_the_step_and_the_rate(run, tmp_path):
+    rising = ["--lr", "1e30", "--lr-warmup-decay", "1e-33", "--clip-grad-norm", "1e9"]
+    result = run(*rising, "--print-freq", 7, "--save-steps", 0)
+    assert result.status == 1
+    found = re.search(
+        r"loss is (nan|inf) in epoch 1, iteration (\d), at a learning rate of 1e\+30\. .*"
+        r"checkpoint_0000_000007", result.error_line
+    )  # fmt: skip
+    assert found and 1 <= int(found[2]) <= 3, result.err
+    state = last(tmp_path / "out")
+    assert all(np.isfinite(array).all() for array in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--lr", "0.02"], ["--lr is 0.02 and was 0.01"]),
+        (["--model", "mobilenet_v3_large"], ["--model is mobilenet_v3_large"]),
+        (["--seed", "3", "-b", "8"], ["--seed is 3 and was 0", "--batch-size is 8 and was 4"]),
+        (["--wd", "0"], ["--wd is 0.0 and was 0.0001"]),
+    ],
+)
+def test_another_training_is_not_resumed(options, words, run, images, tmp_path, straight):
+    path = checkpoint.path_of(tmp_path / "out", 0, 7)
+    checkpoint.save(path, straight)
+    result = run("--resume", "auto", *options)
+    assert result.status == 2
+    for word in [*words, path.name, "--weights"]:
+        assert word in result.error_line
+    assert checkpoint.checkpoints(tmp_path / "out") == [path]
+
+
+def test_what_can_be_said_before_training_is(run, images, tmp_path, data_dir):
+    cases = {
+        "classes": (["--weights", data_dir / "mv3_small_paddle.pdparams"], "1000 classes.*has 3"),
+        "torch": (["--weights", "x.pth"], "torch2paddle.py"),
+        "missing": (["--data-path", tmp_path / "none"], "none/val"),
+        "amp": (["--amp"], "--amp.*CPU"),
+        "repeated": (["--ra-sampler"], "26 images"),
+        "start": (["--start-epoch", "2"], "--start-epoch 2.*--epochs is 2"),
+        "flag": (["--lr", "-1"], "--lr: -1"),
+        "warmup": (["--lr-warmup-epochs", "2"], "lr_warmup_epochs is 2"),
+        "nothing": (["--test-only"], "--test-only"),
+        "resume": (["--resume", tmp_path / "none"], "none"),
+    }
+    for name, (options, pattern) in cases.items():
+        result = run(*options, out=tmp_path / name)
+        assert result.status == 2, name
+        assert re.search(pattern, result.error_line), (name, result.err)
+        assert "[Train]" not in result.out
+
+    (tmp_path / "file").write_text("")
+    result = run(out=tmp_path / "file" / "out")
+    assert result.status == 2 and "cannot write" in result.error_line
+    checkpoint.save(tmp_path / "out" / "checkpoint_0000_000001.pdparams", {"model": {}})
+    result = run()
+    assert result.status == 2 and "--resume auto" in result.error_line
+
+
+def test_folders_with_other_classes(run, images, tmp_path):
+    data = damage(images, tmp_path / "data", [])
+    (data / "val" / "c").rename(data / "val" / "d")
+    result = run(data=data)
+    assert result.status == 2 and "c is in one of them only" in result.error_line
+
+
+# --- checkpoints ---
+
+
+def make_trainer(options=(), classes=3):
+    args = arguments.parse("", [*OPTIONS, "--data-path", "x", "--device", "cpu", *options])
+    return Trainer(args, classes, 7)
+
+
+def batches(seed, count):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        images = rng.standard_normal((2, 3, 32, 32)).astype("float32")
+        yield paddle.to_tensor(images), paddle.to_tensor(rng.integers(0, 3, 2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--opt", "sgd", "--momentum", "0"],
+        ["--opt", "sgd"],
+        ["--opt", "sgd_nesterov"],
+        ["--opt", "adamw", "--bias-weight-decay", "0"],
+        ["--opt", "rmsprop", "--sync-bn"],
+    ],
+    ids=" ".join,
+)
+def test_every_optimizer_goes_on_bit_for_bit(options, tmp_path):
+    trainer = make_trainer(options)
+    for batch in batches(0, 2):
+        trainer.step(*batch)
+    path = checkpoint.path_of(tmp_path, 0, 2)
+    checkpoint.save(path, trainer.state_dict())
+    other = make_trainer(options)  # in this process its parameters have other names
+    other.set_state_dict(checkpoint.load(path), path)
+    for batch in batches(1, 2):
+        assert [float(trainer.step(*batch)[0])] == [float(other.step(*batch)[0])]
+    same(trainer.state_dict(), other.state_dict())
+
+
+def test_states_in_16_bits_survive(tmp_path):
+    model = paddle.nn.Linear(3, 2)
+    for dtype in ("bfloat16", "float16"):
+        model.to(dtype=dtype)
+        path = checkpoint.path_of(tmp_path, 0, 0)
+        checkpoint.save(path, {"model": checkpoint.to_arrays(model.state_dict())})
+        other = paddle.nn.Linear(3, 2)
+        other.to(dtype=dtype)
+        checkpoint.load_model(other, checkpoint.load(path)["model"], path)
+        for name, tensor in other.state_dict().items():
+            assert tensor.dtype == model.state_dict()[name].dtype
+            assert np.array_equal(tensor.numpy(), model.state_dict()[name].numpy())
+
+
+def test_paddle_reads_a_checkpoint(tmp_path, straight):
+    path = checkpoint.path_of(tmp_path, 1, 7)
+    checkpoint.save(path, straight)
+    loaded = paddle.load(str(path))
+    model = paddle_mv3.mobilenet_v3_small(num_classes=3)
+    missing, unexpected = model.set_state_dict(loaded["model"])
+    assert not missing and not unexpected
+    for name, tensor in model.state_dict().items():
+        assert np.array_equal(tensor.numpy(), straight["model"][name]), name
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch harm",)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint.path_of(tmp_path, 0, 0)
+    checkpoint.save(path, {"model": {}, "args": Harmful()})
+    with pytest.raises(CannotRun, match="system"):
+        checkpoint.load(path)
+    (tmp_path / "plain.pdparams").write_bytes(pickle.dumps({"x": Harmful()}))
+    with pytest.raises(CannotRun):
+        checkpoint.read_weights(tmp_path / "plain.pdparams")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_every_cut_of_a_checkpoint_is_found(tmp_path):
+    path = checkpoint.path_of(tmp_path, 0, 0)
+    checkpoint.save(path, {"model": {"w": np.arange(3.0)}})
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint.load(path)
+    for position in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[position] ^= 16
+        path.write_bytes(changed)
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint.load(path)
+
+
+def test_weights_of_another_model_name_what_differs(tmp_path):
+    model = paddle_mv3.mobilenet_v3_small(num_classes=3)
+    arrays = checkpoint.to_arrays(paddle_mv3.mobilenet_v3_large(num_classes=3).state_dict())
+    before = checkpoint.to_arrays(model.state_dict())
+    with pytest.raises(CannotRun, match=r"features\.1.*in the file and .* in the model"):
+        checkpoint.load_model(model, arrays, "x.pdparams")
+    same(before, checkpoint.to_arrays(model.state_dict()))
+
+
+# --- several processes ---
+
+LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node"]
+
+
+def start_ranks(ranks, images, out, *options):
+    return start(images, out, *options, launch=[*LAUNCH, ranks, "--log_dir", out / "log"])
+
+
+def test_two_ranks_train_one_model(images, tmp_path):
+    status, text = finish(start_ranks(2, images, tmp_path, "-b", 2, "-j", 1))
+    assert status == 0, text
+    assert [entry["images"] for entry in records(tmp_path, "epoch")] == [26, 26]
+    assert [entry["avg_samples"] for entry in records(tmp_path)] == [4, 4, 4, 4, 4, 4, 2] * 2
+    state = last(tmp_path)
+    assert state["world_size"] == 2
+    result = finish(start(images, tmp_path, "-b", 2, "--resume", "auto"))
+    assert result[0] == 2 and "the number of processes is 1 and was 2" in result[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_stop_together_and_go_on_bit_for_bit(ranks, images, tmp_path):
+    options = ["-b", 2, "-j", 1]
+    status, text = finish(start_ranks(ranks, images, tmp_path / "straight", *options))
+    assert status == 0, text
+    out = tmp_path / "stopped"
+    process = start_ranks(ranks, images, out, *options)
+    wait_for(process, "epoch: 0, iter: 2/")
+    os.kill(process.pid, signal.SIGTERM)  # the launcher
+    finish(process)
+    deadline = time.monotonic() + 30
+    while str(out) in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert last(out)["iteration"] >= 2
+    status, text = finish(start_ranks(ranks, images, out, *options, "--resume", "auto"))
+    assert status == 0, text
+    assert "going on from" in text
+    same(last(tmp_path / "straight"), last(out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["alive", "stopped"])
+def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path):
+    """With the launcher stopped, as where the other machine's launcher is gone too."""
+    process = start_ranks(2, images, tmp_path, "-b", 2, "--epochs", 500)
+    seen = wait_for(process, "epoch: 0, iter: 3/")
+    ranks = {}
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        for pid in file.read().split():
+            with open(f"/proc/{pid}/environ") as environment:
+                ranks[re.search(r"PADDLE_TRAINER_ID=(\d)", environment.read())[1]] = int(pid)
+    if launcher == "stopped":
+        os.kill(process.pid, signal.SIGSTOP)
+    os.kill(ranks["1"], signal.SIGKILL)
+    seen = wait_for(process, "error: rank 1", seen)
+    assert "gone without a word" in seen and "--resume auto" in seen
+    os.kill(process.pid, signal.SIGCONT)
+    status, _ = finish(process)
+    assert status not in (0, None)
+
+
+@pytest.mark.slow
+def test_the_error_of_another_rank_is_heard(images, tmp_path):
+    data = damage(images, tmp_path / "data", ["5.png"])
+    process = start_ranks(2, data, tmp_path / "out", "-b", 2)
+    status, text = finish(process)
+    assert status != 0
+    assert "5.png" in text, text
+
+
+SYNC = """
+import sys
+sys.path.insert(0, {root!r})
+import numpy as np
+import paddle
+import paddle_mv3
+paddle.set_default_dtype("float64")
+paddle.distributed.init_parallel_env()
+rank = paddle.distributed.get_rank()
+data = dict(np.load(sys.argv[1]))
+part = slice(0, 3) if rank == 0 else slice(3, 8)
+norm = paddle_mv3.BatchNorm2D(4, momentum=0.9, epsilon=1e-3)
+norm.weight.set_value(paddle.to_tensor(data["weight"]))
+paddle_mv3.synchronize_batch_norm(norm)
+x = paddle.to_tensor(data["x"][part], stop_gradient=False)
+y = norm(x)
+(y * paddle.to_tensor(data["g"][part])).sum().backward()
+results = [y, x.grad, norm.weight.grad, norm.bias.grad, norm._mean, norm._variance]
+np.savez(f"{{sys.argv[2]}}/{{rank}}.npz", *[r.numpy() for r in results])
+"""
+
+
+def test_synchronized_batch_norm_is_that_of_one_process(tmp_path, spawn):
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((8, 4, 5, 6)), "g": rng.standard_normal((8, 4, 5, 6))}
+    data["weight"] = rng.uniform(0.5, 2, 4)
+    np.savez(tmp_path / "data.npz", **data)
+    script = tmp_path / "sync.py"
+    script.write_text(SYNC.format(root=str(ROOT)))
+    launch = [*LAUNCH, 2, "--log_dir", tmp_path / "log"]
+    result = spawn(*launch, script, tmp_path / "data.npz", tmp_path)
+    assert result.status == 0, result.out + result.err
+
+    paddle.set_default_dtype("float64")
+    try:
+        norm = paddle_mv3.BatchNorm2D(4, momentum=0.9, epsilon=1e-3)
+    finally:
+        paddle.set_default_dtype("float32")
+    norm.weight.set_value(paddle.to_tensor(data["weight"]))
+    x = paddle.to_tensor(data["x"], stop_gradient=False)
+    y = norm(x)
+    (y * paddle.to_tensor(data["g"])).sum().backward()
+    first, second = (list(np.load(tmp_path / f"{rank}.npz").values()) for rank in (0, 1))
+    expected = [y, x.grad, norm.weight.grad, norm.bias.grad, norm._mean, norm._variance]
+    for i, want in enumerate(expected):
+        got = (
+            np.concatenate([first[i], second[i]])
+            if i < 2
+            else first[i] + second[i]
+            if i < 4
+            else second[i]
+        )
+        assert np.allclose(got, want.numpy(), rtol=1e-12, atol=1e-12), i
+    assert np.array_equal(first[5], second[5])
