@@ -357,13 +357,14 @@ def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
     data = damage(images, tmp_path / "damaged", ["5.png", "20.png"])
     result = run(data=data)
     assert result.status == 2 and re.search(r"(5|20)\.png", result.error_line), result.err
-    result = run("--skip-corrupt", 1, "--resume", "auto", data=data)
-    assert result.status == 2 and re.search(r"(5|20)\.png", result.error_line), result.err
+    one = run("--skip-corrupt", 1, "--resume", "auto", data=data)
+    assert one.status == 2 and re.search(r"(5|20)\.png", one.error_line), one.err
 
     # 5.png is damaged in val too.
     result = run("--skip-corrupt", 3, "--resume", "auto", data=data)
     assert result.status == 0, result.err
-    assert result.out.count("20.png") == 1
+    named = re.findall(r"\w+/\w/\d+\.png", one.out + result.out)
+    assert sorted(named) == ["train/c/20.png", "train/c/5.png", "val/c/5.png"]
     state = last(tmp_path / "out")
     assert sorted(os.path.basename(path) for path in state["skipped"]) == ["20.png", "5.png"]
     assert records(tmp_path / "out", "epoch")[-1]["images"] == 24
@@ -375,7 +376,7 @@ def test_not_a_number_stops_with_the_step_and_the_rate(run, tmp_path):
     assert result.status == 1
     found = re.search(
         r"loss is (nan|inf) in epoch 1, iteration (\d), at a learning rate of 1e\+30\. .*"
-        r"checkpoint_0000_000007", result.error_line
+        r"checkpoint_0000_000007", result.err
     )  # fmt: skip
     assert found and 1 <= int(found[2]) <= 3, result.err
     state = last(tmp_path / "out")
@@ -405,7 +406,7 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path, data_dir):
     cases = {
         "classes": (["--weights", data_dir / "mv3_small_paddle.pdparams"], "1000 classes.*has 3"),
         "torch": (["--weights", "x.pth"], "torch2paddle.py"),
-        "missing": (["--data-path", tmp_path / "none"], "none/val"),
+        "missing": (["--data-path", tmp_path / "none"], "none/train"),
         "amp": (["--amp"], "--amp.*CPU"),
         "repeated": (["--ra-sampler"], "26 images"),
         "start": (["--start-epoch", "2"], "--start-epoch 2.*--epochs is 2"),
@@ -551,13 +552,14 @@ def start_ranks(ranks, images, out, *options):
 
 
 def test_two_ranks_train_one_model(images, tmp_path):
-    status, text = finish(start_ranks(2, images, tmp_path, "-b", 2, "-j", 1))
+    short = ["--epochs", 1, "--lr-warmup-epochs", 0]
+    status, text = finish(start_ranks(2, images, tmp_path, "-b", 2, "-j", 1, *short))
     assert status == 0, text
-    assert [entry["images"] for entry in records(tmp_path, "epoch")] == [26, 26]
-    assert [entry["avg_samples"] for entry in records(tmp_path)] == [4, 4, 4, 4, 4, 4, 2] * 2
+    assert [entry["images"] for entry in records(tmp_path, "epoch")] == [26]
+    assert [entry["avg_samples"] for entry in records(tmp_path)] == [4, 4, 4, 4, 4, 4, 2]
     state = last(tmp_path)
     assert state["world_size"] == 2
-    result = finish(start(images, tmp_path, "-b", 2, "--resume", "auto"))
+    result = finish(start(images, tmp_path, "-b", 2, "--resume", "auto", *short))
     assert result[0] == 2 and "the number of processes is 1 and was 2" in result[1]
 
 
@@ -635,6 +637,7 @@ np.savez(f"{{sys.argv[2]}}/{{rank}}.npz", *[r.numpy() for r in results])
 """
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm_is_that_of_one_process(tmp_path, spawn):
     rng = np.random.default_rng(0)
     data = {"x": rng.standard_normal((8, 4, 5, 6)), "g": rng.standard_normal((8, 4, 5, 6))}
