@@ -20,7 +20,7 @@ class BatchNorm2D(nn.BatchNorm2D):
     """
 
     def forward(self, x):
-        n = x.size // x.shape[1]
+        n = x.size // self._mean.shape[0]
         trains = self.training and not self._use_global_stats
         if not trains or n < 2 or not kernel_is_biased(str(x.place)):
             return super().forward(x)
