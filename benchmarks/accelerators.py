@@ -353,7 +353,9 @@ def profile(run):
     from paddle import profiler
 
     with tempfile.TemporaryDirectory() as folder:
-        with profiler.Profiler(targets=[profiler.ProfilerTarget.CPU]) as recorder:
+        target = profiler.ProfilerTarget.CPU
+        # By default it writes into the current folder.
+        with profiler.Profiler(targets=[target], on_trace_ready=lambda _: None) as recorder:
             start = time.perf_counter()
             optimizer_seconds = 0.0
             take = run.optimizer.step
@@ -502,7 +504,7 @@ def compare(name, args, folder):
     """Runs a variant in turn with what it is compared with.
 
     Raises:
-        Broken: either has stopped.
+        Broken: either has failed.
     """
     with Process(VARIANTS[name].base, args, folder) as base, Process(name, args, folder) as mine:
         steps = []
@@ -560,15 +562,24 @@ def show_profile(args, folder):
     print(tabulate([[kind, f"{share:.1%}"] for kind, share in shares.items()], ["plain step", ""]))
 
 
+def positive(text):
+    """A whole number above 0, for argparse. (alignment.cli's comes with both frameworks.)"""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="mobilenet_v3_small")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--size", type=int, default=224, help="height and width of the images")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    models = "mobilenet_v3_small", "mobilenet_v3_large"
+    parser.add_argument("--model", choices=models, default=models[0])
+    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--size", type=positive, default=224, help="height and width of the images")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--busy", type=int, default=0, help="processes that compute beside it")
     parser.add_argument("--only", nargs="+", default=[""], help="names that contain one of these")
     parser.add_argument("--serve", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -576,10 +587,14 @@ def main():
     if args.serve:
         return serve(args)
 
+    # Stopped processes do not notice that this one is gone: end them on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.busy)]
     try:
         with tempfile.TemporaryDirectory() as folder:
             measure(args, folder)
+    except Broken as error:
+        sys.exit(f"error: {error}")
     finally:
         for process in busy:
             process.kill()
@@ -599,6 +614,8 @@ def measure(args, folder):
         try:
             result = compare(name, args, folder)
         except Broken as error:
+            if name == YARDSTICK:
+                raise
             print(f"{name:48}   failed: {error}", flush=True)
             continue
         if name.endswith(YARDSTICK):
