@@ -26,7 +26,7 @@ class BatchNorm2D(nn.BatchNorm2D):
     sync = False
 
     def forward(self, x):
-        n = x.size // x.shape[1]
+        n = x.size // self._mean.shape[0]
         trains = self.training and not self._use_global_stats
         if trains and self.sync:
             return self._forward_over_ranks(x)

@@ -140,6 +140,14 @@ def test_batch_norm_is_paddles_to_the_outside():
     assert mine._variance.numpy().tolist() == [1, 1, 1]
 
 
+def test_batch_norm_moves_its_statistics_alike_in_both_layouts():
+    x = paddle.rand([4, 3, 5, 5])
+    first, last = BatchNorm2D(3), BatchNorm2D(3, data_format="NHWC")
+    first(x)
+    last(x.transpose([0, 2, 3, 1]))
+    assert np.allclose(first._variance.numpy(), last._variance.numpy(), rtol=1e-6)
+
+
 class Port(paddle.nn.Layer):
     """Other names than the reference, an activation that is no layer."""
 
