@@ -1,51 +1,12 @@
 """An image folder, `root/<class>/…/<image>`, with torchvision's class order and file rules."""
 
-import os
-
 import paddle
 from PIL import Image
 
+from .listing import find_classes, find_samples
 from .sampler import IMAGE, as_draw, generator
 
 __all__ = ["ImageFolder"]
-
-# torchvision.datasets.folder.IMG_EXTENSIONS
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
-def find_classes(root):
-    """Names of the folders in `root`, sorted by code point. torchvision's `find_classes`.
-
-    Raises:
-        FileNotFoundError: `root` does not exist or has no folders.
-    """
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"no such image folder: {root}")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    if not classes:
-        raise FileNotFoundError(f"{root} has no class folders: images are read from {root}/<class>")
-    return classes
-
-
-def find_samples(root, classes):
-    """[(path, class index)] in torchvision's `make_dataset` order.
-
-    Raises:
-        FileNotFoundError: a class without an image.
-    """
-    samples = []
-    for index, name in enumerate(classes):
-        before = len(samples)
-        for folder, _, files in sorted(os.walk(os.path.join(root, name), followlinks=True)):
-            for file in sorted(files):
-                if file.lower().endswith(EXTENSIONS):
-                    samples.append((os.path.join(folder, file), index))
-        if len(samples) == before:
-            raise FileNotFoundError(
-                f"no images in class folder {os.path.join(root, name)}: "
-                f"put some there ({' '.join(EXTENSIONS)}) or remove the folder"
-            )
-    return samples
 
 
 def load_image(path):
@@ -53,7 +14,8 @@ def load_image(path):
     leaves it: not applied.
 
     Raises:
-        OSError: the file is missing, cut short, or not an image.
+        FileNotFoundError: no such file.
+        OSError: the file is cut short or not an image; its `path` names the file.
     """
     try:
         with Image.open(path) as image:
@@ -64,7 +26,9 @@ def load_image(path):
         raise
     # PIL reports a damaged file with any of these, most without its name.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"cannot decode image {path}: {error}") from error
+        failure = OSError(f"cannot decode image {path}: {error}")
+        failure.path = path
+        raise failure from error
 
 
 class ImageFolder(paddle.io.Dataset):
@@ -76,6 +40,8 @@ class ImageFolder(paddle.io.Dataset):
         root: folder of class folders.
         transform: called with an RGB image and a numpy Generator. None leaves the image as it is.
         seed: with the item's Draw, all that the Generator depends on; 0 or more.
+        cache: folder to remember the listing in, of which that of ImageNet takes seconds; None:
+            nowhere. See `find_samples`.
 
     Raises:
         FileNotFoundError: no such folder, no classes, or a class without images.
@@ -83,7 +49,7 @@ class ImageFolder(paddle.io.Dataset):
         OSError: from an item whose file cannot be decoded; names the file.
     """
 
-    def __init__(self, root, transform=None, seed=0):
+    def __init__(self, root, transform=None, seed=0, cache=None):
         if seed < 0:
             raise ValueError(f"seed is {seed}: give 0 or more")
         self.root = str(root)
@@ -92,8 +58,12 @@ class ImageFolder(paddle.io.Dataset):
         self.seed = seed
         self.classes = find_classes(self.root)
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
-        self.samples = find_samples(self.root, self.classes)
-        self.targets = [target for _, target in self.samples]
+        self.samples = find_samples(self.root, self.classes, cache)
+
+    @property
+    def targets(self):
+        """The class index of each item, [int]."""
+        return self.samples.targets.tolist()
 
     def __getitem__(self, key):
         draw = as_draw(key)

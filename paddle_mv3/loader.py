@@ -1,15 +1,27 @@
-"""paddle.io.DataLoader that reports the image it cannot read, and copies images less often."""
+"""paddle.io.DataLoader that outlives damaged images and dead workers, and copies images less."""
 
+import gc
+import glob
+import json
+import os
+import signal
+import sys
+import threading
 import traceback
 from collections import deque
+from contextlib import suppress
+from multiprocessing import connection
 
 import numpy as np
 import paddle
 from paddle.base import core
+from paddle.io.dataloader.dataloader_iter import _DataLoaderIterMultiProcess
 
 from .sampler import BATCH, as_draw, generator
 
 __all__ = ["DataLoader"]
+
+DEATHS = 3  # times that workers die without a batch in between, and the loader gives up
 
 
 class DataLoader(paddle.io.DataLoader):
@@ -19,45 +31,148 @@ class DataLoader(paddle.io.DataLoader):
     thread that reads has died) or ends in "Blocking queue is killed" (workers). Here it travels to
     the main process as the first field of the batch, and is raised there.
 
+    Workers that die, of a signal or for want of memory, are replaced: the batches that they owed
+    are made again, the same to the last bit if they depend on nothing but the batch sampler's
+    draws. No process is left when an epoch is left early.
+
     Args:
         dataset: with a length; its items are tuples of arrays and numbers. A batch is the list of
             their fields, stacked.
-        args, kwargs: as for paddle.io.DataLoader, except collate_fn. With persistent_workers an
-            epoch has to be read to its end: Paddle 3.3.1 cannot begin another before.
+        args, kwargs: as for paddle.io.DataLoader, except collate_fn.
         batch_transform: called in the worker, so without Paddle, with the fields of a batch as
             arrays and a numpy Generator; returns the fields to use in their place.
         seed: with the Draw of the batch's first item, all that this Generator depends on.
         finish: called in the main process with the first field of a batch as an array; returns the
             array to use in its place. For what makes a batch larger, as `normalize_batch` does:
             most of the time of a worker beside decoding goes into sending.
+        skip_corrupt: how many different files the data set may fail to read, with an OSError. They
+            are left out of their batches, which nothing fills up.
+        on_skip: called with a line about each such file, when it is met for the first time.
+        on_restart: called with a line about workers that have died and were replaced.
+
+    Attributes:
+        skipped: {file name: message} of the files left out so far. What is put there counts as met:
+            for a training that goes on, those of its first part.
 
     Raises (from the iterator):
-        OSError: an OSError in the data set, such as an image that cannot be decoded.
+        OSError: an OSError in the data set, such as an image that cannot be decoded, if it is one
+            too many for `skip_corrupt` or leaves nothing of its batch.
         RuntimeError: any other exception in the data set or in `batch_transform`, with its
-            traceback as the message.
+            traceback as the message. Workers that have died 3 times without a batch in between.
     Raises:
-        ValueError: no batch size, a negative seed.
+        ValueError: no batch size, a negative seed or skip_corrupt.
     """
 
-    def __init__(self, dataset, *args, batch_transform=None, seed=0, finish=None, **kwargs):
-        if seed < 0:
-            raise ValueError(f"seed is {seed}: give 0 or more")
+    def __init__(
+        self,
+        dataset,
+        *args,
+        batch_transform=None,
+        seed=0,
+        finish=None,
+        skip_corrupt=0,
+        on_skip=None,
+        on_restart=None,
+        **kwargs,
+    ):
+        for name, value in (("seed", seed), ("skip_corrupt", skip_corrupt)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}: give 0 or more")
         super().__init__(dataset, *args, collate_fn=_only, **kwargs)
         if self.batch_sampler is None:
             raise ValueError("batch_size is None: give the number of items in a batch")
         # Paddle asks a data set for item after item and then stacks them.
-        self.dataset = _Batches(dataset, batch_transform, seed, self.prefetch_factor)
+        self.dataset = _Batches(
+            dataset,
+            batch_transform,
+            seed,
+            skip_corrupt > 0,
+            self.prefetch_factor,
+            pickled=self.num_workers > 0 and not self.use_shared_memory,
+        )
         self.batch_sampler = _OneItem(self.batch_sampler)
         self.finish = finish
+        self.skip_corrupt = skip_corrupt
+        self.skipped = {}
+        self.on_skip = on_skip
+        self.on_restart = on_restart
 
     def __iter__(self):
-        for failure, *batch in super().__iter__():
-            if not batch:
-                kind, _, message = failure.numpy().tobytes().decode().partition(":")
-                raise OSError(message) if kind == "OSError" else RuntimeError(message)
+        for report, *batch in self._sent():
+            self._check(json.loads(report.numpy().tobytes()))
             if self.finish is not None:
                 batch[0] = paddle.to_tensor(self.finish(batch[0].numpy()))
             yield batch
+
+    def _sent(self):
+        """What `_Batches` gives for each batch of an epoch."""
+        drawn = self.batch_sampler.drawn = _Drawn(self.batch_sampler.batch_sampler)
+        batches = super().__iter__() if self.num_workers == 0 else self._start_workers()
+        done = deaths = 0
+        try:
+            while True:
+                try:
+                    fields = next(batches)
+                except StopIteration:
+                    break
+                except _WorkersDied as error:
+                    death = str(error)
+                else:
+                    done, deaths = done + 1, 0
+                    drawn.owed.popleft()
+                    yield fields
+                    continue
+                deaths += 1
+                if deaths == DEATHS:
+                    raise RuntimeError(
+                        f"{death}, the {deaths}rd time without a batch in between: memory may be "
+                        "short, or /dev/shm full (df -h /dev/shm); use fewer workers, a smaller "
+                        "prefetch_factor or a larger /dev/shm"
+                    )
+                batches.stop()
+                if self.on_restart is not None:
+                    self.on_restart(f"{death}: workers start again from batch {done}")
+                batches = self._start_workers()
+            if self._persistent_workers and self.num_workers > 0 and self._iterator is None:
+                self._iterator = batches
+        finally:
+            if self.num_workers == 0:
+                # Its thread makes the batch it is at, and ends.
+                batches._exit_thread_expectedly()
+            elif batches is not self._iterator:
+                batches.stop()
+
+    def _start_workers(self):
+        """An iterator over what workers send: the persistent ones, if they are free and alive."""
+        workers, self._iterator = self._iterator, None
+        if workers is not None:
+            if workers.death is None:
+                workers._reset()
+                return workers
+            workers.stop()
+        return _Workers(self)
+
+    def __del__(self):
+        workers = getattr(self, "_iterator", None)  # __init__ may have raised
+        if workers is not None:
+            workers.stop()
+
+    def _check(self, report):
+        """Raises what went wrong with a batch, and counts the files that it goes without."""
+        for name, message in report["skipped"].items():
+            if name in self.skipped:
+                continue
+            if len(self.skipped) >= self.skip_corrupt:
+                raise OSError(
+                    f"{message}; files that cannot be read: {len(self.skipped) + 1}, more than "
+                    f"skip_corrupt, which is {self.skip_corrupt}"
+                )
+            self.skipped[name] = message
+            if self.on_skip is not None:
+                self.on_skip(message)
+        if report["error"] is not None:
+            kind, message = report["error"]
+            raise OSError(message) if kind == "OSError" else RuntimeError(message)
 
 
 class _OneItem:
@@ -65,12 +180,28 @@ class _OneItem:
 
     def __init__(self, batch_sampler):
         self.batch_sampler = batch_sampler
+        self.drawn = None
 
     def __iter__(self):
-        return ([draws] for draws in self.batch_sampler)
+        return iter(self.drawn)
 
     def __len__(self):
         return len(self.batch_sampler)
+
+
+class _Drawn:
+    """An epoch's batches of draws. Who iterates again begins with those still owed."""
+
+    def __init__(self, batch_sampler):
+        self.batches = iter(batch_sampler)
+        self.owed = deque()  # given, and not yet crossed out by the main process
+
+    def __iter__(self):
+        for draws in list(self.owed):
+            yield [draws]
+        for draws in self.batches:
+            self.owed.append(draws)
+            yield [draws]
 
 
 def _only(items):
@@ -78,28 +209,147 @@ def _only(items):
     return item
 
 
+class _WorkersDied(Exception):
+    pass
+
+
+class _Workers(_DataLoaderIterMultiProcess):
+    """Paddle's iterator over what workers send, whose next() raises _WorkersDied when one has died.
+
+    By itself Paddle 3.3.1 raises SystemError from wherever the main process is, out of a handler of
+    SIGCHLD. If it waits for a batch, that takes 5 s, and lasts forever where a worker has died in
+    the middle of a message.
+    """
+
+    death = None  # how a worker has died
+    leaving = False
+
+    def __init__(self, loader):
+        self._ended = threading.Event()  # a worker, and `death` says how
+        super().__init__(loader)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _init_workers(self):
+        # Iterators of before may be garbage that waits to be collected. A worker that collected
+        # them would wait forever for their threads, of which a fork has none.
+        gc.freeze()
+        try:
+            super()._init_workers()
+        finally:
+            gc.unfreeze()
+        core._erase_process_pids(id(self))  # nothing for that handler to look at
+
+    def _watch(self):
+        ended = connection.wait([worker.sentinel for worker in self._workers])
+        if self.leaving:
+            return
+        dead = [worker for worker in self._workers if worker.sentinel in ended]
+        for worker in dead:
+            worker.join()
+        self.death = " and ".join(map(_ending, dead))
+        self._ended.set()
+        self._exit_thread_unexpectedly()  # wakes the main process
+
+    def __next__(self):
+        try:
+            return super().__next__()
+        except (StopIteration, SystemError):
+            if not self._batches_outstanding:
+                raise StopIteration from None
+            if not self._has_died():
+                raise
+            raise _WorkersDied(self.death) from None
+
+    def _has_died(self):
+        """Whether it is for the death of a worker that reading has failed."""
+        # A worker that ends by itself first takes away the batches that are on their way.
+        self._ended.wait(5)
+        return self.death is not None
+
+    def _thread_loop(self, place):
+        try:
+            super()._thread_loop(place)
+        except Exception:
+            if not self._has_died():
+                raise
+
+    @property
+    def _resume_worker_cnt(self):
+        """Workers that have yet to answer to `_reset`, which waits until there are none."""
+        return self._resuming if self.death is None else 0
+
+    @_resume_worker_cnt.setter
+    def _resume_worker_cnt(self, count):
+        self._resuming = count
+
+    def stop(self):
+        """Returns when the workers have ended."""
+        self._try_shutdown_all()
+
+    def _try_shutdown_all(self, timeout=None):
+        if self._shutdown:
+            return
+        self.leaving = True
+        # A worker that ends in the middle of a message leaves a reader waiting for the other half,
+        # until nobody is left who could write it.
+        self._data_queue._writer.close()
+        if self.death is not None:
+            # What the dead held they hold forever: the lock of the queue, or of the event.
+            for worker in self._workers:
+                worker.kill()
+            for worker in self._workers:
+                worker.join()
+            self._workers_done_event = threading.Event()
+            # At the interpreter's end no other thread goes on.
+            if self._thread is not threading.current_thread() and not sys.is_finalizing():
+                self._thread.join(5)
+        super()._try_shutdown_all(timeout)
+        if self._batches_outstanding:
+            # Some were on their way. What has arrived stays mapped.
+            for worker in self._workers:
+                for path in glob.glob(f"/dev/shm/paddle_{worker.pid}_*"):
+                    with suppress(OSError):
+                        os.unlink(path)
+
+
+def _ending(worker):
+    """How a process has ended, in words."""
+    code = worker.exitcode
+    if code is None or code >= 0:
+        return f"worker process {worker.pid} has ended (exit code {code})"
+    with suppress(ValueError):  # a real-time signal
+        return f"worker process {worker.pid} was killed by {signal.Signals(-code).name}"
+    return f"worker process {worker.pid} was killed by signal {-code}"
+
+
 class _Batches(paddle.io.Dataset):
     """A data set whose items are the other's batches, each behind a field for its failure."""
 
-    def __init__(self, dataset, transform, seed, prefetch_factor):
+    def __init__(self, dataset, transform, seed, skip, prefetch_factor, pickled):
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.skip = skip
+        self.pickled = pickled
         # Paddle's worker goes on while a thread of it sends a batch, from memory that nothing else
         # keeps. It is sent when the main process has asked for `prefetch_factor` batches more.
         self.unsent = deque(maxlen=prefetch_factor + 1)
 
     def __getitem__(self, draws):
+        fields, skipped, error = [], {}, None
         try:
-            fields = self.stack(draws)
+            fields = self.stack(draws, skipped)
             if self.transform is not None:
                 rng = generator(self.seed, as_draw(draws[0]), BATCH)
                 fields = self.transform(*fields, rng)
-            fields = [np.zeros(1, dtype=np.uint8), *fields]
-        except OSError as error:
-            fields = [_text(f"OSError:{error}")]
+        except OSError as failure:
+            error = "OSError", str(failure)
         except Exception:
-            fields = [_text(f"RuntimeError:{traceback.format_exc()}")]
+            error = "RuntimeError", traceback.format_exc()
+        report = json.dumps({"skipped": skipped, "error": error}).encode()
+        fields = [np.frombuffer(report, dtype=np.uint8), *([] if error else fields)]
+        if self.pickled:
+            return fields
         # Of an array Paddle would make a tensor by a copy, and then copy that to the main process.
         tensors = [
             core.eager.Tensor(value=field, place=core.CPUPlace(), zero_copy=True)
@@ -108,18 +358,26 @@ class _Batches(paddle.io.Dataset):
         self.unsent.append(tensors)
         return tensors
 
-    def stack(self, draws):
-        """The fields of the items, stacked.
+    def stack(self, draws, skipped):
+        """The fields of the items, stacked, and in `skipped` {file: message} for those left out.
 
         Each item is copied to its place before the next is made. Where all are kept until the last
         is there, as many pages of memory come and go with every batch: 0.2 ms an image.
 
         Raises:
+            OSError: an item cannot be read, or none if some may be left out.
             ValueError: items of different shapes or dtypes.
         """
-        fields = None
-        for i, draw in enumerate(draws):
-            item = [np.asarray(value) for value in self.dataset[draw]]
+        fields, count = None, 0
+        for draw in draws:
+            try:
+                item = [np.asarray(value) for value in self.dataset[draw]]
+            except OSError as error:
+                if not self.skip:
+                    raise
+                name = getattr(error, "path", None) or error.filename or error
+                skipped[str(name)] = str(error)
+                continue
             if fields is None:
                 fields = [np.empty((len(draws), *x.shape), x.dtype) for x in item]
             wanted = [(field.shape[1:], field.dtype) for field in fields]
@@ -129,13 +387,13 @@ class _Batches(paddle.io.Dataset):
                     f"{_shapes(field[0] for field in fields)}: all must be of one shape and dtype"
                 )
             for field, x in zip(fields, item):
-                field[i] = x
-        return fields
+                field[count] = x
+            count += 1
+        if not count:
+            first = next(iter(skipped.values()))
+            raise OSError(f"{first}; nothing is left of its batch of {len(draws)}")
+        return [field[:count] for field in fields]
 
 
 def _shapes(arrays):
     return ", ".join(f"{x.dtype} {x.shape}" for x in arrays)
-
-
-def _text(message):
-    return np.frombuffer(message.encode(), dtype=np.uint8)

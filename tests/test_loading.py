@@ -1,4 +1,10 @@
-"""Loading: samplers, what draws depend on, batches with and without workers, failures."""
+"""Loading: listing, samplers, what draws depend on, batches with and without workers, failures."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -18,6 +24,123 @@ WORLD_SIZES = (1, 2, 3, 8)
 
 def indices(sampler):
     return [draw.index for draw in sampler]
+
+
+# --- the listing -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A small image folder that has not changed for a minute, with empty files."""
+    root = tmp_path / "tree"
+    for name in ("a/1.png", "a/sub/2.JPEG", "b/3.jpg", "b/ünï.jpg"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (root / "b" / os.fsdecode(b"\xff.jpg")).touch()
+    settle(root)
+    return root
+
+
+def settle(root):
+    """Sets the times of all folders back by a minute, each from its own."""
+    for folder in [root, *root.rglob("*/")]:
+        before = folder.stat().st_mtime_ns - 60 * 10**9
+        os.utime(folder, ns=(before, before))
+
+
+def listed(root, cache=None):
+    return paddle_mv3.ImageFolder(root, cache=cache).samples
+
+
+def names(root, samples):
+    return [(str(Path(path).relative_to(root)), target) for path, target in samples]
+
+
+def test_samples_are_a_sequence_equal_to_torchvisions_list(tree):
+    samples, expected = listed(tree), torch_ref.ImageFolder(str(tree)).samples
+    assert samples == expected and expected == samples and samples == listed(tree)
+    assert samples != expected[:-1] and samples != [*expected[:-1], expected[0]]
+    assert samples[-1] == expected[-1] and samples[np.int64(1)] == expected[1]
+    assert samples[1:3] == expected[1:3]
+    assert [type(x) for x in samples[0]] == [str, int]
+    for number in (5, -6):
+        with pytest.raises(IndexError):
+            samples[number]
+    assert listed(f"{tree}/") == torch_ref.ImageFolder(f"{tree}/").samples
+
+
+def test_a_listing_is_remembered_until_a_folder_changes(tree, tmp_path, monkeypatch):
+    cache = tmp_path / "cache" / "listings"
+    expected = listed(tree)
+    assert listed(tree, cache) == expected
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "walk", None)
+        assert listed(tree, cache) == expected
+        patch.chdir(tree.parent)
+        assert names("tree", listed("tree", cache)) == names(tree, expected)
+        other = tree.with_name("other")
+        other.symlink_to(tree)
+        with pytest.raises(TypeError):
+            listed(other, cache)  # another folder, even with all the same times
+
+    for change in (
+        lambda: (tree / "a" / "sub" / "new.jpg").touch(),
+        lambda: (tree / "b" / "3.jpg").unlink(),
+        lambda: (tree / "a").rename(tree / "z"),
+        lambda: [(tree / "c").mkdir(), (tree / "c" / "4.jpg").touch()],
+    ):
+        change()
+        expected = torch_ref.ImageFolder(str(tree)).samples
+        assert listed(tree, cache) == expected  # not stored, as the folder is still changing
+        settle(tree)
+        assert listed(tree, cache) == expected
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_folder_that_is_changing_is_not_remembered(tree, tmp_path):
+    """What comes within the same tick of the clock leaves the folder's time as it is."""
+    (tree / "a" / "new.jpg").touch()
+    changed = (tree / "a").stat().st_mtime_ns
+    listed(tree, tmp_path / "cache")
+    (tree / "a" / "newer.jpg").touch()
+    os.utime(tree / "a", ns=(changed, changed))
+    assert len(listed(tree, tmp_path / "cache")) == 7
+
+
+def test_a_damaged_or_unwritable_cache_stops_nothing(tree, tmp_path):
+    cache = tmp_path / "cache"
+    expected = listed(tree, cache)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    damage = [b"", b"x" * 100, whole[: len(whole) // 2]]
+    for place in range(0, len(whole), 3):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        damage.append(bytes(changed))
+    for content in damage:
+        file.write_bytes(content)
+        assert listed(tree, cache) == expected
+    file.write_bytes(damage[0])
+    listed(tree, cache)
+    assert file.read_bytes() == whole
+    assert list(cache.iterdir()) == [file]
+    for nowhere in (tree / "a" / "1.png", "/proc/none", "/dev/null/none"):
+        assert listed(tree, nowhere) == expected
+
+
+def test_a_cache_file_of_which_less_would_be_read_is_damaged(tree, tmp_path):
+    """NumPy by itself looks at no check sum then."""
+    for number in range(2000):
+        (tree / "b" / f"{number}.png").touch()
+    settle(tree)
+    expected = listed(tree, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    content = file.read_bytes()
+    assert content.count(b"(2005,)") == 1
+    file.write_bytes(content.replace(b"(2005,)", b"(1005,)"))
+    assert listed(tree, tmp_path / "cache") == expected
 
 
 # --- samplers --------------------------------------------------------------------------------
@@ -105,6 +228,7 @@ def test_resume_in_the_middle_of_an_epoch(sampler):
         (lambda: RASampler(range(255)), "of 255 images has none for repeated augmentation"),
         (lambda: RASampler(range(256), repetitions=0), "repetitions is 0"),
         (lambda: paddle_mv3.DataLoader([(1,)], seed=-1), "seed is -1"),
+        (lambda: paddle_mv3.DataLoader([(1,)], skip_corrupt=-1), "skip_corrupt is -1"),
         (lambda: paddle_mv3.DataLoader([(1,)], batch_size=None), "batch_size is None"),
     ],
 )
@@ -305,6 +429,141 @@ def test_loader_passes_on_what_the_data_set_raises(workers):
     read(3, 3)
 
 
+# --- workers that die ------------------------------------------------------------------------
+
+
+class Deadly(paddle.io.Dataset):
+    """Noise, where an item of `deaths` [(index, signal, file)] kills whoever makes it.
+
+    Once only, if there is a file: it is removed then.
+    """
+
+    def __init__(self, *deaths):
+        self.deaths = deaths
+
+    def __getitem__(self, draw):
+        for index, number, once in self.deaths:
+            if draw.index == index and (once is None or once.exists()):
+                if once is not None:
+                    once.unlink()
+                os.kill(os.getpid(), number)
+        noise = np.random.default_rng(draw).random((3, 64, 64), dtype=np.float32)
+        return noise, draw.index
+
+    def __len__(self):
+        return 200
+
+
+def epoch_of(dataset, **kwargs):
+    batches = BatchSampler(DistributedSampler(range(len(dataset))), batch_size=4)
+    batches.set_epoch(3, start=2)
+    return paddle_mv3.DataLoader(dataset, batch_sampler=batches, **kwargs)
+
+
+def arrays(loader):
+    return [[field.numpy() for field in batch] for batch in loader]
+
+
+def assert_same(batches, expected):
+    for batch, other in zip(batches, expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(batch, other, strict=True))
+
+
+@pytest.fixture
+def worker_pids():
+    """The processes that have been started since."""
+    others = set(multiprocessing.active_children())
+    return lambda: sorted({p.pid for p in multiprocessing.active_children() if p not in others})
+
+
+def files_of(pids):
+    """Names of what is left in shared memory."""
+    files = os.listdir("/dev/shm")
+    return [file for file in files if any(file.startswith(f"paddle_{pid}_") for pid in pids)]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_shared_memory": False}, {"persistent_workers": True}]
+)
+def test_a_worker_killed_in_the_middle_of_an_epoch_changes_no_batch(options, worker_pids):
+    """While the main process does something else, and while it waits for a batch."""
+    expected = arrays(epoch_of(Deadly()))
+    told, batches, pids, kills = [], [], set(), 0
+    loader = epoch_of(Deadly(), num_workers=2, on_restart=told.append, **options)
+    for batch in loader:
+        batches.append(batch)
+        pids.update(worker_pids())
+        # The second time as soon as the first has been noticed.
+        if len(batches) == 4 or len(told) == 1 == kills:
+            os.kill(worker_pids()[0], signal.SIGKILL)
+            kills += 1
+            busy = time.perf_counter() + 0.05
+            while kills == 1 and time.perf_counter() < busy:
+                pass
+    assert_same([[field.numpy() for field in batch] for batch in batches], expected)
+    assert len(told) == 2 and len(pids) == 6
+    assert "was killed by SIGKILL: workers start again from batch " in told[0]
+    assert_same(arrays(loader), expected)
+    if "persistent_workers" in options:
+        (pid, _) = worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        assert_same(arrays(loader), expected)
+        pids.update(worker_pids())
+    del loader, batch, batches
+    assert worker_pids() == files_of(pids) == []
+
+
+def test_a_batch_that_kills_its_worker_once(tmp_path):
+    """A batch sampler that cannot be read twice, too."""
+    expected = arrays(epoch_of(Deadly()))
+    deaths = []
+    for index, number in ((7, signal.SIGBUS), (20, signal.SIGKILL), (21, signal.SIGINT)):
+        once = tmp_path / str(index)
+        once.touch()
+        deaths.append((index, number, once))
+    told = []
+    loader = epoch_of(Deadly(*deaths), num_workers=2, on_restart=told.append)
+    assert_same(arrays(loader), expected)
+    assert 1 <= len(told) <= 3
+
+    (tmp_path / "7").touch()
+    told.clear()
+    once_only = iter(list(loader.batch_sampler.batch_sampler))
+    loader = paddle_mv3.DataLoader(
+        Deadly(*deaths), batch_sampler=once_only, num_workers=2, on_restart=told.append
+    )
+    assert_same(arrays(loader), expected)
+    assert len(told) == 1
+
+
+def test_a_batch_that_kills_every_worker_ends_the_epoch(worker_pids):
+    told = []
+    loader = epoch_of(Deadly((30, signal.SIGKILL, None)), num_workers=2, on_restart=told.append)
+    loaded = []
+    with pytest.raises(
+        RuntimeError, match=r"SIGKILL, the 3rd time .*/dev/shm.* fewer workers"
+    ) as e:
+        loaded.extend(loader)
+    assert "\n" not in str(e.value)
+    assert len(told) >= 2
+    assert worker_pids() == []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_shared_memory": False}, {"persistent_workers": True}]
+)
+def test_no_worker_is_left_when_an_epoch_is_left_early(options, worker_pids):
+    loader = epoch_of(Deadly(), num_workers=2, **options)
+    for _ in loader:
+        pids = worker_pids()
+        break
+    assert len(pids) == 2
+    assert worker_pids() == files_of(pids) == []
+    assert_same(arrays(loader), arrays(epoch_of(Deadly())))
+    del loader
+    assert worker_pids() == []
+
+
 # --- images ----------------------------------------------------------------------------------
 
 
@@ -344,3 +603,78 @@ def test_bytes_that_are_normalised_last_are_the_same_images(preset, workers, ima
 def test_bytes_cannot_be_erased():
     with pytest.raises(ValueError, match=r"random_erase_prob is 0\.2 with normalize=False"):
         paddle_mv3.ClassificationPresetTrain(random_erase_prob=0.2, normalize=False)
+
+
+# --- images that cannot be read --------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Twelve images, 3 of them cut short, 7 an empty file."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / "images" / "class" / f"{number:02}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(path)
+        if number == 3:
+            path.write_bytes(path.read_bytes()[:300])
+        if number == 7:
+            path.write_bytes(b"")
+    return tmp_path / "images"
+
+
+def loader_of(root, workers, batch_size=4, **kwargs):
+    dataset = paddle_mv3.ImageFolder(root, paddle_mv3.ClassificationPresetEval(32, 32))
+    return paddle_mv3.DataLoader(dataset, batch_size=batch_size, num_workers=workers, **kwargs)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_read_are_left_out(workers, damaged):
+    told = []
+    loader = loader_of(damaged, workers, skip_corrupt=3, on_skip=told.append)
+    (damaged / "class" / "10.jpg").unlink()
+    whole = [load_image(str(damaged / "class" / f"{i:02}.jpg")) for i in (0, 1, 2)]
+    preset = paddle_mv3.ClassificationPresetEval(32, 32)
+    for _ in range(2):  # in the second epoch they are known
+        batches = [(images.numpy(), labels.numpy()) for images, labels in loader]
+        assert [(len(images), len(labels)) for images, labels in batches] == [(3, 3)] * 3
+        assert np.array_equal(batches[0][0], [preset(image) for image in whole])
+        assert len(told) == 3
+    for name, text in zip(("03", "07", "10"), told, strict=True):
+        path = str(damaged / "class" / f"{name}.jpg")
+        assert path in text and loader.skipped[path] == text
+    assert len(loader.skipped) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_image_too_many_cannot_be_read(workers, damaged):
+    def sizes(skip_corrupt, skipped=(), **kwargs):
+        loader = loader_of(damaged, workers, skip_corrupt=skip_corrupt, **kwargs)
+        loader.skipped.update(skipped)
+        return [len(labels) for _, labels in loader]
+
+    assert sizes(2) == [3, 3, 4]
+    with pytest.raises(OSError, match=r"07\.jpg.* cannot be read: 2, more than skip_corrupt.* 1$"):
+        sizes(1)
+    with pytest.raises(OSError, match=r"^cannot decode image \S*03\.jpg: [^;]*$"):
+        sizes(0)
+    third, other = str(damaged / "class" / "03.jpg"), str(damaged / "class" / "x.jpg")
+    assert sizes(2, {third: ""}) == [3, 3, 4]
+    with pytest.raises(OSError, match=r"07\.jpg.* more than skip_corrupt, which is 2"):
+        sizes(2, {third: "", other: ""})
+    with pytest.raises(OSError, match=r"03\.jpg.*; nothing is left of its batch of 1$"):
+        sizes(2, batch_size=1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_transform_gets_what_is_left_and_other_failures_are_not_skipped(workers, damaged):
+    mixup = paddle_mv3.MixUp(1.0, num_classes=2)
+    loader = loader_of(damaged, workers, 2, skip_corrupt=2, batch_transform=mixup)
+    shapes = [(*images.shape[:1], *labels.shape) for images, labels in loader]
+    assert shapes == [(2, 2, 2), (1, 1, 2), (2, 2, 2), (1, 1, 2), (2, 2, 2), (2, 2, 2)]
+    with pytest.raises(RuntimeError, match="KeyError: 'bug'"):
+        list(
+            paddle_mv3.DataLoader(
+                Broken(), batch_sampler=[[3, 1]], num_workers=workers, skip_corrupt=5
+            )
+        )

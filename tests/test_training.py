@@ -202,7 +202,7 @@ def test_recipes_are_the_published_ones(name, run):
 def test_without_arguments_it_learns_lite_data(spawn, tmp_path):
     result = spawn(TRAIN, "--output-dir", tmp_path, "--result-dir", tmp_path, cwd=TRAIN.parent)
     assert result.status == 0, result.err
-    assert records(tmp_path, "val")[-1]["top1"] > 50
+    assert records(tmp_path, "val")[-1]["top1"] > 30  # by chance 12
 
 
 @pytest.mark.slow
@@ -590,7 +590,7 @@ def test_ranks_stop_together_and_go_on_bit_for_bit(ranks, images, tmp_path):
 def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path):
     """With the launcher stopped, as where the other machine's launcher is gone too."""
     process = start_ranks(2, images, tmp_path, "-b", 2, "--epochs", 500)
-    seen = wait_for(process, "epoch: 0, iter: 3/")
+    wait_for(process, "epoch: 0, iter: 3/")
     ranks = {}
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         for pid in file.read().split():
@@ -599,8 +599,11 @@ def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path
     if launcher == "stopped":
         os.kill(process.pid, signal.SIGSTOP)
     os.kill(ranks["1"], signal.SIGKILL)
-    seen = wait_for(process, "error: rank 1", seen)
-    assert "gone without a word" in seen and "--resume auto" in seen
+    deadline = time.monotonic() + 60
+    while "error: rank 1" not in (said := (tmp_path / "log" / "workerlog.0").read_text()):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
+    assert "gone without a word" in said and "--resume auto" in said
     os.kill(process.pid, signal.SIGCONT)
     status, _ = finish(process)
     assert status not in (0, None)

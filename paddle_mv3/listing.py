@@ -1,0 +1,175 @@
+"""The images below a folder, listed as torchvision does, kept small, remembered in a file."""
+
+import hashlib
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from operator import index as as_index
+
+import numpy as np
+
+__all__ = ["Samples", "find_classes", "find_samples"]
+
+# torchvision.datasets.folder.IMG_EXTENSIONS
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+# A folder that changes twice between two ticks of the file system's clock has the same time after
+# both. The coarsest of these clocks ticks every 2 s.
+TICK = 2_000_000_000  # ns
+
+
+class Samples(Sequence):
+    """[(path, class index)], read only, equal to a list of the same tuples.
+
+    A list of ImageNet's tuples takes 250 MB, and every worker copies them all: to read a Python
+    object is to write its count of references. Here are two arrays.
+
+    Args:
+        root: folder that the paths start with.
+        names: uint8, the paths below `root`, each with a zero byte at its end.
+        targets: int64, the class indices.
+    """
+
+    def __init__(self, root, names, targets):
+        self.prefix = os.path.join(root, "")
+        self.names = names
+        self.targets = targets
+        self.ends = np.flatnonzero(names == 0)
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, key):
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(len(self)))]
+        number = range(len(self))[as_index(key)]
+        start = self.ends[number - 1] + 1 if number else 0
+        name = os.fsdecode(self.names[start : self.ends[number]].tobytes())
+        return self.prefix + name, int(self.targets[number])
+
+    def __eq__(self, other):
+        if not isinstance(other, (list, Samples)):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other))
+
+    __hash__ = None
+
+
+def find_classes(root):
+    """Names of the folders in `root`, sorted by code point. torchvision's `find_classes`.
+
+    Raises:
+        FileNotFoundError: `root` does not exist or has no folders.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"no such image folder: {root}")
+    with os.scandir(root) as entries:
+        classes = sorted(entry.name for entry in entries if entry.is_dir())
+    if not classes:
+        raise FileNotFoundError(f"{root} has no class folders: images are read from {root}/<class>")
+    return classes
+
+
+def find_samples(root, classes, cache=None):
+    """Samples in torchvision's `make_dataset` order.
+
+    Args:
+        cache: folder where a file remembers what was found, or None. The file counts as long as no
+            folder below `root` has got or lost an entry, and is made anew otherwise. There is none
+            where it cannot be written, nor of folders that have changed in the last 2 s.
+
+    Raises:
+        FileNotFoundError: a class without an image.
+    """
+    if cache is None:
+        return _search(root, classes)[0]
+    # The number is to change with what the file holds.
+    key = hashlib.sha256(b"1\0" + os.fsencode(os.path.abspath(root))).hexdigest()
+    path = os.path.join(cache, f"images-{key[:32]}.npz")
+    samples = _remembered(path, root, classes)
+    if samples is None:
+        start = time.time_ns()
+        samples, folders = _search(root, classes)
+        with suppress(OSError):
+            times = _times(root, folders)
+            if times.max() < start - TICK:
+                os.makedirs(cache, exist_ok=True)
+                _write(
+                    path,
+                    classes=_joined(classes),
+                    folders=_joined(folders),
+                    times=times,
+                    names=samples.names,
+                    targets=samples.targets,
+                )
+    return samples
+
+
+def _search(root, classes):
+    """Samples, and all folders that were looked into, relative to `root`."""
+    prefix = os.path.join(root, "")
+    folders, names, counts = [""], [], []
+    for name in classes:
+        count = 0
+        for folder, _, files in sorted(os.walk(prefix + name, followlinks=True)):
+            folders.append(folder[len(prefix) :])
+            found = [
+                os.path.join(folders[-1], file)
+                for file in sorted(files)
+                if file.lower().endswith(EXTENSIONS)
+            ]
+            if found:
+                names.append(_joined(found))
+                count += len(found)
+        if not count:
+            raise FileNotFoundError(
+                f"no images in class folder {prefix + name}: "
+                f"put some there ({' '.join(EXTENSIONS)}) or remove the folder"
+            )
+        counts.append(count)
+    targets = np.repeat(np.arange(len(classes)), counts)
+    return Samples(root, np.concatenate(names), targets), folders
+
+
+def _joined(names):
+    """uint8: the names, each with a zero byte at its end, which no name has in it."""
+    return np.frombuffer(os.fsencode("\0".join([*names, ""])), dtype=np.uint8)
+
+
+def _split(joined):
+    return os.fsdecode(joined.tobytes()).split("\0")[:-1]
+
+
+def _times(root, folders):
+    """int64: when each folder last got or lost an entry, in ns."""
+    prefix = os.path.join(root, "")
+    return np.array([os.stat(prefix + folder).st_mtime_ns for folder in folders])
+
+
+def _remembered(path, root, classes):
+    """Samples from a file that `find_samples` wrote; None if it does not hold any more."""
+    # The ways in which damage shows are many, and one answer is right for all.
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        # np.load looks at no check sum where a damaged header makes it read less.
+        if archive.testzip() is None:
+            with np.load(path, allow_pickle=False) as file:
+                found = Samples(root, file["names"], file["targets"])
+                times = _times(root, _split(file["folders"]))
+                same = _split(file["classes"]) == classes and np.array_equal(times, file["times"])
+            return found if same else None
+    return None
+
+
+def _write(path, **arrays):
+    """An .npz file, whole or not at all, whoever else is writing it."""
+    number, temporary = tempfile.mkstemp(suffix=".npz", dir=os.path.dirname(path))
+    try:
+        with open(number, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
