@@ -58,7 +58,7 @@ from Checkpoint6.arguments import require_same_recipe  # noqa: E402
 from Checkpoint6.data import evaluation_data, require_same_data, training_data  # noqa: E402
 from Checkpoint6.logs import Log  # noqa: E402
 from Checkpoint6.saver import Saver, load_weights  # noqa: E402
-from Checkpoint6.trainer import Diverged, Stopped, Trainer, Window  # noqa: E402
+from Checkpoint6.trainer import Diverged, Stopped, Trainer, Window, cpu_threads  # noqa: E402
 
 
 def train_one_epoch(trainer, loader, log, stop, save):
@@ -308,6 +308,11 @@ def set_up(args, rank, world_size, log):
             f"going on from {shown(state['path'])}: epoch {trainer.epoch}, "
             f"iteration {trainer.iteration}"
         )
+        if args.device == "cpu" and state["threads"] != cpu_threads():
+            log.say(
+                f"with {cpu_threads()} CPU threads, where there were {state['threads']}: last bits "
+                f"will differ. OMP_NUM_THREADS={state['threads']} makes them the same"
+            )
     return trainer, data, eval_data
 
 

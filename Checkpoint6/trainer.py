@@ -1,6 +1,7 @@
 """What is trained, by what, and how far it has come."""
 
 import contextlib
+import os
 import time
 
 import numpy as np
@@ -10,7 +11,12 @@ import paddle_mv3
 from Checkpoint6 import checkpoint, distributed
 from Checkpoint6.arguments import recipe_of
 
-__all__ = ["Diverged", "Stopped", "Trainer", "Window"]
+__all__ = ["Diverged", "Stopped", "Trainer", "Window", "cpu_threads"]
+
+
+def cpu_threads():
+    """Threads of an operation on the CPU: in which order it adds up, and so its last bits."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 class Stopped(Exception):
@@ -152,6 +158,7 @@ class Trainer:
             "best": self.best,
             "world_size": self.world_size,
             "steps_per_epoch": self.steps_per_epoch,
+            "threads": cpu_threads(),
             "args": recipe_of(self.args),
         }
 

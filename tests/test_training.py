@@ -1,6 +1,7 @@
 """Checkpoint6/train.py: trains, can be stopped at any moment, and goes on as if it had not been."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
@@ -9,8 +10,10 @@ import re
 import resource
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
@@ -208,6 +211,7 @@ def test_without_arguments_it_learns_lite_data(spawn, tmp_path):
 @pytest.mark.slow
 def test_a_bar_on_a_terminal(images, tmp_path):
     main, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, TRAIN, *OPTIONS, "--data-path", images, "--output-dir", tmp_path]
     command += ["--result-dir", tmp_path]
     process = subprocess.Popen([str(x) for x in command], stdout=terminal, stderr=terminal)
@@ -258,6 +262,13 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_bit_for_bit(number, images, tm
     assert status == 0, text
     same(straight, last(tmp_path))
     assert [entry["step"] for entry in records(tmp_path)] == list(range(1, 15))
+
+
+def test_another_number_of_threads_is_said(run, tmp_path, straight):
+    checkpoint.save(checkpoint.path_of(tmp_path / "out", 1, 7), {**straight, "threads": 64})
+    assert "OMP_NUM_THREADS=64" in run("--resume", "auto").out
+    checkpoint.save(checkpoint.path_of(tmp_path / "out", 1, 7), straight)
+    assert "OMP_NUM_THREADS" not in run("--resume", "auto").out
 
 
 @pytest.mark.slow
@@ -366,7 +377,11 @@ def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
     named = re.findall(r"\w+/\w/\d+\.png", one.out + result.out)
     assert sorted(named) == ["train/c/20.png", "train/c/5.png", "val/c/5.png"]
     state = last(tmp_path / "out")
-    assert sorted(os.path.basename(path) for path in state["skipped"]) == ["20.png", "5.png"]
+    assert sorted(os.path.basename(path) for path in state["skipped"]) == [
+        "20.png",
+        "5.png",
+        "5.png",
+    ]
     assert records(tmp_path / "out", "epoch")[-1]["images"] == 24
 
 
@@ -472,6 +487,29 @@ def test_every_optimizer_goes_on_bit_for_bit(options, tmp_path):
     other.set_state_dict(checkpoint.load(path), path)
     for batch in batches(1, 2):
         assert [float(trainer.step(*batch)[0])] == [float(other.step(*batch)[0])]
+    same(trainer.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision_goes_on(level, dtype, tmp_path):
+    """Paddle ignores it on the CPU: there this shows the calls and the state alone."""
+    device = "gpu" if paddle.device.cuda.device_count() else "cpu"
+
+    def make():
+        args = arguments.parse("", [*OPTIONS, "--data-path", "x", "--device", device])
+        args.amp, args.amp_dtype = level, dtype
+        return Trainer(args, 3, 7)
+
+    trainer = make()
+    for batch in batches(0, 2):
+        trainer.step(*batch)
+    path = checkpoint.path_of(tmp_path, 0, 2)
+    checkpoint.save(path, trainer.state_dict())
+    other = make()
+    other.set_state_dict(checkpoint.load(path), path)
+    for batch in batches(1, 2):
+        assert float(trainer.step(*batch)[0]) == float(other.step(*batch)[0])
     same(trainer.state_dict(), other.state_dict())
 
 
