@@ -559,6 +559,23 @@ def test_logits_that_are_too_small_are_not_passed(tool, few_images, tmp_path, fa
     assert "too little to judge" in tool(export, *options).err
 
 
+def test_the_bound_follows_the_models_own_rounding(arrays, few_images):
+    """An offset on all logits costs them bits: here about 1e-4 of their spread."""
+    model = paddle_mv3.mobilenet_v3_small(num_classes=8)
+    offset = {**arrays, "classifier.3.bias": arrays["classifier.3.bias"] + np.float32(1000)}
+    images = export.check_images(few_images, paddle_mv3.ClassificationPresetEval(64, 73))
+    bounds = []
+    for weights in (arrays, offset):
+        checkpoint.load_model(model, weights, "weights")
+        model.eval()
+        reference = tools.logits_of(model, images)
+        bounds.append(export.bound_for(model, images, reference))
+        for name, tensor in model.state_dict().items():
+            assert np.array_equal(tensor.numpy(), weights[name])
+        assert np.array_equal(tools.logits_of(model, images), reference)
+    assert 1e-5 <= bounds[0] < 3e-4 and 10 * bounds[0] < bounds[1] < 0.05
+
+
 def test_a_model_that_rounding_upsets_is_not_judged(
     tool, arrays, few_images, tmp_path, fake_formats
 ):
