@@ -1,0 +1,333 @@
+"""Writes a trained model for deployment: a Paddle inference model and an ONNX file.
+
+    python export.py --weights output/best_0014.pdparams --output-dir exported
+    python export.py --weights … --output-dir exported --format onnx --opset 13
+
+Both take normalised images, (N, 3, crop, crop) float32, any N, and give logits, (N, classes).
+Before anything is put into --output-dir, each file is run by paddle.inference or ONNX Runtime on
+some images, and must give the logits of the model that was trained.
+
+Exit status: 0 done, 1 a file gives other logits, or they are too small to be judged, and nothing
+was written; 2 it could not run.
+"""
+
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Otherwise ONNX Runtime reports to its maker over the network, and writes an id of the machine
+# into ~/.cache. Read when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+warnings.filterwarnings("ignore", message="No ccache found")
+
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+from tabulate import tabulate  # noqa: E402
+
+from alignment.files import CannotRun, first_line, shown, unpack  # noqa: E402
+from Checkpoint6 import tools  # noqa: E402
+from paddle_mv3.dataset import load_image  # noqa: E402
+
+# The largest difference of a logit that passes, over the spread of the logits (the most by which
+# two images differ in one of them): so many times the model's own rounding error, which is its
+# difference in float32 from itself in float64, and no less than a hundred units of float32.
+# Measured with `python benchmarks/export.py`, 16 images, 2 x86 cores: at most 3.5 times, over 20
+# sets of live random weights for each model, whose own error is 3e-6 to 8e-4; of a model trained on
+# lite_data 1.5 times, which is 7e-7.
+IMPRECISE = 30.0
+LEAST = 1e-5
+
+# Where the bound would be larger, it would pass what is wrong.
+MOST = 0.05
+
+# A spread that is too small to tell two images apart says nothing about the file: as torchvision
+# initialises it, MobileNetV3 gives 6e-9, trained for some minutes 2.
+SPREAD = 1e-3
+
+IMAGES = 16
+STEM = "inference"
+
+
+def parser():
+    flags = tools.parser(__doc__)
+    tools.add_model(flags)
+    add = flags.add_argument
+    add("--output-dir", type=Path, required=True, metavar="DIR",
+        help=f"for {STEM}.json and {STEM}.pdiparams (paddle), {STEM}.onnx (onnx)")  # fmt: skip
+    add("--format", nargs="+", choices=tuple(FORMATS), default=list(FORMATS),
+        help=f"default: {' '.join(FORMATS)}")  # fmt: skip
+    add("--opset", type=int, choices=range(7, 22), default=17, metavar="7…21",
+        help="of ONNX; default: 17")  # fmt: skip
+    add("--images", type=Path, metavar="FOLDER",
+        help=f"to check with, {IMAGES} from it and below; default: lite_data/val")  # fmt: skip
+    return flags
+
+
+@contextlib.contextmanager
+def silenced():
+    """Keeps what libraries write to stdout and stderr, from C++ too, for the case of an error."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        before = [os.dup(1), os.dup(2)]
+        os.dup2(kept.fileno(), 1)
+        os.dup2(kept.fileno(), 2)
+        unclear = False
+        try:
+            yield
+        except Exception as error:
+            unclear = not isinstance(error, OSError)
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(before, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            if unclear:
+                kept.seek(0)
+                os.write(2, kept.read())
+
+
+def write_paddle(trained, folder):
+    """Writes `folder`/inference.json, the network, and inference.pdiparams, its weights."""
+    shape = [None, 3, trained.crop_size, trained.crop_size]
+    spec = paddle.static.InputSpec(shape, "float32", "image")
+    with silenced():
+        network = paddle.jit.to_static(trained.model, input_spec=[spec], full_graph=True)
+        paddle.jit.save(network, str(folder / STEM))
+
+
+def write_onnx(folder, opset):
+    """Writes `folder`/inference.onnx from what `write_paddle` wrote."""
+    import paddle2onnx
+
+    program, weights = (str(folder / f"{STEM}{suffix}") for suffix in (".json", ".pdiparams"))
+    with silenced():
+        # Without a file to save to, it leaves out its optimisers: one of them starts pip.
+        model = paddle2onnx.export(
+            program, weights, opset_version=opset, auto_upgrade_opset=False, optimize_tool=None
+        )
+    (folder / f"{STEM}.onnx").write_bytes(model)
+
+
+def run_paddle(folder, onednn):
+    """A function from images to logits: the inference model on the CPU."""
+    from paddle import inference
+
+    files = (str(folder / f"{STEM}{suffix}") for suffix in (".json", ".pdiparams"))
+    config = inference.Config(*files)
+    config.disable_gpu()
+    config.disable_glog_info()
+    if onednn:
+        config.enable_onednn()
+    else:
+        config.disable_onednn()
+    predictor = inference.create_predictor(config)
+    (source,), (target,) = predictor.get_input_names(), predictor.get_output_names()
+
+    def logits(images):
+        predictor.get_input_handle(source).copy_from_cpu(images)
+        predictor.run()
+        return predictor.get_output_handle(target).copy_to_cpu()
+
+    return logits
+
+
+def run_onnx(folder):
+    """A function from images to logits: the ONNX file on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # paddle2onnx leaves constants in that nothing uses
+    session = onnxruntime.InferenceSession(
+        str(folder / f"{STEM}.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    (source,) = session.get_inputs()
+    return lambda images: session.run(None, {source.name: images})[0]
+
+
+# {format: (its files, {who runs them: function of a folder})}. oneDNN is what paddle.inference
+# uses on a CPU unless it is told not to.
+FORMATS = {
+    "paddle": (
+        [f"{STEM}.json", f"{STEM}.pdiparams"],
+        {
+            "Paddle": lambda folder: run_paddle(folder, onednn=False),
+            "Paddle with oneDNN": lambda folder: run_paddle(folder, onednn=True),
+        },
+    ),
+    "onnx": ([f"{STEM}.onnx"], {"ONNX Runtime": run_onnx}),
+}
+
+
+def require_packages(formats):
+    """Raises CannotRun if a package is missing."""
+    if "onnx" not in formats:
+        return
+    for package in ("paddle2onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise CannotRun(
+                f"missing package: {package}. Run: pip install -r requirements.txt, or leave ONNX "
+                "out by --format paddle"
+            )
+
+
+def check_images(folder, preset):
+    """(n, 3, crop, crop) float32, n from 2 to 16, evenly spread over the images of a folder.
+
+    Raises:
+        CannotRun: fewer than two images, or an archive that cannot be unpacked.
+        OSError: an image that cannot be decoded.
+    """
+    if folder is None:
+        if not (ROOT / "lite_data").is_dir():
+            unpack(ROOT / "lite_data.tar", ROOT / "lite_data")
+        folder = ROOT / "lite_data" / "val"
+    files = tools.image_files([folder])
+    if len(files) < 2:
+        raise CannotRun(f"{shown(folder)} holds one image: a check needs two or more")
+    chosen = np.linspace(0, len(files) - 1, min(IMAGES, len(files))).round().astype(int)
+    return np.stack([preset(load_image(files[i])) for i in chosen])
+
+
+def spread_of(reference):
+    """The most by which two images differ in a logit. Raises: CheckFailed, if it is too small."""
+    spread = float((reference.max(axis=0) - reference.min(axis=0)).max())
+    if spread < SPREAD:
+        raise tools.CheckFailed(
+            f"the logits of {len(reference)} images differ by {spread:.1g} at most, too little to "
+            f"judge what is exported ({SPREAD:g} is needed): are the weights trained, and the "
+            "images different? Nothing was written"
+        )
+    return spread
+
+
+def bound_for(model, images, reference):
+    """The largest relative difference that is rounding. Raises: CheckFailed, if it is too large."""
+    model.to(dtype="float64")
+    exact = tools.logits_of(model, images.astype(np.float64))
+    model.to(dtype="float32")  # the same bits as before
+    bound = max(LEAST, IMPRECISE * float(np.abs(reference - exact).max() / spread_of(reference)))
+    if bound > MOST:
+        raise tools.CheckFailed(
+            f"rounding to float32 moves the model's own logits by {bound / IMPRECISE:.1g} of their "
+            "spread, too much to judge what is exported. Nothing was written"
+        )
+    return bound
+
+
+def compare(reference, logits, bound):
+    """How far `logits` are from `reference`, both (n, classes).
+
+    Returns:
+        (the largest difference over the spread of the reference, the number of images with the
+        same top-1, what is wrong or None). An image's top-1 may be another where its two largest
+        logits are no further apart than the largest difference.
+    """
+    if logits.shape != reference.shape:
+        return np.inf, 0, f"their shape is {logits.shape}, not {reference.shape}"
+    difference = np.abs(logits - reference).max()
+    relative = float(difference / spread_of(reference))
+    first, second = np.sort(reference, axis=1)[:, :-3:-1].T
+    same = logits.argmax(axis=1) == reference.argmax(axis=1)
+    wrong = None
+    if not relative <= bound:  # NaN too
+        wrong = f"by {relative:.2g} of their spread, and {bound:.2g} is the most for rounding"
+    elif (~same & (first - second > difference)).any():
+        wrong = f"{(~same).sum()} of {len(same)} images have another top-1"
+    return relative, int(same.sum()), wrong
+
+
+def check(folder, formats, images, reference, bound):
+    """Runs each file with batches of one image and of all. Returns the rows of a table.
+
+    Raises:
+        CheckFailed: a file cannot be run, or gives other logits; says by how much.
+    """
+    rows = []
+    for name in formats:
+        files, runners = FORMATS[name]
+        size = sum((folder / file).stat().st_size for file in files)
+        about = [", ".join(files), f"{size / 1e6:.1f}"]
+        for runner, start in runners.items():
+            differences, agreeing = [], []
+            for batch_size in (1, len(images)):
+                try:
+                    output = outputs(start(folder), images, batch_size)
+                except Exception as error:  # of whatever type a runtime has
+                    raise tools.CheckFailed(
+                        f"{runner} cannot run {about[0]}: {first_line(error)}. Nothing was written"
+                    ) from error
+                difference, same, wrong = compare(reference, output, bound)
+                if wrong:
+                    raise tools.CheckFailed(
+                        f"{about[0]}, run by {runner} in batches of {batch_size}, gives other "
+                        f"logits than the model: {wrong}. Nothing was written"
+                    )
+                differences.append(difference)
+                agreeing.append(same)
+            rows.append(
+                [*about, runner, f"{max(differences):.1e}", f"{min(agreeing)} of {len(images)}"]
+            )
+            about = ["", ""]
+    return rows
+
+
+def outputs(logits, images, batch_size):
+    """(n, classes) that the function `logits` gives for all images, in batches."""
+    batches = range(0, len(images), batch_size)
+    return np.concatenate([logits(images[i : i + batch_size]) for i in batches])
+
+
+def main(args):
+    """Raises: CannotRun, OSError: bad input. CheckFailed."""
+    formats = [name for name in FORMATS if name in args.format]
+    require_packages(formats)
+    paddle.set_device("cpu")
+    trained = tools.load_trained(args)
+    images = check_images(args.images, trained.preset)
+    reference = tools.logits_of(trained.model, images)
+    spread = spread_of(reference)
+    bound = bound_for(trained.model, images, reference)
+
+    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{args.output_dir.name}.", dir=args.output_dir.parent
+    ) as temporary:
+        folder = Path(temporary)
+        try:
+            write_paddle(trained, folder)
+            if "onnx" in formats:
+                write_onnx(folder, args.opset)
+        except OSError as error:
+            raise CannotRun(
+                f"cannot write {shown(args.output_dir)}: {first_line(error)}. Make room or make "
+                "it writable, or choose another folder"
+            ) from error
+        rows = check(folder, formats, images, reference, bound)
+        args.output_dir.mkdir(exist_ok=True)
+        for name in formats:
+            for file in FORMATS[name][0]:
+                os.replace(folder / file, args.output_dir / file)
+    headers = ["file", "MB", "run by", "largest difference", "same top-1"]
+    print(tabulate(rows, headers, disable_numparse=True, colalign=("left", "right")))
+    crop = trained.crop_size
+    print(
+        f"{trained.name}, images (N, 3, {crop}, {crop}) float32 -> logits (N, "
+        f"{trained.num_classes}); differences over the spread of the logits, {spread:.3g}, in "
+        f"batches of 1 and {len(images)}; bound {bound:.1e}"
+    )
+    print(f"-> {shown(args.output_dir)}")
+
+
+if __name__ == "__main__":
+    tools.run(main, parser())

@@ -1,0 +1,145 @@
+"""The classes that a trained model sees in images.
+
+    python predict.py photo.jpg --weights output/best_0014.pdparams
+    python predict.py ../lite_data/val --weights output/best_0014.pdparams --topk 3 --json
+
+Names of the classes, model, and how images are scaled and cropped come from the checkpoint; of a
+file that holds weights alone, from --class-names, --model, --val-crop-size, --val-resize-size and
+--interpolation.
+
+Exit status: 0 done, 1 some images could not be decoded (they are named, the others predicted),
+2 it could not run.
+"""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+warnings.filterwarnings("ignore", message="No ccache found")
+
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+
+from alignment.files import CannotRun, shown  # noqa: E402
+from Checkpoint6 import tools  # noqa: E402
+from Checkpoint6.arguments import count  # noqa: E402
+from paddle_mv3.dataset import load_image  # noqa: E402
+
+
+def parser():
+    flags = tools.parser(__doc__)
+    add = flags.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER",
+        help="of a folder, all images in it and below")  # fmt: skip
+    tools.add_model(flags)
+    add("--topk", type=count, default=5, help="classes to name, at most all; default: 5")
+    add("--class-names", type=Path, metavar="FILE",
+        help="one name a line; or .json, a list or {\"0\": name, …}, a name being a text or a "
+        "list that ends with it, such as ImageNet's [\"n01440764\", \"tench\"]")  # fmt: skip
+    add("--json", action="store_true",
+        help='[{"file", "topk": [{"class", "name", "probability"}]}] in place of text')  # fmt: skip
+    add("--device", choices=("cpu", "gpu"), help="default: gpu where Paddle has one")
+    add("-b", "--batch-size", type=count, default=32)
+    return flags
+
+
+def read_class_names(path):
+    """[name] from a text or JSON file.
+
+    Raises:
+        CannotRun: the file cannot be read, or is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
+    except (OSError, ValueError) as error:
+        raise CannotRun(f"cannot read class names from {shown(path)}: {error}") from error
+    if isinstance(names, dict):
+        names = [names.get(str(index)) for index in range(len(names))]
+    if not isinstance(names, list):
+        raise CannotRun(f"{shown(path)} is neither a list of class names nor a dictionary")
+    names = [name[-1] if isinstance(name, list) and name else name for name in names]
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise CannotRun(f"{shown(path)} has no name for class {index}")
+    return [name.strip() for name in names]
+
+
+def class_names(args, trained):
+    """[name] of all classes, or None. Raises: CannotRun."""
+    path = args.class_names or args.weights
+    names = read_class_names(path) if args.class_names else trained.classes
+    if names is not None and len(names) != trained.num_classes:
+        raise CannotRun(
+            f"{shown(path)} names {len(names)} classes and the model has {trained.num_classes}: "
+            "the numbers have to be the same"
+        )
+    return names
+
+
+def predict(trained, files, batch_size, report):
+    """Yields (file, probabilities), (classes,) float64.
+
+    Args:
+        report: called with the OSError of each file that cannot be decoded.
+    """
+    for begin in range(0, len(files), batch_size):
+        read = []
+        for file in files[begin : begin + batch_size]:
+            try:
+                read.append((file, trained.preset(load_image(file))))
+            except OSError as error:
+                report(error)
+        if read:
+            batch = np.stack([image for _, image in read])
+            logits = tools.logits_of(trained.model, batch).astype(np.float64)
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+            yield from zip([file for file, _ in read], weights / weights.sum(axis=1, keepdims=True))
+
+
+def topk(probabilities, k, names):
+    """[{"class", "name", "probability"}], the likeliest first; name is None without names."""
+    best = np.argsort(-probabilities, kind="stable")[:k]
+    return [
+        {"class": int(i), "name": names and names[i], "probability": float(probabilities[i])}
+        for i in best
+    ]
+
+
+def main(args):
+    """Returns the exit status. Raises: CannotRun."""
+    has_gpu = paddle.device.cuda.device_count() > 0
+    if args.device == "gpu" and not has_gpu:
+        raise CannotRun("--device gpu: Paddle sees no GPU. Use --device cpu")
+    paddle.set_device(args.device or ("gpu" if has_gpu else "cpu"))
+    files = tools.image_files(args.images)
+    trained = tools.load_trained(args)
+    names = class_names(args, trained)
+    failures, results = [], []
+
+    def report(error):
+        failures.append(error)
+        print(f"error: {error}", file=sys.stderr)
+
+    for file, probabilities in predict(trained, files, args.batch_size, report):
+        best = topk(probabilities, args.topk, names)
+        results.append({"file": str(file), "topk": best})
+        if not args.json:
+            print(file)
+            for row in best:
+                print(
+                    f"    {row['probability']:.4f}  {row['class']:4}  {row['name'] or ''}".rstrip()
+                )
+    if args.json:
+        print(json.dumps(results, indent=2))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    tools.run(main, parser())

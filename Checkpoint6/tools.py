@@ -1,0 +1,195 @@
+"""What average_checkpoints.py, predict.py and export.py share: a trained model, images, errors."""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+from PIL import Image
+
+import paddle_mv3
+from alignment.files import CannotRun, first_line, shown
+from Checkpoint6 import checkpoint
+from Checkpoint6.arguments import count
+from paddle_mv3.dataset import EXTENSIONS
+
+__all__ = [
+    "CheckFailed",
+    "Trained",
+    "add_model",
+    "as_float32",
+    "image_files",
+    "load_trained",
+    "logits_of",
+    "parser",
+    "run",
+]
+
+# What a file of weights alone does not say; train.py's defaults.
+DEFAULTS = {
+    "model": "mobilenet_v3_small",
+    "val_crop_size": 224,
+    "val_resize_size": 256,
+    "interpolation": "bilinear",
+}
+
+
+class CheckFailed(Exception):
+    """What was made is not right, or cannot be judged: exit status 1."""
+
+
+class Trained(NamedTuple):
+    """A model in eval mode, float32, and what was trained with it.
+
+    preset maps an RGB image to (3, crop_size, crop_size) float32; classes are names, or None.
+    """
+
+    model: paddle.nn.Layer
+    name: str
+    preset: paddle_mv3.ClassificationPresetEval
+    crop_size: int
+    num_classes: int
+    classes: list | None
+
+
+def parser(description):
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_model(flags):
+    """Adds what `load_trained` reads."""
+    add = flags.add_argument
+    add("--weights", type=Path, required=True, metavar="FILE",
+        help="a checkpoint of train.py or average_checkpoints.py, or a state_dict")  # fmt: skip
+    where = "default: as the checkpoint was trained, otherwise "
+    add("--model", choices=sorted(paddle_mv3.MODELS), help=where + DEFAULTS["model"])
+    add("--val-crop-size", type=count, help=f"{where}{DEFAULTS['val_crop_size']}")
+    add("--val-resize-size", type=count, help=f"{where}{DEFAULTS['val_resize_size']}")
+    add("--interpolation", choices=("nearest", "bilinear", "bicubic"),
+        help=where + DEFAULTS["interpolation"])  # fmt: skip
+
+
+def run(main, flags, argv=None):
+    """Parses the command line, runs `main(args)`, leaves with the exit status.
+
+    The status is what `main` returns, None being 0; 1 with one line on stderr if it raises
+    CheckFailed, 2 if it raises CannotRun or OSError.
+    """
+    args = flags.parse_args(argv)
+    paddle.disable_signal_handler()  # it can hang for ever; see alignment/cli.py
+    message = ""
+    try:
+        status = main(args) or 0
+        sys.stdout.flush()
+    except CheckFailed as error:
+        status, message = 1, str(error)
+    except CannotRun as error:
+        status, message = 2, str(error)
+    except BrokenPipeError:  # … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        where = f"{shown(error.filename)}: " if error.filename else ""
+        status, message = 2, where + first_line(error)
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:
+        traceback.print_exc()
+        status, message = 2, f"{type(error).__name__}: {first_line(error)}"
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def as_float32(array):
+    """The values of a weight in float32; those of bfloat16 are in a file as their bits, uint16."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def load_trained(args):
+    """The Trained of a command line. What it leaves open is as the checkpoint says.
+
+    Raises:
+        CannotRun: --weights cannot be read, or does not fit the model.
+    """
+    path = args.weights
+    if path.suffix in (".pth", ".pt"):
+        raise CannotRun(
+            f"{shown(path)} is PyTorch's. Convert it: python torch2paddle.py {shown(path)}"
+        )
+    arrays, state = checkpoint.read_weights(path)
+    chosen = {
+        **DEFAULTS,
+        **{n: v for n, v in state.get("args", {}).items() if n in DEFAULTS},
+        **{n: v for n, v in vars(args).items() if n in DEFAULTS and v is not None},
+    }
+    if chosen["model"] not in paddle_mv3.MODELS:
+        raise CannotRun(
+            f"{shown(path)} is of the model {chosen['model']}, which is none of "
+            + ", ".join(sorted(paddle_mv3.MODELS))
+        )
+    if "classifier.3.bias" not in arrays:
+        raise CannotRun(
+            f"{shown(path)} holds no weights of a MobileNetV3: there is no classifier.3.bias in it"
+        )
+    num_classes = len(arrays["classifier.3.bias"])
+    model = paddle_mv3.MODELS[chosen["model"]](num_classes=num_classes)
+    # Trained with --amp O2, most are in 16 bits.
+    arrays = {name: as_float32(array) for name, array in arrays.items()}
+    checkpoint.load_model(model, arrays, path)
+    model.eval()
+    preset = paddle_mv3.ClassificationPresetEval(
+        chosen["val_crop_size"],
+        chosen["val_resize_size"],
+        Image.Resampling[chosen["interpolation"].upper()],
+    )
+    name, crop_size = chosen["model"], chosen["val_crop_size"]
+    return Trained(model, name, preset, crop_size, num_classes, state.get("classes"))
+
+
+def logits_of(model, batch):
+    """(N, 3, H, W) float32 array -> (N, classes) float32 array.
+
+    Raises:
+        CannotRun: they are infinite or no numbers.
+    """
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(batch)).numpy()
+    if not np.isfinite(logits).all():
+        raise CannotRun(
+            "the model's logits are infinite or no numbers: its weights, or their training, are bad"
+        )
+    return logits
+
+
+def image_files(paths):
+    """Files as they are, and for each folder all images in it and below, sorted.
+
+    Raises:
+        CannotRun: nothing there, or a folder without images.
+    """
+    files = []
+    for path in paths:
+        if path.is_dir():
+            found = [
+                Path(folder, name)
+                for folder, _, names in sorted(os.walk(path, followlinks=True))
+                for name in sorted(names)
+                if name.lower().endswith(EXTENSIONS)
+            ]
+            if not found:
+                raise CannotRun(f"no images in {shown(path)}: looked for {' '.join(EXTENSIONS)}")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise CannotRun(f"no such image or folder: {path}")
+    return files
