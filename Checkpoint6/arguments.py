@@ -213,6 +213,11 @@ def recipe_of(args):
 
 def require_same_recipe(args, world_size, state, path):
     """Raises CannotRun unless the checkpoint `state` is one of this very training."""
+    if "optimizer" not in state:
+        raise CannotRun(
+            f"{shown(path)} holds weights alone, an average: begin a new training with "
+            f"--weights {shown(path)}"
+        )
     saved = {**state["args"], "processes": state["world_size"]}
     wanted = {**recipe_of(args), "processes": world_size}
     names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]

@@ -234,6 +234,10 @@ def read_weights(path):
     Raises:
         CannotRun: the file cannot be read, or is neither.
     """
+    if Path(path).suffix in (".pth", ".pt"):
+        raise CannotRun(
+            f"{shown(path)} is PyTorch's. Convert it: python torch2paddle.py {shown(path)}"
+        )
     require_file(path)
     with open(path, "rb") as file:
         file.seek(0, os.SEEK_END)

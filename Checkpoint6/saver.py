@@ -79,15 +79,11 @@ def load_weights(args, model, num_classes):
         path = torch2paddle.prepare(where)[1]
     else:
         path = Path(args.weights)
-    if path.suffix in (".pth", ".pt"):
-        raise CannotRun(
-            f"{shown(path)} is PyTorch's. Convert it: python torch2paddle.py {shown(path)}"
-        )
     arrays, _ = checkpoint.read_weights(path)
-    bias = list(arrays.values())[-1]
-    if "classifier.3.bias" in arrays and len(bias) != num_classes:
+    trained_for = len(arrays.get("classifier.3.bias", range(num_classes)))
+    if trained_for != num_classes:
         raise CannotRun(
-            f"{shown(path)} is of a model for {len(bias)} classes, and {shown(args.data_path)} has "
-            f"{num_classes}: the class counts have to be the same"
+            f"{shown(path)} is of a model for {trained_for} classes, and {shown(args.data_path)} "
+            f"has {num_classes}: the class counts have to be the same"
         )
     checkpoint.load_model(model, arrays, path)

@@ -15,7 +15,7 @@ import paddle_mv3
 from alignment.files import CannotRun, first_line, shown
 from Checkpoint6 import checkpoint
 from Checkpoint6.arguments import count
-from paddle_mv3.dataset import EXTENSIONS
+from paddle_mv3.listing import EXTENSIONS
 
 __all__ = [
     "CheckFailed",
@@ -121,10 +121,6 @@ def load_trained(args):
         CannotRun: --weights cannot be read, or does not fit the model.
     """
     path = args.weights
-    if path.suffix in (".pth", ".pt"):
-        raise CannotRun(
-            f"{shown(path)} is PyTorch's. Convert it: python torch2paddle.py {shown(path)}"
-        )
     arrays, state = checkpoint.read_weights(path)
     chosen = {
         **DEFAULTS,

@@ -311,6 +311,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, images, tmp
     assert f"going on from {third}" in result.out
     same(straight, last(tmp_path / "out"))
 
+    checkpoint.save(tmp_path / "averaged.pdparams", {"model": straight["model"]})
+    result = run("--resume", tmp_path / "averaged.pdparams")
+    assert result.status == 2 and "weights alone" in result.error_line
     newest.write_bytes(b"")
     result = run("--resume", newest)
     assert result.status == 2 and newest.name in result.error_line
