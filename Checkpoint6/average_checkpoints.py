@@ -11,17 +11,17 @@ train.py --test-only --weights, predict.py and export.py.
 Exit status: 0 done, 2 it could not run.
 """
 
-import os
 import sys
-import warnings
 from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-warnings.filterwarnings("ignore", message="No ccache found")
+from alignment import environment  # noqa: E402  isort: skip
+
+environment.require("numpy", "PIL", "paddle")
+
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402

@@ -16,17 +16,18 @@ import importlib.util
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from alignment import environment  # noqa: E402  isort: skip
+
+environment.require("numpy", "PIL", "paddle", "tabulate")
+
 # Otherwise ONNX Runtime reports to its maker over the network, and writes an id of the machine
 # into ~/.cache. Read when it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-warnings.filterwarnings("ignore", message="No ccache found")
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402

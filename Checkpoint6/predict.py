@@ -12,16 +12,16 @@ Exit status: 0 done, 1 some images could not be decoded (they are named, the oth
 """
 
 import json
-import os
 import sys
-import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-warnings.filterwarnings("ignore", message="No ccache found")
+from alignment import environment  # noqa: E402  isort: skip
+
+environment.require("numpy", "PIL", "paddle")
+
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402

@@ -29,22 +29,20 @@ could not run, 130 or 143 stopped by SIGINT or SIGTERM after saving: start it ag
 """
 
 import json
-import os
 import signal
 import sys
 import time
 import traceback
-import warnings
 from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# Beside the workers of the data loader, threads that wait in a busy loop cost more than they save.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-warnings.filterwarnings("ignore", message="No ccache found")
-warnings.filterwarnings("ignore", message="When training, we now always track")
+from alignment import environment  # noqa: E402  isort: skip
+
+environment.require("numpy", "PIL", "paddle", "reprod_log", "tqdm", "visualdl")
+
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
@@ -343,8 +341,10 @@ def train(stop, log, trainer, data, eval_data):
     if trainer.rank == 0:
         record(top1, args.result_dir)
         log.say(f"top1 {top1:.3f} -> {shown(args.result_dir / 'train_align_paddle.npy')}")
-        best = trainer.best
-        log.say(f"best: epoch {best['epoch']}, top1 {best['top1']:.3f}")
+        file = shown(args.output_dir / f"best_{trainer.best['epoch']:04}.pdparams")
+        log.say(
+            f"the best was top1 {trainer.best['top1']:.3f}, epoch {trainer.best['epoch']} -> {file}"
+        )
     if saver.failure:
         raise saver.failure
 

@@ -5,12 +5,12 @@ before the frameworks are loaded.
 """
 
 import argparse
-import importlib.util
 import os
 import sys
 import traceback
-import warnings
 from pathlib import Path
+
+from . import environment
 
 ALIGNED, NOT_ALIGNED, CANNOT_RUN = 0, 1, 2
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,23 +21,9 @@ def _fail(message):
     raise SystemExit(CANNOT_RUN)
 
 
-_missing = [
-    name
-    for name in ("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_log", "tabulate")
-    if importlib.util.find_spec(name) is None
-]
-if _missing:
-    _fail(f"missing package: {', '.join(_missing)}. Run: pip install -r requirements.txt")
-
+environment.require("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_log", "tabulate")
 # Tensor-core arithmetic with ten bits of mantissa would drown what is compared here.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-# Each framework has its own threads, which by default wait in a busy loop: beside other work on the
-# machine the steps took five times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Paddle wishes for a compiler cache at import; nothing is compiled here. And it says at every
-# training step that batch norm keeps running statistics.
-warnings.filterwarnings("ignore", message="No ccache found")
-warnings.filterwarnings("ignore", message="When training, we now always track")
 
 import paddle  # noqa: E402
 import torch  # noqa: E402
