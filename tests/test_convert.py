@@ -202,7 +202,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-@pytest.mark.parametrize("function", ["convert_file", "revert_file"])
+@pytest.mark.parametrize(
+    "function", ["convert_file", pytest.param("revert_file", marks=pytest.mark.slow)]
+)
 def test_memory_is_about_twice_the_checkpoint(function, tmp_path):
     """Beside the model itself; measured on a checkpoint of 320 MB in a process of its own."""
     count = 20

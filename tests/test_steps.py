@@ -72,6 +72,7 @@ def test_step_is_aligned_and_keeps_the_contract(script, run, tmp_path, monkeypat
         assert len(lines) > 100 and not any("<-- differs" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["01_test_forward.py", "04_test_loss.py", "05_test_backward.py"])
 def test_the_large_model_is_aligned(script, run):
     assert run(script, "--model", "mobilenet_v3_large").status == 0

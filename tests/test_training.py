@@ -498,8 +498,7 @@ def test_every_optimizer_goes_on_bit_for_bit(options, tmp_path):
     same(trainer.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("level", ["O1", "O2"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("level", "dtype"), [("O1", "float16"), ("O2", "bfloat16")])
 def test_mixed_precision_goes_on(level, dtype, tmp_path):
     """Paddle ignores it on the CPU: there this shows the calls and the state alone."""
     device = "gpu" if paddle.device.cuda.device_count() else "cpu"
@@ -597,6 +596,7 @@ def start_ranks(ranks, images, out, *options):
     return start(images, out, *options, launch=[*LAUNCH, ranks, "--log_dir", out / "log"])
 
 
+@pytest.mark.slow
 def test_two_ranks_train_one_model(images, tmp_path):
     short = ["--epochs", 1, "--lr-warmup-epochs", 0]
     status, text = finish(start_ranks(2, images, tmp_path, "-b", 2, "-j", 1, *short))

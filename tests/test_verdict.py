@@ -250,6 +250,7 @@ def test_trace_on_request(script, run, tmp_path):
     assert len(lines) == 2 + 208 and not any("differs" in line for line in lines[2:])
 
 
+@pytest.mark.slow
 def test_many_steps_do_not_run_apart(run, tmp_path):
     result = run("05_test_backward.py", "--steps", "12")
     assert result.status == 0, result.out
