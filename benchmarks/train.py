@@ -20,13 +20,13 @@ loop: images per second of the bare step (forward in training mode, loss, backwa
 peak: largest resident set so far of a loop's main process; of its largest worker (much of which
     is memory that it shares with the main process).
 costs: `train_one_epoch` on batches in memory against the bare step, in one process, step by step
-    in turn: what lines, metrics and the average cost together, by processor time. With a line
-    every 10 steps, and an update of the average every 32 or every one. The steps are small ones, in which the cost, which
-    does not depend on the size of the images, is seen well: "of this step". "of the full step" is
-    the share of the bare step of `loop`; the goal is 3 %.
+    in turn: what lines, metrics and the average of the weights cost together, by processor time.
+    The steps are small ones, in which the cost, which does not depend on the size of the images,
+    is seen well: "of this step". "of the full step" is the share of the bare step of `loop`; the
+    goal is 3 %.
 ranks: images per second of train.py with two processes (gloo) and with one, --threads each, in
     turn: medians of `avg_ips` in train.jsonl. The ratio is 2 at best, if there are two free cores.
-memory: resident set of train.py and the sum of its workers' over one epoch of small steps. Growth
+memory: resident set of train.py and the sum of its workers' in one epoch of small steps. Growth
     is counted from a tenth of the steps on.
 """
 
@@ -54,6 +54,8 @@ sys.path.insert(0, str(ROOT))
 
 CLASSES = 1000
 WARM_UP = 3  # steps
+MEMORY_MARKS = 0.1, 0.25, 0.5, 0.75, 1.0  # of the steps
+MEMORY_SIZE, MEMORY_BATCH = 32, 4
 LIMIT = 300  # seconds for an answer: what takes longer hangs
 TRAIN = ROOT / "Checkpoint6" / "train.py"
 # Of recipes/mobilenet_v3_small_600.txt, without its augmentation.
@@ -303,38 +305,36 @@ def children(pid):
     return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def make_data(folder, count, images):
-    """train/ with `count` files, each of `images` again and again; val/ with a tiny one a class."""
+def make_data(folder, images, count):
+    """train/ with `count` files, each of `images` again and again; val/ with a tiny one a class.
+
+    What is read again is in memory, as if the disk were fast.
+    """
     from PIL import Image
 
-    folder.mkdir()
     tiny = folder / "tiny.jpg"
     Image.open(images[0]).resize((32, 32)).save(tiny)
-    # Files that share their contents: what is read is in memory, as it is with a fast disk.
-    for split, files, number in (("train", images, count), ("val", [tiny], CLASSES)):
+    for split, files, number in (("train", images, max(count, CLASSES)), ("val", [tiny], CLASSES)):
         for label in range(CLASSES):
             (folder / split / f"{label:03}").mkdir(parents=True)
-        for index in range(max(CLASSES, number)):
+        for index in range(number):
             name = f"{index % CLASSES:03}/{index:05}.jpg"
             os.link(files[index % len(files)], folder / split / name)
-    return folder
 
 
-def flags(args, folder, out, size, batch_size):
+def flags(folder, out, size, batch_size):
     options = ["--data-path", folder, "--output-dir", out, "--result-dir", out]
     options += ["--train-crop-size", size, "--val-crop-size", 32, "--val-resize-size", 32]
     options += ["--batch-size", batch_size, "--epochs", 1]
     return [str(x) for x in options]
 
 
-def measure_loop(args, folder, images):
+def measure_loop(args, folder):
     """Prints the table of images per second. Returns the bare step's median seconds, in Paddle."""
-    steps = 2 * WARM_UP + args.rounds * args.steps + 4 * args.workers  # the last are on their way
-    data = make_data(folder / "loop", steps * args.batch_size, images)
     with contextlib.ExitStack() as stack:
         processes = {}
         for name in SIDES:
-            options = flags(args, data, folder / name, args.size, args.batch_size)
+            options = flags(folder, folder / name, args.size, args.batch_size)
             options += ["--workers", str(args.workers)]
             processes[name] = stack.enter_context(Process(name, options, folder))
             processes[name].ask(WARM_UP)
@@ -372,7 +372,7 @@ def table(rows, *headers):
 
 def measure_costs(args, folder, full_step):
     """`full_step`: processor seconds of a bare step of full size, or None."""
-    options = flags(args, folder, folder / "costs", args.cost_size, args.batch_size)
+    options = flags(folder, folder / "costs", args.cost_size, args.batch_size)
     updates = {"32 (default)": 32, "1": 1}
     rows = []
     with Process("paddle costs", options, folder) as process:
@@ -396,82 +396,88 @@ def measure_costs(args, folder, full_step):
 
 
 @contextlib.contextmanager
-def training(options, launch=()):
-    """train.py as a user starts it; ended, if it has not, with its workers and other ranks."""
-    child = subprocess.Popen(
-        [sys.executable, *launch, str(TRAIN), *RECIPE, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield child
-    finally:
-        # Workers, or ranks, whose workers end with them.
-        with contextlib.suppress(ProcessLookupError):
-            for pid in [*children(child.pid), child.pid]:
-                os.kill(pid, signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+def training(folder, options, launch=()):
+    """train.py as a user starts it; yields its process and the entries of its train.jsonl, as they
+    come. At the end it is ended, with its workers and other ranks.
+
+    Args:
+        folder: --output-dir.
+    """
+    folder.mkdir()
+    with open(folder / "said.txt", "w+") as said:
+        child = subprocess.Popen(
+            [sys.executable, *launch, str(TRAIN), *RECIPE, *options], stdout=said, stderr=said
+        )
+
+        def entries():
+            written = folder / "train.jsonl"
+            while not written.exists():
+                wait()
+            with written.open() as file:
+                line = ""
+                while True:
+                    line += file.readline()
+                    if line.endswith("\n"):
+                        yield json.loads(line)
+                        line = ""
+                    else:
+                        wait()
+
+        def wait():
+            if child.poll() is not None:
+                said.seek(0)
+                raise Broken(said.read())
+            time.sleep(0.02)
+
+        try:
+            yield child, entries()
+        finally:
+            # Workers, or ranks, whose workers end with them.
+            with contextlib.suppress(ProcessLookupError):
+                for pid in [*children(child.pid), child.pid]:
+                    os.kill(pid, signal.SIGKILL)
+            child.wait()
 
 
-def measure_ranks(args, folder, images):
+def measure_ranks(args, folder):
     speeds = {1: [], 2: []}
-    data = {}
-    for ranks in speeds:
-        count = ranks * args.batch_size * (WARM_UP + args.rank_steps)
-        data[ranks] = make_data(folder / f"ranks{ranks}", count, images)
     for run, ranks in itertools.product(range(args.rank_runs), speeds):
         out = folder / f"ranks{ranks}-{run}"
-        options = flags(args, data[ranks], out, args.size, args.batch_size)
+        options = flags(folder, out, args.size, args.batch_size)
         options += ["--print-freq", "1", "--workers", "1"]
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks)]
         launch += ["--backend", "gloo", "--log_dir", str(out / "log")]
-        with training(options, launch if ranks > 1 else ()) as child:
-            said = ""
-            for line in child.stdout:
-                said += line
-                if "epoch: 0 done" in line:
-                    break
-            else:
-                raise Broken(said)
-        entries = map(json.loads, (out / "train.jsonl").read_text().splitlines())
-        steps = [entry["avg_ips"] for entry in entries if entry["kind"] == "train"]
-        speeds[ranks].append(statistics.median(steps[WARM_UP:]))
+        with training(out, options, launch if ranks > 1 else ()) as (_, entries):
+            entries = itertools.islice(entries, WARM_UP, WARM_UP + args.rank_steps)
+            speeds[ranks].append(statistics.median(entry["avg_ips"] for entry in entries))
     rows = [[ranks, f"{statistics.median(ips):.1f}"] for ranks, ips in speeds.items()]
     ratio = statistics.median(two / one for one, two in zip(*speeds.values()))
     print(
         f"\nranks: images per second of all processes, {args.batch_size} images of {args.size} px "
-        f"in each, {args.threads} threads and 1 worker each, {args.rank_runs} runs in turn"
+        f"in each, OMP_NUM_THREADS={args.threads} and 1 worker each, {args.rank_runs} runs in turn"
     )
     print(table(rows, "processes", "images/s"))
     print(f"ratio {ratio:.2f}")
 
 
-def measure_memory(args, folder, images):
-    batch_size, size = 4, 32
-    data = make_data(folder / "memory", args.memory_steps * batch_size, images)
-    shares = (1, 2.5, 5, 7.5, 10)
-    marks = [max(1, int(share * args.memory_steps / 10)) for share in shares]
-    options = flags(args, data, folder / "memory-out", size, batch_size)
-    # At the last step there is a line as well; the memory is read before it ends.
-    freq = max(1, np.gcd.reduce(marks))
+def measure_memory(args, folder):
+    marks = [round(share * args.memory_steps) for share in MEMORY_MARKS]
+    options = flags(folder, folder / "memory", MEMORY_SIZE, MEMORY_BATCH)
+    freq = np.gcd.reduce(marks)
     options += ["--workers", str(args.workers), "--print-freq", str(freq)]
-    rows, said = [], ""
-    with training(options) as child:
-        for line in child.stdout:
-            said += line
-            at = re.search(r"iter: (\d+)/", line)
-            if not at or int(at[1]) not in marks:
-                continue
-            workers = [status(pid, "VmRSS") for pid in children(child.pid)]
-            rows.append((int(at[1]), status(child.pid, "VmRSS"), sum(workers)))
-            if len(rows) == len(marks):
+    rows = []
+    with training(folder / "memory", options) as (child, entries):
+        for entry in entries:
+            if entry["iter"] in marks:
+                workers = sum(status(pid, "VmRSS") for pid in children(child.pid))
+                rows.append((entry["iter"], status(child.pid, "VmRSS"), workers))
+            if entry["iter"] == marks[-1]:
                 break
-        else:
-            raise Broken(said)
     shown = [[step, f"{main:.1f}", f"{workers:.1f}"] for step, main, workers in rows]
-    print(f"\nmemory: resident set, MB; {size} px, batches of {batch_size}, {args.workers} workers")
+    print(
+        f"\nmemory: resident set, MB; {MEMORY_SIZE} px, batches of {MEMORY_BATCH}, {args.workers} "
+        "workers"
+    )
     print(table(shown, "step", "main process", "workers"))
     for name, first, last in zip(("main process", "workers"), rows[0][1:], rows[-1][1:]):
         print(f"{name}: {last - first:+.1f} MB, {last / first - 1:+.2%}, from step {rows[0][0]} on")
@@ -527,14 +533,18 @@ def main():
             f"OMP_NUM_THREADS={args.threads}",
             flush=True,
         )
+        loop = (WARM_UP + args.rounds * args.steps + 4 * args.workers) * args.batch_size
+        ranks = 2 * (WARM_UP + args.rank_steps) * args.batch_size
+        # A few more than are asked for: what is measured is not the end of an epoch.
+        make_data(folder, images, max(loop, ranks, args.memory_steps * MEMORY_BATCH) + 64)
         try:
-            full_step = measure_loop(args, folder, images) if "loop" in args.only else None
+            full_step = measure_loop(args, folder) if "loop" in args.only else None
             if "costs" in args.only:
                 measure_costs(args, folder, full_step)
             if "ranks" in args.only:
-                measure_ranks(args, folder, images)
+                measure_ranks(args, folder)
             if "memory" in args.only:
-                measure_memory(args, folder, images)
+                measure_memory(args, folder)
         except Broken as error:
             sys.exit(f"error: {error}")
 
