@@ -600,6 +600,29 @@ def test_bytes_that_are_normalised_last_are_the_same_images(preset, workers, ima
     assert batches(normalize=False)[0][0].dtype == np.uint8
 
 
+@pytest.mark.parametrize("offset", [0, 4])
+def test_what_is_normalised_last_is_copied_only_where_it_lies_badly(offset, image_dir):
+    """Off a multiple of 64 bytes a kernel's last bits may depend on the address."""
+    made = []
+
+    def finish(images):
+        batch = paddle_mv3.normalize_batch(images)
+        assert batch.ctypes.data % 64 == 0
+        memory = np.empty(batch.nbytes + 128, dtype=np.uint8)
+        start = -memory.ctypes.data % 64 + offset
+        made.append(memory[start : start + batch.nbytes].view(np.float32).reshape(batch.shape))
+        made[-1][:] = batch
+        return made[-1]
+
+    preset = paddle_mv3.ClassificationPresetEval(crop_size=40, normalize=False)
+    dataset = paddle_mv3.ImageFolder(image_dir, preset)
+    loader = paddle_mv3.DataLoader(dataset, batch_size=5, num_workers=0, finish=finish)
+    for images, _ in loader:
+        assert np.array_equal(images.numpy(), made[-1])
+        assert (images.data_ptr() == made[-1].ctypes.data) == (offset == 0)
+        assert images.data_ptr() % 64 == 0
+
+
 def test_bytes_cannot_be_erased():
     with pytest.raises(ValueError, match=r"random_erase_prob is 0\.2 with normalize=False"):
         paddle_mv3.ClassificationPresetTrain(random_erase_prob=0.2, normalize=False)
