@@ -211,15 +211,17 @@ def recipe_of(args):
     return {name: v for name, v in vars(args).items() if name not in NOT_THE_RECIPE}
 
 
-def require_same_recipe(args, world_size, state, path):
+def require_same_recipe(args, world_size, dataset, state, path):
     """Raises CannotRun unless the checkpoint `state` is one of this very training."""
     if "optimizer" not in state:
         raise CannotRun(
             f"{shown(path)} holds weights alone, an average: begin a new training with "
             f"--weights {shown(path)}"
         )
-    saved = {**state["args"], "processes": state["world_size"]}
-    wanted = {**recipe_of(args), "processes": world_size}
+    saved = {**state["args"], "processes": state["world_size"], "images": state["images"]}
+    wanted = {**recipe_of(args), "processes": world_size, "images": len(dataset)}
+    if state["classes"] != dataset.classes:
+        saved["classes"], wanted["classes"] = map(", ".join, (state["classes"], dataset.classes))
     names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]
     if names:
         differences = ", ".join(
@@ -232,6 +234,8 @@ def require_same_recipe(args, world_size, state, path):
 
 
 def _flag(name):
-    if name == "processes":
-        return "the number of processes"
+    if name in ("processes", "images"):
+        return f"the number of {name}"
+    if name == "classes":
+        return "the list of classes"
     return "--wd" if name == "weight_decay" else "--" + name.replace("_", "-")

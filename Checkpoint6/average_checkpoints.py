@@ -98,7 +98,7 @@ class Average:
         arrays, state = checkpoint.read_weights(path)
         self._require_same(path, arrays, state)
         for name, array in arrays.items():
-            value = tools.as_float32(array)
+            value = checkpoint.as_float32(array)
             if value.dtype.kind == "f":
                 if not np.isfinite(value).all():
                     raise CannotRun(f"{shown(path)}: {name} holds infinite values or NaN")

@@ -15,6 +15,7 @@ Random states need no room: what a step draws depends on the seed, the epoch, th
 rank alone.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -62,31 +63,33 @@ def save(path, state):
     Raises:
         CannotRun: the file cannot be written; one of this name that was there stays as it was.
     """
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
+    with _lasting_file(path) as file:
         hashing = _Hashing(file)
         pickler = pickle.Pickler(hashing, protocol=4)
         pickler.fast = True  # no copy of each array is kept; nothing is referred to twice
         pickler.dump(state)
         file.write(MARK + hashing.digest.hexdigest().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(Path(path).parent)
 
 
 def copy(source, target):
     """Copies a checkpoint; whole or not at all. Raises: CannotRun."""
-    with whole_file(target) as temporary:
-        shutil.copyfile(source, temporary)
+    with _lasting_file(target) as file, open(source, "rb") as original:
+        shutil.copyfileobj(original, file)
 
 
-def _sync_folder(folder):
-    """Makes a rename last through a power failure, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_DIRECTORY)
+@contextlib.contextmanager
+def _lasting_file(path):
+    """`whole_file`, open, that outlasts a power failure, as far as the file system can do that."""
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(OSError):
+        folder = os.open(Path(path).parent, getattr(os, "O_DIRECTORY", 0))
         try:
-            os.fsync(descriptor)
+            os.fsync(folder)
         finally:
-            os.close(descriptor)
+            os.close(folder)
 
 
 def load(path):
@@ -94,7 +97,7 @@ def load(path):
 
     Raises:
         Damaged: the file is cut short, changed, or no checkpoint.
-        CannotRun: it cannot be read.
+        CannotRun: it cannot be read now; it may be whole.
     """
     try:
         data = memoryview(Path(path).read_bytes())
@@ -127,24 +130,46 @@ def checkpoints(folder):
 
 
 def newest(folder, report=print):
-    """(path, state) of the newest whole checkpoint in a folder, or (None, None).
+    """(path, state) of the newest whole checkpoint in a folder, or (None, None) if it has none.
 
     Args:
         report: called with a line about each damaged one that is passed over.
+
+    Raises:
+        CannotRun: all are damaged, or one cannot be read.
     """
-    for path in checkpoints(folder):
+    paths = checkpoints(folder)
+    for path in paths:
         try:
             return path, load(path)
-        except CannotRun as error:
+        except Damaged as error:
             report(f"{error}. Taking the one before")
+    if paths:
+        raise CannotRun(
+            f"all checkpoints in {shown(folder)} are damaged: {len(paths)}. To begin anew, give "
+            "another --output-dir"
+        )
     return None, None
 
 
+def set_aside(folder, epoch, iteration):
+    """Renames the checkpoints of later moments: damaged, or of a course that was given up.
+
+    Returns:
+        their new paths, abandoned_….
+    """
+    renamed = []
+    for path in checkpoints(folder):
+        if path.name > path_of(folder, epoch, iteration).name:
+            renamed.append(path.rename(path.with_name(f"abandoned_{path.name}")))
+    return renamed
+
+
 def prune(folder, keep, pattern="checkpoint_*.pdparams"):
-    """Removes all but the `keep` newest files of a pattern whose names sort by age; 0 keeps all."""
-    paths = sorted(Path(folder).glob(pattern), reverse=True)
-    for path in paths[keep:] if keep else []:
-        path.unlink(missing_ok=True)
+    """Removes all but the `keep` newest files of a pattern whose names sort by age."""
+    for path in sorted(Path(folder).glob(pattern), reverse=True)[keep:]:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def remove_leftovers(folder):
@@ -175,6 +200,13 @@ def load_model(model, arrays, path):
             )
     for name, tensor in wanted.items():
         _fill(tensor, arrays[name])
+
+
+def as_float32(array):
+    """The values of a weight in float32; those of bfloat16 are in a file as their bits, uint16."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _kind(array):

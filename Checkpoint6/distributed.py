@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -20,6 +22,7 @@ __all__ = [
     "broadcast",
     "broadcast_statistics",
     "end_workers",
+    "free_shared_memory",
     "in_worker",
     "start",
     "sum_over_ranks",
@@ -85,8 +88,37 @@ def _when_parent_dies(number):
 
 def end_workers():
     """Workers that are left would be asked by SIGTERM to end, and waited for."""
-    for process in multiprocessing.active_children():
+    workers = multiprocessing.active_children()
+    for process in workers:
         process.kill()
+    for process in workers:
+        process.join()
+        _free_shared_memory(process.pid)
+
+
+SHARED_MEMORY = Path("/dev/shm")
+LONG_AGO = 600  # seconds; a batch is on its way for less
+
+
+def free_shared_memory():
+    """Removes the batches that workers of processes killed by `kill -9` had on their way.
+
+    Nothing else frees that memory, and workers die for want of it. Of this user's only; process
+    numbers in another container may be others, so what is new is left alone.
+    """
+    with contextlib.suppress(OSError):
+        owners = {path.name.split("_")[1] for path in SHARED_MEMORY.glob("paddle_*_*")}
+        for pid in owners:
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                _free_shared_memory(pid, LONG_AGO)
+
+
+def _free_shared_memory(pid, age=0):
+    for path in SHARED_MEMORY.glob(f"paddle_{pid}_*"):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime >= age:
+                path.unlink()
 
 
 class Companions:
@@ -105,6 +137,7 @@ class Companions:
         if rank == 0:
             host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
             server = socket.create_server((host, 0), backlog=world_size)
+            server.settimeout(300)
             broadcast((host, server.getsockname()[1]), world_size)
             for _ in range(1, world_size):
                 connection, _ = server.accept()
@@ -131,13 +164,16 @@ class Companions:
         if status in self.ORDERLY:
             return
         message = message or "gone without a word: killed, or its machine is down"
-        print(
-            f"error: rank {rank}: {message}. Stopping; go on with --resume auto",
-            file=sys.stderr,
-            flush=True,
-        )
-        self.leave(status, message)
-        os._exit(status)
+        try:
+            print(
+                f"error: rank {rank}: {message}. Stopping; go on with --resume auto",
+                file=sys.stderr,
+                flush=True,
+            )
+        finally:  # the disk under it may be full
+            self.leave(status, message)
+            end_workers()
+            os._exit(status)
 
     def leave(self, status, message=""):
         """Tells the other ranks with which exit status this one ends, and why."""

@@ -1,7 +1,9 @@
 """What a training tells: lines, the same as JSON, VisualDL's scalars, a bar on a terminal."""
 
+import contextlib
 import datetime
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -44,8 +46,9 @@ class Log:
 
     def _open(self, step):
         records = self.folder / "train.jsonl"
+        kept = []
         if step is not None and records.exists():
-            kept = [line for line in records.read_text().splitlines(True) if _step(line) <= step]
+            kept = [line for line in records.read_text().splitlines(True) if _before(line, step)]
             with whole_file(records) as temporary:
                 temporary.write_text("".join(kept))
         mode = "w" if step is None else "a"
@@ -53,7 +56,16 @@ class Log:
             name: open(self.folder / name, mode, buffering=1)  # noqa: SIM115
             for name in ("train.log", "train.jsonl")
         }
+        # VisualDL reads one file of a folder: it is made anew from what is kept.
+        shutil.rmtree(self.folder / "vdl", ignore_errors=True)
         self.scalars = LogWriter(logdir=str(self.folder / "vdl"))
+        for line in kept:
+            self._draw(json.loads(line))
+
+    def _draw(self, entry):
+        for name, value in entry.items():
+            if isinstance(value, float) and name != "time":
+                self.scalars.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
 
     def _attempt(self, action, *args, **kwargs):
         try:
@@ -61,17 +73,20 @@ class Log:
         except Exception as error:
             if not self.complained:
                 self.complained = True
-                print(f"cannot write the log in {shown(self.folder)}: {error}", file=sys.stderr)
+                with contextlib.suppress(OSError):
+                    where = shown(self.folder)
+                    print(f"cannot write the log in {where}: {error}", file=sys.stderr)
 
     def say(self, text):
         """A line with the time before it."""
         if self.rank:
             return
         line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {text}"
-        if self.bar is not None:
-            tqdm.write(line)
-        else:
-            print(line, flush=True)
+        with contextlib.suppress(OSError):  # the disk under it may be full
+            if self.bar is not None:
+                tqdm.write(line)
+            else:
+                print(line, flush=True)
         if self.files:
             self._attempt(self.files["train.log"].write, line + "\n")
 
@@ -94,9 +109,7 @@ class Log:
             return
         entry = {"time": round(time.time(), 3), "kind": kind, "step": step, **values}
         self._attempt(self.files["train.jsonl"].write, json.dumps(entry) + "\n")
-        for name, value in values.items():
-            if isinstance(value, float):
-                self._attempt(self.scalars.add_scalar, f"{kind}/{name}", value, step)
+        self._attempt(self._draw, entry)
 
     def progress(self, total, start, text):
         """Begins a bar of `total` iterations, on a terminal; call `advance` after each."""
@@ -120,9 +133,10 @@ class Log:
             self._attempt(self.scalars.close)
 
 
-def _step(line):
-    """Of a line of train.jsonl; of one that was cut short, later than all."""
+def _before(line, step):
+    """Whether a line of train.jsonl is not to come again: not if it was cut short, either."""
     try:
-        return json.loads(line)["step"]
+        entry = json.loads(line)
+        return entry["step"] < step or (entry["step"] == step and entry["kind"] == "train")
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False

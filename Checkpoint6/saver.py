@@ -21,8 +21,8 @@ class Saver:
         failure: CannotRun, if the last one could not be written.
     """
 
-    def __init__(self, trainer, loader, classes, log):
-        self.trainer, self.loader, self.classes, self.log = trainer, loader, classes, log
+    def __init__(self, trainer, loader, dataset, log):
+        self.trainer, self.loader, self.dataset, self.log = trainer, loader, dataset, log
         self.args = trainer.args
         self.failure = None
 
@@ -36,9 +36,10 @@ class Saver:
         if trainer.rank:
             return
         state = trainer.state_dict()
-        state |= {"classes": self.classes, "skipped": dict(self.loader.skipped)}
+        state |= {"images": len(self.dataset), "classes": self.dataset.classes}
+        state |= {"skipped": dict(self.loader.skipped)}
         for name, array in state["model"].items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if not np.isfinite(checkpoint.as_float32(array)).all():
                 raise Diverged(
                     f"{name} holds infinite values or NaN before epoch {trainer.epoch}, iteration "
                     f"{trainer.iteration}, at a learning rate of {trainer.optimizer.get_lr():.6g}"
@@ -57,7 +58,6 @@ class Saver:
         trainer = self.trainer
         if trainer.best and trainer.best["top1"] >= top1:
             return
-        trainer.best = {"epoch": trainer.epoch, "top1": top1}
         if trainer.rank or self.failure:
             return
         folder = self.args.output_dir
@@ -65,6 +65,7 @@ class Saver:
         try:
             checkpoint.copy(source, folder / f"best_{trainer.epoch:04}.pdparams")
             checkpoint.prune(folder, self.args.keep_best, "best_*.pdparams")
+            trainer.best = {"epoch": trainer.epoch, "top1": top1}
         except CannotRun as error:
             self.log.say(f"NOT SAVED: {error}. The training goes on")
 
@@ -86,4 +87,6 @@ def load_weights(args, model, num_classes):
             f"{shown(path)} is of a model for {trained_for} classes, and {shown(args.data_path)} "
             f"has {num_classes}: the class counts have to be the same"
         )
+    # Trained with --amp O2, most are in 16 bits.
+    arrays = {name: checkpoint.as_float32(array) for name, array in arrays.items()}
     checkpoint.load_model(model, arrays, path)

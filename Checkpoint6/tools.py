@@ -21,7 +21,6 @@ __all__ = [
     "CheckFailed",
     "Trained",
     "add_model",
-    "as_float32",
     "image_files",
     "load_trained",
     "logits_of",
@@ -107,13 +106,6 @@ def run(main, flags, argv=None):
     sys.exit(status)
 
 
-def as_float32(array):
-    """The values of a weight in float32; those of bfloat16 are in a file as their bits, uint16."""
-    if array.dtype == np.uint16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
 def load_trained(args):
     """The Trained of a command line. What it leaves open is as the checkpoint says.
 
@@ -139,7 +131,7 @@ def load_trained(args):
     num_classes = len(arrays["classifier.3.bias"])
     model = paddle_mv3.MODELS[chosen["model"]](num_classes=num_classes)
     # Trained with --amp O2, most are in 16 bits.
-    arrays = {name: as_float32(array) for name, array in arrays.items()}
+    arrays = {name: checkpoint.as_float32(array) for name, array in arrays.items()}
     checkpoint.load_model(model, arrays, path)
     model.eval()
     preset = paddle_mv3.ClassificationPresetEval(

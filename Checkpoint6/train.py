@@ -28,12 +28,14 @@ could not run, 130 or 143 stopped by SIGINT or SIGTERM after saving: start it ag
 --resume auto.
 """
 
+import contextlib
 import json
 import signal
 import sys
 import time
 import traceback
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,8 +76,17 @@ def train_one_epoch(trainer, loader, log, stop, save):
     trainer.network.train()
     log.progress(total, trainer.iteration, f"epoch {trainer.epoch}")
     costs, window = deque(maxlen=50), Window()
-    waiting = window.begin
-    for images, labels in loader:
+    waiting, batches = window.begin, iter(loader)
+    while True:
+        try:
+            images, labels = next(batches)
+        except StopIteration:
+            break
+        except OSError:  # an image that cannot be read, between two steps
+            if window.losses and trainer.world_size == 1:
+                trainer.sums += window.read(trainer)[0]
+            save()
+            raise
         window.reader_cost += time.perf_counter() - waiting
         loss, output = trainer.step(images, labels)
         window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
@@ -102,8 +113,9 @@ def stop_requested(trainer, stop):
     """The signal that any rank has got, or 0."""
     if trainer.world_size == 1:
         return stop.signal
-    # Ranks on GPUs agree where they meet anyway: asking would make the host wait for the device.
-    if trainer.args.device != "cpu" and trainer.iteration % trainer.args.print_freq:
+    # Asking makes the host wait for the device.
+    every = 1 if trainer.args.device == "cpu" else min(trainer.args.print_freq, 10)
+    if trainer.iteration % every and trainer.iteration < trainer.steps_per_epoch:
         return 0
     asked = distributed.sum_over_ranks(np.array([float(stop.signal > 0)]), trainer.world_size)
     return (stop.signal or signal.SIGTERM) if asked[0] else 0
@@ -158,7 +170,7 @@ def evaluate(trainer, loader, log, stop):
         with trainer.autocast():
             top1, top5, loss = paddle_mv3.evaluate(
                 model,
-                until(stop, loader),
+                loader if trainer.world_size > 1 else until(stop, loader),
                 trainer.topk,
                 lambda output, labels: trainer.criterion(output.astype("float32"), labels),
                 sharded=trainer.world_size > 1,
@@ -185,14 +197,17 @@ def epoch_line(trainer, log, seconds):
 
 
 def until(stop, batches):
-    """Batches, until a signal. What is evaluated has been saved, so nothing is lost."""
+    """Batches, until a signal. What is evaluated has been saved, so nothing is lost.
+
+    Only for a process that is alone: others would wait for it to add up their results.
+    """
     for batch in batches:
         if stop.signal:
             raise Stopped(stop.signal)
         yield batch
 
 
-def resume(args, world_size, rank, log):
+def resume(args, world_size, rank, dataset, log):
     """The state to go on from on all ranks, or None; only rank 0 reads the file.
 
     Raises:
@@ -206,8 +221,12 @@ def resume(args, world_size, rank, log):
             else:
                 path, state = Path(args.resume), checkpoint.load(args.resume)
             if state:
-                require_same_recipe(args, world_size, state, path)
+                require_same_recipe(args, world_size, dataset, state, path)
                 state["path"] = str(path)
+                for later in checkpoint.set_aside(
+                    args.output_dir, state["epoch"], state["iteration"]
+                ):
+                    log.say(f"put aside a later one: {shown(later)}")
         except CannotRun as error:
             problem = str(error)
     problem, state = distributed.broadcast((problem, state), world_size)
@@ -217,10 +236,10 @@ def resume(args, world_size, rank, log):
 
 
 def prepare_output(args):
-    """Makes --output-dir, and writes the arguments into it, before any time is spent.
+    """Makes --output-dir and --result-dir, and writes into them, before any time is spent.
 
     Raises:
-        CannotRun: it cannot be written, or holds a training that is not to be resumed.
+        CannotRun: they cannot be written, or hold a training that is not to be resumed.
     """
     found = checkpoint.checkpoints(args.output_dir)
     if found and not args.resume:
@@ -228,10 +247,18 @@ def prepare_output(args):
             f"{shown(args.output_dir)} holds a training already ({found[0].name}): go on with it "
             "by --resume auto, or give another --output-dir"
         )
+    for folder in (args.output_dir, args.result_dir):
+        with whole_file(folder / ".probe") as temporary:
+            temporary.write_text("")
+        (folder / ".probe").unlink()
+    checkpoint.remove_leftovers(args.output_dir)
+
+
+def write_arguments(args):
+    """Raises: CannotRun."""
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     with whole_file(args.output_dir / "arguments.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n")
-    checkpoint.remove_leftovers(args.output_dir)
 
 
 def record(top1, folder):
@@ -252,6 +279,7 @@ def main(args, stop, rank=0, world_size=1):
         paddle.set_flags({"FLAGS_cudnn_deterministic": True})
     if not args.test_only and rank == 0:
         prepare_output(args)
+    distributed.free_shared_memory()
     log = Log(rank)
     try:
         if args.test_only:
@@ -265,9 +293,19 @@ def main(args, stop, rank=0, world_size=1):
 def test(args, stop, rank, world_size, log):
     """Evaluates --weights."""
     loader, dataset = evaluation_data(args, rank, world_size)
-    trainer = Trainer(args, len(dataset.classes), 0, rank, world_size)
-    load_weights(args, trainer.model, len(dataset.classes))
+    trainer = make_trainer(args, dataset, 0, rank, world_size)
     evaluate(trainer, loader, log, stop)
+
+
+def make_trainer(args, dataset, steps_per_epoch, rank, world_size):
+    """A Trainer that begins with --weights. Raises: CannotRun."""
+    classes, initialise = len(dataset.classes), None
+    if args.weights:
+        initialise = partial(load_weights, args, num_classes=classes)
+    try:
+        return Trainer(args, classes, steps_per_epoch, rank, world_size, initialise)
+    except ValueError as error:
+        raise CannotRun(str(error)) from error
 
 
 def set_up(args, rank, world_size, log):
@@ -279,19 +317,21 @@ def set_up(args, rank, world_size, log):
     try:
         data, eval_data = (f(args, rank, world_size) for f in (training_data, evaluation_data))
         (loader, batches, train_set), (eval_loader, eval_set) = data, eval_data
-        require_same_data(args, train_set, eval_set, world_size)
-        trainer = Trainer(args, len(train_set.classes), len(batches), rank, world_size)
     except ValueError as error:
         raise CannotRun(str(error)) from error
-    state = resume(args, world_size, rank, log) if args.resume else None
+    require_same_data(args, train_set, eval_set, world_size)
+    state = resume(args, world_size, rank, train_set, log) if args.resume else None
+    if state:
+        args.weights = None
+    trainer = make_trainer(args, train_set, len(batches), rank, world_size)
     if state:
         trainer.set_state_dict(state, state["path"])
         loader.skipped.update(state["skipped"])
-    elif args.weights:
-        load_weights(args, trainer.model, len(train_set.classes))
     eval_loader.skipped = loader.skipped  # one count for all files
     trainer.parallel()
 
+    if rank == 0:
+        write_arguments(args)
     log.open(args.output_dir, trainer.steps if state else None)
     for each in (loader, eval_loader):
         each.on_skip = each.on_restart = log.warn
@@ -318,41 +358,43 @@ def train(stop, log, trainer, data, eval_data):
     """Epoch after epoch: trains, saves, evaluates."""
     (loader, batches, train_set), (eval_loader, _) = data, eval_data
     args = trainer.args
-    saver = Saver(trainer, loader, train_set.classes, log)
+    saver = Saver(trainer, loader, train_set, log)
     while trainer.epoch < args.epochs:
         trainer.schedule.step(trainer.epoch)
         batches.set_epoch(trainer.epoch, trainer.iteration)
         begin = time.perf_counter()
         try:
             train_one_epoch(trainer, loader, log, stop, saver)
-        except OSError:  # an image that cannot be read, between two steps
+            share_skipped(loader, trainer.world_size)
             saver()
-            raise
+            require_few_skipped(loader)
+            epoch_line(trainer, log, time.perf_counter() - begin)
+            top1 = evaluate(trainer, eval_loader, log, stop)
         except Stopped:
             if saver.failure:
                 raise saver.failure from None
             raise
-        saver()
-        epoch_line(trainer, log, time.perf_counter() - begin)
-        top1 = evaluate(trainer, eval_loader, log, stop)
         saver.best(top1)
         trainer.next_epoch()
-        share_skipped(loader, trainer.world_size)
     if trainer.rank == 0:
         record(top1, args.result_dir)
         log.say(f"top1 {top1:.3f} -> {shown(args.result_dir / 'train_align_paddle.npy')}")
-        file = shown(args.output_dir / f"best_{trainer.best['epoch']:04}.pdparams")
-        log.say(
-            f"the best was top1 {trainer.best['top1']:.3f}, epoch {trainer.best['epoch']} -> {file}"
-        )
+        if trainer.best:
+            epoch, best = trainer.best["epoch"], trainer.best["top1"]
+            file = shown(args.output_dir / f"best_{epoch:04}.pdparams")
+            log.say(f"the best was top1 {best:.3f}, epoch {epoch} -> {file}")
     if saver.failure:
         raise saver.failure
 
 
 def share_skipped(loader, world_size):
-    """Counts the files that other ranks have skipped. Raises: OSError, if they are too many."""
+    """Counts the files that other ranks have skipped as well. A collective call."""
     for theirs in distributed.agree(dict(loader.skipped), world_size):
         loader.skipped.update(theirs)
+
+
+def require_few_skipped(loader):
+    """Raises OSError if all ranks together have skipped too many."""
     if len(loader.skipped) > loader.skip_corrupt:
         raise OSError(
             f"{len(loader.skipped)} images cannot be decoded, and --skip-corrupt is "
@@ -375,7 +417,9 @@ def run():
         status = 128 + stopped.args[0]
         if rank == 0:
             name = signal.Signals(stopped.args[0]).name
-            print(f"stopped by {name}, all is saved: go on with --resume auto", flush=True)
+            saved = "" if args.test_only else ", all is saved: go on with --resume auto"
+            with contextlib.suppress(OSError):  # the disk under it may be full
+                print(f"stopped by {name}{saved}", flush=True)
     except Diverged as error:
         found = checkpoint.checkpoints(args.output_dir)
         kept = f"the last checkpoint is {shown(found[0])}" if found else "there is no checkpoint"
@@ -390,7 +434,8 @@ def run():
         traceback.print_exc()
         status, message = 1, f"{type(error).__name__}: {first_line(error)}"
     if message:
-        print("error: " + f"rank {rank}: " * (rank > 0) + message, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print("error: " + f"rank {rank}: " * (rank > 0) + message, file=sys.stderr, flush=True)
     if companions:
         companions.leave(status, message)
     distributed.end_workers()

@@ -35,6 +35,7 @@ class Trainer:
         num_classes: of the data.
         rank, world_size: of this process.
         steps_per_epoch: batches of a rank in an epoch.
+        initialise: called with the new network, to put other weights into it.
 
     Attributes:
         model: the network itself; `network` is the same, in DataParallel on several ranks.
@@ -45,13 +46,15 @@ class Trainer:
         best: {"epoch": int, "top1": float} of the best evaluation, or {}.
     """
 
-    def __init__(self, args, num_classes, steps_per_epoch, rank=0, world_size=1):
+    def __init__(self, args, num_classes, steps_per_epoch, rank=0, world_size=1, initialise=None):
         self.args = args
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = steps_per_epoch
         self.topk = (1, min(5, num_classes))
         paddle.seed(args.seed)
         self.model = paddle_mv3.MODELS[args.model](num_classes=num_classes)
+        if initialise is not None:
+            initialise(self.model)
         if args.sync_bn:
             paddle_mv3.synchronize_batch_norm(self.model)
         self.criterion = paddle_mv3.CrossEntropyLoss(label_smoothing=args.label_smoothing)
@@ -157,7 +160,6 @@ class Trainer:
             "sums": self.sums,
             "best": self.best,
             "world_size": self.world_size,
-            "steps_per_epoch": self.steps_per_epoch,
             "threads": cpu_threads(),
             "args": recipe_of(self.args),
         }

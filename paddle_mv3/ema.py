@@ -29,7 +29,7 @@ class ExponentialMovingAverage:
     torch.optim.swa_utils.AveragedModel with use_buffers, as in torchvision's references.
 
     Args:
-        model: a Layer.
+        model: a Layer; of one in 16 bits the average is kept in float32.
         decay: in [0, 1]; see `adjusted_decay`.
     """
 
@@ -39,6 +39,9 @@ class ExponentialMovingAverage:
         self.decay = decay
         self.n_averaged = 0
         self.module = copy.deepcopy(model)
+        if any(t.dtype in (paddle.float16, paddle.bfloat16) for t in self.module.parameters()):
+            # In 16 bits, what an update adds would be rounded away.
+            self.module.to(dtype="float32")
         self.module.eval()
 
     @paddle.no_grad()
@@ -47,10 +50,10 @@ class ExponentialMovingAverage:
         source = model.state_dict()
         for name, average in self.module.state_dict().items():
             if self.n_averaged == 0 or not paddle.is_floating_point(average):
-                average.copy_(source[name], True)
+                average.copy_(source[name].astype(average.dtype), True)
             else:
                 average.scale_(self.decay)
-                average.add_(source[name] * (1.0 - self.decay))
+                average.add_(source[name].astype(average.dtype) * (1.0 - self.decay))
         self.n_averaged += 1
 
     def state_dict(self):

@@ -38,7 +38,8 @@ class DataLoader(paddle.io.DataLoader):
     Args:
         dataset: with a length; its items are tuples of arrays and numbers. A batch is the list of
             their fields, stacked.
-        args, kwargs: as for paddle.io.DataLoader, except collate_fn.
+        args, kwargs: as for paddle.io.DataLoader, except collate_fn. Batches go to the current
+            device whatever `places` is.
         batch_transform: called in the worker, so without Paddle, with the fields of a batch as
             arrays and a numpy Generator; returns the fields to use in their place.
         seed: with the Draw of the batch's first item, all that this Generator depends on.
@@ -79,6 +80,7 @@ class DataLoader(paddle.io.DataLoader):
         for name, value in (("seed", seed), ("skip_corrupt", skip_corrupt)):
             if value < 0:
                 raise ValueError(f"{name} is {value}: give 0 or more")
+        kwargs.setdefault("places", paddle.CPUPlace())
         super().__init__(dataset, *args, collate_fn=_only, **kwargs)
         if self.batch_sampler is None:
             raise ValueError("batch_size is None: give the number of items in a batch")
@@ -103,7 +105,9 @@ class DataLoader(paddle.io.DataLoader):
             self._check(json.loads(report.numpy().tobytes()))
             if self.finish is not None:
                 batch[0] = _tensor(self.finish(batch[0].numpy()))
-            yield batch
+            # Reports and bytes have been read on the host, where they came: from a GPU, reading
+            # would wait for all that it is doing.
+            yield batch if paddle.get_device() == "cpu" else [field.cuda() for field in batch]
 
     def _sent(self):
         """What `_Batches` gives for each batch of an epoch."""

@@ -83,6 +83,7 @@ class RMSProp(Optimizer):
     def _create_regularization_of_grad(self, param, grad, regularization=None):
         # In float32, the base class takes the decay from the float32 copy of the parameter.
         if grad is not None and self._multi_precision and self._is_dtype_fp16_or_bf16(grad.dtype):
+            self._create_master_weight(param)  # Paddle makes them group by group, later than this
             grad = grad.astype("float32")
         return super()._create_regularization_of_grad(param, grad, regularization)
 

@@ -128,8 +128,9 @@ def test_rmsprop_without_groups(momentum, weight_decay):
         assert np.abs(a.numpy() - b.detach().numpy()).max() < 1e-7
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_rmsprop_has_master_weights(dtype):
+def test_rmsprop_has_master_weights(dtype, grouped):
     """Updates that are lost in half precision add up in the float32 copy."""
     single = parameters()
     half = [paddle.create_parameter(x.shape, dtype, default_initializer=ZERO) for x in single]
@@ -138,7 +139,8 @@ def test_rmsprop_has_master_weights(dtype):
             paddle.assign(b.astype(dtype), a)
             paddle.assign(a.astype("float32"), b)
     settings = {**RMSPROP, "weight_decay": 0.01}
-    optimizer = paddle_mv3.RMSProp(1e-4, **settings, parameters=half, multi_precision=True)
+    groups = [{"params": [x], "weight_decay": 0.01} for x in half] if grouped else half
+    optimizer = paddle_mv3.RMSProp(1e-4, **settings, parameters=groups, multi_precision=True)
     reference = paddle_mv3.RMSProp(1e-4, **settings, parameters=single)
     rng = np.random.default_rng(0)
     before = [x.astype("float32").numpy() for x in half]
@@ -338,6 +340,22 @@ def test_cross_entropy(smoothing, soft, scale):
 def test_label_smoothing_is_checked():
     with pytest.raises(ValueError, match=r"label_smoothing is 1\.5"):
         paddle_mv3.CrossEntropyLoss(1.5)
+
+
+def test_moving_average_of_a_model_in_16_bits_moves():
+    model = paddle.nn.Linear(3, 2)
+    model.to(dtype="bfloat16")
+    average = paddle_mv3.ExponentialMovingAverage(model, 0.999)
+    average.update(model)
+    start = average.module.weight.numpy()
+    assert start.dtype == np.float32
+    with paddle.no_grad():
+        model.weight.set_value(model.weight + 1)
+    end = model.weight.astype("float32").numpy()
+    for _ in range(100):
+        average.update(model)
+    moved = (average.module.weight.numpy() - start) / (end - start)
+    assert np.allclose(moved, 1 - 0.999**100, rtol=1e-3)
 
 
 def test_moving_average_goes_on_from_a_state():

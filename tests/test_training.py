@@ -25,7 +25,7 @@ from PIL import Image
 import paddle_mv3
 from alignment.diff import DiffHelper
 from alignment.files import CannotRun
-from Checkpoint6 import arguments, checkpoint, train
+from Checkpoint6 import arguments, checkpoint, distributed, train
 from Checkpoint6.trainer import Trainer
 
 TRAIN = ROOT / "Checkpoint6" / "train.py"
@@ -56,8 +56,8 @@ def run(images, tmp_path, monkeypatch, capfd):
     """train.py in this process, which has Paddle loaded."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def run_training(*options, data=images, out=tmp_path / "out"):
-        folders = ["--data-path", data, "--output-dir", out, "--result-dir", tmp_path / "result"]
+    def run_training(*options, data=images, out=tmp_path / "out", result=tmp_path / "result"):
+        folders = ["--data-path", data, "--output-dir", out, "--result-dir", result]
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, [*OPTIONS, *folders, *options])])
         capfd.readouterr()
         with pytest.raises(SystemExit) as leaving:
@@ -154,7 +154,7 @@ def test_a_training_says_records_and_keeps_what_it_did(run, tmp_path):
         {"top1", "top5", "loss"},
         {"ema_top1", "ema_top5", "ema_loss"},
     ] * 2
-    assert list((out / "vdl").iterdir())
+    assert_logs_are_whole(out)
 
     top1 = DiffHelper().load_info(str(tmp_path / "result" / "train_align_paddle.npy"))["top1"]
     assert top1.tolist() == [evaluations[-1]["ema_top1"]]
@@ -168,14 +168,18 @@ def test_a_training_says_records_and_keeps_what_it_did(run, tmp_path):
     assert "top1" in run("--test-only", "--resume", "auto").out
 
 
-def test_visualdl_reads_its_scalars(run, tmp_path):
-    assert run("--epochs", 1, "--lr-warmup-epochs", 0).status == 0
+def assert_logs_are_whole(out):
+    """Each step once, in train.jsonl and for VisualDL, however often the training was stopped."""
     from visualdl import LogReader
 
-    (file,) = (tmp_path / "out" / "vdl").iterdir()
+    steps = records(out)
+    assert [entry["step"] for entry in steps] == list(range(1, 15))
+    for kind, times in (("epoch", 1), ("val", 2)):
+        assert [entry["step"] for entry in records(out, kind)] == [7] * times + [14] * times
+    (file,) = (out / "vdl").iterdir()
     data = LogReader(file_path=str(file)).get_data("scalar", "train/loss")
-    assert [record.id for record in data] == list(range(1, 8))
-    losses = [entry["loss"] for entry in records(tmp_path / "out")]
+    assert [record.id for record in data] == list(range(1, 15))
+    losses = [entry["loss"] for entry in steps]
     assert np.allclose([record.value for record in data], losses, rtol=1e-6)
 
 
@@ -261,7 +265,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_bit_for_bit(number, images, tm
     status, text = finish(start(images, tmp_path, "-j", 0, "--resume", "auto"))
     assert status == 0, text
     same(straight, last(tmp_path))
-    assert [entry["step"] for entry in records(tmp_path)] == list(range(1, 15))
+    assert_logs_are_whole(tmp_path)
 
 
 def test_another_number_of_threads_is_said(run, tmp_path, straight):
@@ -319,6 +323,44 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, images, tmp
     assert result.status == 2 and newest.name in result.error_line
 
 
+def test_a_course_that_was_given_up_is_put_aside(run, tmp_path, straight):
+    out = tmp_path / "out"
+    early = {**straight, "epoch": 0, "iteration": 7}
+    checkpoint.save(checkpoint.path_of(out, 0, 7), early)
+    later = checkpoint.path_of(out, 5, 0)
+    checkpoint.save(later, straight)
+    result = run("--resume", checkpoint.path_of(out, 0, 7), "--keep-last", 1)
+    assert result.status == 0 and f"abandoned_{later.name}" in result.out
+    assert [path.name for path in checkpoint.checkpoints(out)] == [
+        "checkpoint_0001_000007.pdparams"
+    ]
+    assert (out / f"abandoned_{later.name}").exists()
+
+
+def test_damaged_checkpoints_alone_are_no_reason_to_begin_anew(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("checkpoint_0000_000003.pdparams", "checkpoint_0000_000005.pdparams"):
+        (out / name).write_bytes(b"half")
+    result = run("--resume", "auto")
+    assert result.status == 2 and "damaged: 2" in result.err and "--output-dir" in result.err
+    assert len(checkpoint.checkpoints(out)) == 2
+
+
+def test_a_best_that_could_not_be_kept_is_not_the_best(run, tmp_path, monkeypatch):
+    copy, calls = checkpoint.copy, []
+
+    def full_at_first(*paths):
+        calls.append(paths)
+        if len(calls) == 1:
+            raise CannotRun("cannot write x: No space left on device")
+        copy(*paths)
+
+    monkeypatch.setattr(checkpoint, "copy", full_at_first)
+    assert run().status == 0
+    assert len(calls) == 2 and (tmp_path / "out" / "best_0001.pdparams").exists()
+
+
 @pytest.mark.slow
 def test_a_full_disk_stops_no_training(images, tmp_path, straight):
     process = start(images, tmp_path)
@@ -335,6 +377,36 @@ def test_a_full_disk_stops_no_training(images, tmp_path, straight):
     assert status == 0, text
     same(straight, last(tmp_path))
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_screen(images, tmp_path, straight):
+    """As where a launcher writes what is said into a file."""
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, TRAIN, *OPTIONS, "--data-path", images, "--output-dir", tmp_path]
+        command = [str(x) for x in [*command, "--result-dir", tmp_path]]
+        assert subprocess.run(command, stdout=full, stderr=full, timeout=100).returncode == 0
+    same(straight, last(tmp_path))
+
+
+def test_shared_memory_of_the_dead_is_freed():
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    folder = distributed.SHARED_MEMORY
+    old, new, alive = (
+        folder / f"paddle_{pid}_{name}"
+        for pid, name in ((dead.pid, "old"), (dead.pid, "new"), (os.getpid(), "test"))
+    )
+    try:
+        for path in (old, new, alive):
+            path.write_text("x")
+        for path in (old, alive):
+            os.utime(path, (0, 0))
+        distributed.free_shared_memory()
+        assert [path.exists() for path in (old, new, alive)] == [False, True, True]
+    finally:
+        for path in (old, new, alive):
+            path.unlink(missing_ok=True)
 
 
 def test_what_cannot_be_saved_at_the_end_is_no_success(run, monkeypatch):
@@ -390,7 +462,7 @@ def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
         "5.png",
         "5.png",
     ]
-    assert records(tmp_path / "out", "epoch")[-1]["images"] == 24
+    assert [entry["images"] for entry in records(tmp_path / "out", "epoch")] == [24, 24]
 
 
 def test_not_a_number_stops_with_the_step_and_the_rate(run, tmp_path):
@@ -423,6 +495,19 @@ def test_another_training_is_not_resumed(options, words, run, images, tmp_path, 
     for word in [*words, path.name, "--weights"]:
         assert word in result.error_line
     assert checkpoint.checkpoints(tmp_path / "out") == [path]
+    assert not (tmp_path / "out" / "arguments.json").exists()
+
+
+def test_a_changed_data_set_is_not_trained_on(run, images, tmp_path, straight):
+    data = damage(images, tmp_path / "data", [])
+    checkpoint.save(checkpoint.path_of(tmp_path / "out", 0, 7), straight)
+    (data / "train" / "a" / "0.png").unlink()
+    result = run("--resume", "auto", data=data)
+    assert result.status == 2 and "number of images is 25 and was 26" in result.error_line
+    for part in ("train", "val"):
+        (data / part / "a").rename(data / part / "d")
+    result = run("--resume", "auto", data=data)
+    assert result.status == 2 and "list of classes is b, c, d and was a, b, c" in result.error_line
 
 
 def test_what_can_be_said_before_training_is(run, images, tmp_path, data_dir):
@@ -445,8 +530,10 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path, data_dir):
         assert "[Train]" not in result.out
 
     (tmp_path / "file").write_text("")
-    result = run(out=tmp_path / "file" / "out")
-    assert result.status == 2 and "cannot write" in result.error_line
+    for options in ({"out": tmp_path / "file" / "out"}, {"result": tmp_path / "file" / "result"}):
+        result = run(**options)
+        assert result.status == 2 and "cannot write" in result.error_line
+        assert "[Train]" not in result.out
     checkpoint.save(tmp_path / "out" / "checkpoint_0000_000001.pdparams", {"model": {}})
     result = run()
     assert result.status == 2 and "--resume auto" in result.error_line
@@ -632,16 +719,35 @@ def test_ranks_stop_together_and_go_on_bit_for_bit(ranks, images, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["alive", "stopped"])
-def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path):
-    """With the launcher stopped, as where the other machine's launcher is gone too."""
+def test_a_signal_to_one_rank_stops_all(images, tmp_path):
+    """While they evaluate, or soon after: what it evaluates has been saved."""
     process = start_ranks(2, images, tmp_path, "-b", 2, "--epochs", 500)
-    wait_for(process, "epoch: 0, iter: 3/")
+    wait_for(process, "epoch: 1 done")
+    os.kill(ranks_of(process)["1"], signal.SIGTERM)
+    status, text = finish(process)
+    assert status != 0 and "Traceback" not in text and "error: rank" not in text, text
+    assert "stopped by SIGTERM, all is saved" in text
+    state = last(tmp_path)
+    assert (state["epoch"], state["iteration"]) > (1, 6)
+
+
+def ranks_of(process):
+    """{rank: process id} of what a launcher has started."""
     ranks = {}
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         for pid in file.read().split():
             with open(f"/proc/{pid}/environ") as environment:
                 ranks[re.search(r"PADDLE_TRAINER_ID=(\d)", environment.read())[1]] = int(pid)
+    return ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["alive", "stopped"])
+def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path):
+    """With the launcher stopped, as where the other machine's launcher is gone too."""
+    process = start_ranks(2, images, tmp_path, "-b", 2, "--epochs", 500)
+    wait_for(process, "epoch: 0, iter: 3/")
+    ranks = ranks_of(process)
     if launcher == "stopped":
         os.kill(process.pid, signal.SIGSTOP)
     os.kill(ranks["1"], signal.SIGKILL)
