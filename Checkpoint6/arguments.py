@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import paddle_mv3
 from alignment.files import CannotRun, shown, unpack
 from Checkpoint6.checkpoint import checkpoints
 
-__all__ = ["parse", "recipe_of", "require_same_recipe"]
+__all__ = ["Parser", "parse", "recipe_of", "require_same_recipe"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,25 +53,34 @@ NOT_THE_RECIPE = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """`@FILE` in a command line stands for the arguments in FILE; # begins a comment there."""
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line. `@FILE`, where it is enabled, stands for the arguments in
+    FILE; # begins a comment there.
+    """
 
     def convert_arg_line_to_args(self, line):
         return shlex.split(line, comments=True)
 
     def error(self, message):
+        message = re.sub(r"\[Errno \d+\] (.*): '(.*)'", r"\2: \1", message)  # of @FILE
         self.exit(2, f"error: {message}. See {self.prog} --help\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    """Shows the default of a flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def number(kind, low=None, above=None, high=None, wanted=None):
     """An argparse type: a number in a range; argparse names the flag and the value."""
 
     def read(text):
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is not {wanted}") from None
         fits = (low is None or value >= low) and (above is None or value > above)
         if not fits or (high is not None and value > high) or value != value:
             raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
@@ -86,8 +96,11 @@ share = number(float, low=0, high=1, wanted="a number from 0 to 1")
 
 
 def parser(description):
-    flags = _Parser(description=description, formatter_class=_Formatter, fromfile_prefix_chars="@")
-    add = flags.add_argument
+    flags = Parser(description=description, formatter_class=_Formatter, fromfile_prefix_chars="@")
+
+    def add(*names, **options):
+        flags.add_argument(*names, **{"help": "as torchvision's", **options})
+
     add("--data-path", type=Path, help="folder of train and val; without it: a try-out on "
         "lite_data, with fewer epochs and smaller images unless they are given")  # fmt: skip
     add("--model", choices=sorted(paddle_mv3.MODELS), default="mobilenet_v3_small")
@@ -229,7 +242,7 @@ def require_same_recipe(args, world_size, dataset, state, path):
         )
         raise CannotRun(
             f"{shown(path)} is of another training: {differences}. Give the same arguments, or "
-            f"begin a new training with --weights {shown(path)}"
+            f"begin a new training in another --output-dir with --weights {shown(path)}"
         )
 
 

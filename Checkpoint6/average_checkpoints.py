@@ -1,7 +1,8 @@
 """Averages the weights of several checkpoints of one training.
 
-    python average_checkpoints.py output --output averaged.pdparams             # best_*.pdparams
-    python average_checkpoints.py output --last 5 --output averaged.pdparams    # the 5 newest
+    python average_checkpoints.py output --last 3 --output averaged.pdparams    # the 3 newest
+    python average_checkpoints.py output --output averaged.pdparams             # best_*.pdparams,
+                                                    # of a training with --keep-best above 1
     python average_checkpoints.py a.pdparams b.pdparams --output averaged.pdparams
 
 torchvision's published MobileNetV3 weights are such an average. Of a checkpoint with

@@ -63,7 +63,10 @@ class Stop:
 
     def _note(self, number, frame):
         if self.signal and number == signal.SIGINT:
+            os.write(2, b"stopped at once, without saving\n")
             os._exit(128 + number)
+        if number == signal.SIGINT and not self.signal:
+            os.write(2, b"finishing this step; once more Ctrl-C to stop without saving\n")
         self.signal = self.signal or number
 
 

@@ -90,6 +90,12 @@ class Log:
         if self.files:
             self._attempt(self.files["train.log"].write, line + "\n")
 
+    def note(self, text):
+        """A line for the log alone."""
+        if self.files:
+            line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {text}\n"
+            self._attempt(self.files["train.log"].write, line)
+
     def warn(self, text):
         """A line that no rank keeps to itself."""
         self.say(text)

@@ -14,7 +14,7 @@ from PIL import Image
 import paddle_mv3
 from alignment.files import CannotRun, first_line, shown
 from Checkpoint6 import checkpoint
-from Checkpoint6.arguments import count
+from Checkpoint6.arguments import Parser, count
 from paddle_mv3.listing import EXTENSIONS
 
 __all__ = [
@@ -56,9 +56,7 @@ class Trained(NamedTuple):
 
 
 def parser(description):
-    return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_model(flags):

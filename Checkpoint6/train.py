@@ -30,6 +30,7 @@ could not run, 130 or 143 stopped by SIGINT or SIGTERM after saving: start it ag
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -37,6 +38,10 @@ import traceback
 from collections import deque
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__":
+    # Until run() settles what an interrupt does, no traceback from the middle of an import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -53,8 +58,8 @@ from reprod_log import ReprodLogger  # noqa: E402
 import paddle_mv3  # noqa: E402
 from alignment.files import CannotRun, first_line, shown, whole_file  # noqa: E402
 from Checkpoint6 import checkpoint, distributed  # noqa: E402
+from Checkpoint6.arguments import TRY_OUT, require_same_recipe  # noqa: E402
 from Checkpoint6.arguments import parse as parse_arguments  # noqa: E402
-from Checkpoint6.arguments import require_same_recipe  # noqa: E402
 from Checkpoint6.data import evaluation_data, require_same_data, training_data  # noqa: E402
 from Checkpoint6.logs import Log  # noqa: E402
 from Checkpoint6.saver import Saver, load_weights  # noqa: E402
@@ -82,11 +87,14 @@ def train_one_epoch(trainer, loader, log, stop, save):
             images, labels = next(batches)
         except StopIteration:
             break
-        except OSError:  # an image that cannot be read, between two steps
+        except OSError as error:  # an image that cannot be read, between two steps
             if window.losses and trainer.world_size == 1:
                 trainer.sums += window.read(trainer)[0]
             save()
-            raise
+            raise CannotRun(
+                f"{error}. Mend or remove it, or leave out up to N such files: --resume auto "
+                "--skip-corrupt N"
+            ) from error
         window.reader_cost += time.perf_counter() - waiting
         loss, output = trainer.step(images, labels)
         window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
@@ -177,10 +185,11 @@ def evaluate(trainer, loader, log, stop):
             )
         seconds = time.perf_counter() - begin
         values = {"top1": top1, "top5": top5, "loss": loss}
-        text = ", ".join(f"{prefix}{name}: {value:.5g}" for name, value in values.items())
+        text = accuracy_text(values, prefix)
+        where = "" if trainer.args.test_only else f"epoch: {trainer.epoch}, "
         log.record(
             "val",
-            f"[Eval] epoch: {trainer.epoch}, {text}, {seconds:.1f} sec",
+            f"[Eval] {where}{text}, {seconds:.1f} sec",
             trainer.steps,
             {"epoch": trainer.epoch, **{prefix + name: v for name, v in values.items()}},
         )
@@ -190,10 +199,19 @@ def evaluate(trainer, loader, log, stop):
 def epoch_line(trainer, log, seconds):
     images, *sums = trainer.sums
     top1, top5, loss = (float(x / images) for x in sums)
-    values = {"loss": loss, "top1": 100 * top1, "top5": 100 * top5, "images": int(images)}
-    text = ", ".join(f"{name}: {value:.5g}" for name, value in values.items())
-    text = f"[Train] epoch: {trainer.epoch} done, {text}, {seconds:.1f} sec"
+    values = {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
+    text = f"[Train] epoch: {trainer.epoch} done, {accuracy_text(values)}, "
+    text += f"images: {int(images)}, {seconds:.1f} sec"
+    values["images"] = int(images)
     log.record("epoch", text, trainer.steps, {"epoch": trainer.epoch, **values})
+
+
+def accuracy_text(values, prefix=""):
+    """Accuracies in per cent with three decimals, a loss with five digits."""
+    return ", ".join(
+        f"{prefix}{name}: {value:.5g}" if name == "loss" else f"{prefix}{name}: {value:.3f}"
+        for name, value in values.items()
+    )
 
 
 def until(stop, batches):
@@ -286,6 +304,14 @@ def main(args, stop, rank=0, world_size=1):
             test(args, stop, rank, world_size, log)
         else:
             train(stop, log, *set_up(args, rank, world_size, log))
+    except Stopped as stopped:
+        name = signal.Signals(stopped.args[0]).name
+        saved = "" if args.test_only else ", all is saved: go on with --resume auto"
+        log.say(f"stopped by {name}{saved}")
+        raise
+    except Exception as error:
+        log.note(f"error: {first_line(error)}")
+        raise
     finally:
         log.close()
 
@@ -294,6 +320,7 @@ def test(args, stop, rank, world_size, log):
     """Evaluates --weights."""
     loader, dataset = evaluation_data(args, rank, world_size)
     trainer = make_trainer(args, dataset, 0, rank, world_size)
+    log.say(f"{shown(args.weights)}, {len(dataset):,} images of {len(dataset.classes)} classes")
     evaluate(trainer, loader, log, stop)
 
 
@@ -341,10 +368,13 @@ def set_up(args, rank, world_size, log):
         f"{len(train_set.classes)} classes to train on, {len(eval_set):,} to evaluate; "
         f"{world_size} x {args.device}, {world_size * args.batch_size} images in a step"
     )
+    if args.data_path == TRY_OUT["data_path"]:
+        log.say("a try-out on lite_data: give --data-path for other images")
     if state:
+        finished = trainer.steps == args.epochs * trainer.steps_per_epoch
         log.say(
             f"going on from {shown(state['path'])}: epoch {trainer.epoch}, "
-            f"iteration {trainer.iteration}"
+            f"iteration {trainer.iteration}" + ", the end: evaluating it again" * finished
         )
         if args.device == "cpu" and state["threads"] != cpu_threads():
             log.say(
@@ -378,7 +408,8 @@ def train(stop, log, trainer, data, eval_data):
         trainer.next_epoch()
     if trainer.rank == 0:
         record(top1, args.result_dir)
-        log.say(f"top1 {top1:.3f} -> {shown(args.result_dir / 'train_align_paddle.npy')}")
+        file = os.path.relpath(args.result_dir / "train_align_paddle.npy")
+        log.say(f"top1 {top1:.3f} -> {file}")
         if trainer.best:
             epoch, best = trainer.best["epoch"], trainer.best["top1"]
             file = shown(args.output_dir / f"best_{epoch:04}.pdparams")
@@ -415,11 +446,6 @@ def run():
         status = 0
     except Stopped as stopped:
         status = 128 + stopped.args[0]
-        if rank == 0:
-            name = signal.Signals(stopped.args[0]).name
-            saved = "" if args.test_only else ", all is saved: go on with --resume auto"
-            with contextlib.suppress(OSError):  # the disk under it may be full
-                print(f"stopped by {name}{saved}", flush=True)
     except Diverged as error:
         found = checkpoint.checkpoints(args.output_dir)
         kept = f"the last checkpoint is {shown(found[0])}" if found else "there is no checkpoint"
