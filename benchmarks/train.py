@@ -1,6 +1,6 @@
 """What the training script costs beside the step itself: images per second, memory, processes.
 
-    python benchmarks/train.py                       # some eight minutes on two cores
+    python benchmarks/train.py                       # some seven minutes on two cores
     python benchmarks/train.py --only loop --rounds 15
     python benchmarks/train.py --only memory --memory-steps 10000
     python benchmarks/train.py --quick               # only that all of it runs
