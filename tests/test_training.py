@@ -205,6 +205,98 @@ def test_recipes_are_the_published_ones(name, run):
     assert run(f"@{path}", *shorter).status == 0
 
 
+SHORT = ["--epochs", 1, "--lr-warmup-epochs", 0, "-b", 13, "--save-steps", 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--batch-size 12", "--lr 0.02", "--opt sgd", "--opt adamw", "--momentum 0.5", "--wd 0.1",
+        "--norm-weight-decay 0.1", "--bias-weight-decay 0.1", "--label-smoothing 0.3",
+        "--mixup-alpha 0", "--cutmix-alpha 1", "--auto-augment ra", "--random-erase 0.9",
+        "--auto-augment ra --ra-magnitude 20", "--auto-augment ta_wide", "--auto-augment augmix",
+        "--auto-augment augmix --augmix-severity 9", "--clip-grad-norm 0.01", "--seed 1",
+        "--model-ema-steps 1 --model-ema-decay 0.5", "--interpolation bicubic",
+        "--train-crop-size 40", "--model mobilenet_v3_large", "--ra-sampler",
+        "--ra-sampler --ra-reps 2",
+    ],
+)  # fmt: skip
+def test_a_flag_changes_what_is_trained(options, run, images, tmp_path):
+    """Each on its own; that it changes it as PyTorch's does is what the numbered steps compare."""
+    data, few = images, []
+    if "--ra-sampler" in options:  # needs 256 images
+        data, few = tmp_path / "many", ["--train-crop-size", 8, "-b", 64]
+        for path in images.rglob("*.png"):
+            for i in range(10):
+                target = data / path.relative_to(images).with_stem(f"{path.stem}_{i}")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    without = [] if options != "--ra-sampler --ra-reps 2" else ["--ra-sampler"]
+    if "augmix-severity" in options or "ra-magnitude" in options:
+        without = options.split()[:2]
+    states = []
+    for more in (without, options.split()):
+        out = tmp_path / f"out{len(states)}"
+        result = run(*SHORT, *few, *more, data=data, out=out)
+        assert result.status == 0, result.err
+        states.append(last(out))
+    a, b = (state["model_ema" if "ema" in options else "model"] for state in states)
+    a, b = (state.get("module", state) for state in (a, b))
+    assert a.keys() != b.keys() or any(not np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_schedules_and_where_a_training_starts(run, tmp_path):
+    epochs = ["--epochs", 5, "--lr-warmup-epochs", 2, "-b", 26, "--save-steps", 0]
+    expected = {
+        "--lr-scheduler steplr --lr-step-size 2 --lr-gamma 0.5": [1e-4, 1e-4, 0.01, 0.01, 0.005],
+        "--lr-scheduler exponentiallr --lr-gamma 0.5 --lr-warmup-decay 0.1": [
+            1e-3, 1e-3, 0.01, 0.005, 0.0025,
+        ],
+        "--lr-scheduler cosineannealinglr --lr-warmup-method linear --lr-min 0.002": [
+            1e-4, 0.00505, 0.01, 0.008, 0.004,
+        ],
+        "--lr-scheduler steplr --start-epoch 3 --lr-step-size 2": [0.01, 0.001],
+    }  # fmt: skip
+    for i, (options, rates) in enumerate(expected.items()):
+        out = tmp_path / str(i)
+        assert run(*epochs, *options.split(), out=out).status == 0
+        assert np.allclose([entry["lr"] for entry in records(out)], rates, rtol=1e-12), options
+
+
+@pytest.mark.slow
+def test_flags_that_change_how_and_not_what(run, images, tmp_path, monkeypatch, straight):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    data = damage(images, tmp_path / "data", [])
+    for path in data.rglob("*"):  # what has just changed is not remembered
+        if path.is_dir():
+            os.utime(path, (1e9, 1e9))
+    how = ["--cache-dataset", "--use-deterministic-algorithms", "-j", 1, "--keep-last", 1]
+    how += ["--print-freq", 3, "--keep-best", 2, "--skip-corrupt", 5, "--device", "cpu"]
+    result = run(*how, data=data)
+    assert result.status == 0, result.err
+    same(straight, last(tmp_path / "out"))
+    assert len(list((cache / "paddle_mv3").iterdir())) == 2
+    assert len(checkpoint.checkpoints(tmp_path / "out")) == 1
+
+
+def test_published_weights_are_asked_for(run, data_dir, tmp_path, monkeypatch):
+    import torch2paddle
+
+    asked = []
+
+    def prepare(args):
+        asked.append((args.model, args.pretrained))
+        return None, data_dir / "mv3_small_paddle.pdparams"
+
+    monkeypatch.setattr(torch2paddle, "prepare", prepare)
+    for option in (["--pretrained"], ["--weights", "IMAGENET1K_V1"]):
+        assert "1000 classes" in run(*option).error_line
+    assert asked == [("mobilenet_v3_small", True)] * 2
+
+
 @pytest.mark.slow
 def test_without_arguments_it_learns_lite_data(spawn, tmp_path):
     result = spawn(TRAIN, "--output-dir", tmp_path, "--result-dir", tmp_path, cwd=TRAIN.parent)
