@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -26,7 +27,9 @@ import paddle_mv3
 from alignment.diff import DiffHelper
 from alignment.files import CannotRun
 from Checkpoint6 import arguments, checkpoint, distributed, train
-from Checkpoint6.trainer import Trainer
+from Checkpoint6.data import training_data
+from Checkpoint6.saver import Saver
+from Checkpoint6.trainer import Diverged, Trainer
 
 TRAIN = ROOT / "Checkpoint6" / "train.py"
 # Everything that a resumed training could get wrong is switched on; 7 steps in an epoch.
@@ -570,6 +573,31 @@ def test_not_a_number_stops_with_the_step_and_the_rate(run, tmp_path):
     assert all(np.isfinite(array).all() for array in state["model"].values())
 
 
+class Images(list):
+    classes = ()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    trainer = make_trainer(["--output-dir", str(tmp_path)])
+    loader = SimpleNamespace(skipped={})
+    with paddle.no_grad():
+        trainer.model.classifier[0].bias[3] = float("inf")
+    saver = Saver(trainer, loader, Images(), None)
+    with pytest.raises(Diverged, match=r"classifier\.0\.bias .* at a learning rate of"):
+        saver()
+    assert not list(tmp_path.iterdir())
+
+
+def test_augmentation_follows_the_seed(images):
+    def item(seed):
+        args = arguments.parse(
+            "", [*OPTIONS, "--data-path", str(images), "--device", "cpu", "--seed", seed]
+        )
+        return training_data(args, 0, 1)[2][0][0]
+
+    assert np.array_equal(item("3"), item("3")) and not np.array_equal(item("3"), item("4"))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -661,6 +689,7 @@ def batches(seed, count):
         ["--opt", "sgd_nesterov"],
         ["--opt", "adamw", "--bias-weight-decay", "0"],
         ["--opt", "rmsprop", "--sync-bn"],
+        ["--model-ema-steps", "1", "--lr-warmup-epochs", "0"],
     ],
     ids=" ".join,
 )
@@ -784,6 +813,16 @@ def test_two_ranks_train_one_model(images, tmp_path):
     assert [entry["avg_samples"] for entry in records(tmp_path)] == [4, 4, 4, 4, 4, 4, 2]
     state = last(tmp_path)
     assert state["world_size"] == 2
+
+    # Each rank's batch norm has seen its own images; what was evaluated is what was saved.
+    trainer = make_trainer()
+    checkpoint.load_model(trainer.model, state["model"], "")
+    preset = paddle_mv3.ClassificationPresetEval(32, 36)
+    dataset = paddle_mv3.ImageFolder(images / "val", preset)
+    loader = paddle_mv3.DataLoader(dataset, batch_size=2)
+    values = paddle_mv3.evaluate(trainer.model, loader, (1, 3), trainer.criterion)
+    told = records(tmp_path, "val")[0]
+    assert values == [told["top1"], told["top5"], told["loss"]]
     result = finish(start(images, tmp_path, "-b", 2, "--resume", "auto", *short))
     assert result[0] == 2 and "the number of processes is 1 and was 2" in result[1]
 
