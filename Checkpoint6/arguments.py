@@ -12,7 +12,7 @@ import paddle_mv3
 from alignment.files import CannotRun, shown, unpack
 from Checkpoint6.checkpoint import checkpoints
 
-__all__ = ["Parser", "parse", "recipe_of", "require_same_recipe"]
+__all__ = ["Parser", "device_of", "parse", "recipe_of", "require_same_recipe"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -173,6 +173,20 @@ def default_workers():
     return min(8, max(1, (os.cpu_count() or 1) // ranks))
 
 
+def device_of(wanted):
+    """Either "cpu" or "gpu": as `--device` says or, where that is None, as there is one.
+
+    Raises:
+        CannotRun: a GPU is wanted and Paddle sees none.
+    """
+    has_gpu = paddle.device.cuda.device_count() > 0
+    if wanted is None:
+        return "gpu" if has_gpu else "cpu"
+    if wanted != "cpu" and not has_gpu:
+        raise CannotRun("--device gpu: Paddle sees no GPU. Use --device cpu")
+    return wanted.replace("cuda", "gpu")
+
+
 def parse(description, argv=None):
     """The arguments of a command line, settled: device, data folder, cache.
 
@@ -187,12 +201,7 @@ def parse(description, argv=None):
         args = flags.parse_args(argv)
         if not args.data_path.is_dir():
             unpack(ROOT / "lite_data.tar", args.data_path)
-    has_gpu = paddle.device.cuda.device_count() > 0
-    if args.device is None:
-        args.device = "gpu" if has_gpu else "cpu"
-    args.device = args.device.replace("cuda", "gpu")
-    if args.device == "gpu" and not has_gpu:
-        raise CannotRun("--device gpu: Paddle sees no GPU. Use --device cpu")
+    args.device = device_of(args.device)
     if args.amp and args.device == "cpu":
         raise CannotRun("--amp has no effect in Paddle on the CPU: leave it out, or use a GPU")
     if args.start_epoch >= args.epochs:

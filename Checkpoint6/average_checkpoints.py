@@ -62,12 +62,12 @@ def input_files(inputs, last):
                 )
             files += reversed(found)
         else:
-            found = sorted(path.glob("best_*.pdparams"))
+            found = checkpoint.bests(path)
             if not found:
                 raise CannotRun(
                     f"no best_*.pdparams in {shown(path)}: give --last N for its newest checkpoints"
                 )
-            files += found
+            files += reversed(found)
     seen = set()
     for file in files:
         if file.resolve() in seen:

@@ -114,9 +114,6 @@ def load(path):
     return state
 
 
-NAME = re.compile(r"checkpoint_(\d+)_(\d+)\.pdparams")
-
-
 def path_of(folder, epoch, iteration):
     """The file of a checkpoint from which `iteration` of `epoch` is next."""
     return Path(folder) / f"checkpoint_{epoch:04}_{iteration:06}.pdparams"
@@ -124,9 +121,22 @@ def path_of(folder, epoch, iteration):
 
 def checkpoints(folder):
     """Paths of the checkpoints in a folder, the newest first."""
-    found = [(NAME.fullmatch(path.name), path) for path in Path(folder).glob("checkpoint_*")]
-    found = [(int(match[1]), int(match[2]), path) for match, path in found if match]
-    return [path for _, _, path in sorted(found, reverse=True)]
+    return _newest_first(folder, r"checkpoint_\d+_\d+\.pdparams")
+
+
+def bests(folder):
+    """Paths of those that were the best when they were made, the newest first."""
+    return _newest_first(folder, r"best_\d+\.pdparams")
+
+
+def _newest_first(folder, pattern):
+    found = [path for path in Path(folder).glob("*.pdparams") if re.fullmatch(pattern, path.name)]
+    return sorted(found, key=_moment, reverse=True)
+
+
+def _moment(path):
+    """(epoch, iteration), or (epoch,), of a file name: the numbers in it."""
+    return tuple(map(int, re.findall(r"\d+", path.name)))
 
 
 def newest(folder, report=print):
@@ -160,14 +170,14 @@ def set_aside(folder, epoch, iteration):
     """
     renamed = []
     for path in checkpoints(folder):
-        if path.name > path_of(folder, epoch, iteration).name:
+        if _moment(path) > (epoch, iteration):
             renamed.append(path.rename(path.with_name(f"abandoned_{path.name}")))
     return renamed
 
 
-def prune(folder, keep, pattern="checkpoint_*.pdparams"):
-    """Removes all but the `keep` newest files of a pattern whose names sort by age."""
-    for path in sorted(Path(folder).glob(pattern), reverse=True)[keep:]:
+def prune(paths, keep):
+    """Removes all but the first `keep`."""
+    for path in paths[keep:]:
         with contextlib.suppress(OSError):
             path.unlink()
 
@@ -231,12 +241,8 @@ def optimizer_state(optimizer, model):
     state.pop("LR_Scheduler", None)
     masters = state.pop("master_weights", {})
     names = {parameter.name: name for name, parameter in model.named_parameters()}
-    renamed = {}
-    for key, tensor in state.items():
-        owner = max((n for n in names if key.startswith(n + "_")), key=len)
-        renamed[names[owner] + key[len(owner) :]] = np.asarray(tensor.numpy())
     return {
-        "optimizer": renamed,
+        "optimizer": to_arrays(_renamed(state, names)),
         "master_weights": {names[name]: tensor.numpy() for name, tensor in masters.items()},
     }
 
@@ -244,10 +250,8 @@ def optimizer_state(optimizer, model):
 def load_optimizer(optimizer, model, state):
     """The inverse of `optimizer_state`, for an optimizer that has taken no step yet."""
     names = {name: parameter.name for name, parameter in model.named_parameters()}
-    arrays = {}
-    for key, array in state["optimizer"].items():
-        owner = max((n for n in names if key.startswith(n + "_")), key=len)
-        arrays[names[owner] + key[len(owner) :]] = paddle.to_tensor(array)
+    renamed = _renamed(state["optimizer"], names)
+    arrays = {name: paddle.to_tensor(array) for name, array in renamed.items()}
     masters = {names[n]: paddle.to_tensor(array) for n, array in state["master_weights"].items()}
     if masters:
         for name, tensor in masters.items():
@@ -255,6 +259,12 @@ def load_optimizer(optimizer, model, state):
         arrays["master_weights"] = masters
     # Paddle wants the schedule's state with it; that has been loaded already.
     optimizer.set_state_dict({**arrays, "LR_Scheduler": optimizer._learning_rate.state_dict()})
+
+
+def _renamed(state, names):
+    """{owner_of_the_state: value} with each owner, the longest that fits, by its other name."""
+    owners = {key: max((n for n in names if key.startswith(n + "_")), key=len) for key in state}
+    return {names[owner] + key[len(owner) :]: state[key] for key, owner in owners.items()}
 
 
 def read_weights(path):

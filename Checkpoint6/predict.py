@@ -28,7 +28,7 @@ import paddle  # noqa: E402
 
 from alignment.files import CannotRun, shown  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
-from Checkpoint6.arguments import count  # noqa: E402
+from Checkpoint6.arguments import count, device_of  # noqa: E402
 from paddle_mv3.dataset import load_image  # noqa: E402
 
 
@@ -114,10 +114,7 @@ def topk(probabilities, k, names):
 
 def main(args):
     """Returns the exit status. Raises: CannotRun."""
-    has_gpu = paddle.device.cuda.device_count() > 0
-    if args.device == "gpu" and not has_gpu:
-        raise CannotRun("--device gpu: Paddle sees no GPU. Use --device cpu")
-    paddle.set_device(args.device or ("gpu" if has_gpu else "cpu"))
+    paddle.set_device(device_of(args.device))
     files = tools.image_files(args.images)
     trained = tools.load_trained(args)
     names = class_names(args, trained)

@@ -47,7 +47,7 @@ class Saver:
         path = checkpoint.path_of(self.args.output_dir, trainer.epoch, trainer.iteration)
         try:
             checkpoint.save(path, state)
-            checkpoint.prune(self.args.output_dir, self.args.keep_last)
+            checkpoint.prune(checkpoint.checkpoints(self.args.output_dir), self.args.keep_last)
             self.failure = None
         except CannotRun as error:
             self.failure = error
@@ -56,15 +56,13 @@ class Saver:
     def best(self, top1):
         """Keeps the checkpoint that was just made, if it is the best so far."""
         trainer = self.trainer
-        if trainer.best and trainer.best["top1"] >= top1:
-            return
-        if trainer.rank or self.failure:
+        if trainer.rank or self.failure or trainer.best.get("top1", -1.0) >= top1:
             return
         folder = self.args.output_dir
         source = checkpoint.path_of(folder, trainer.epoch, trainer.iteration)
         try:
             checkpoint.copy(source, folder / f"best_{trainer.epoch:04}.pdparams")
-            checkpoint.prune(folder, self.args.keep_best, "best_*.pdparams")
+            checkpoint.prune(checkpoint.bests(folder), self.args.keep_best)
             trainer.best = {"epoch": trainer.epoch, "top1": top1}
         except CannotRun as error:
             self.log.say(f"NOT SAVED: {error}. The training goes on")

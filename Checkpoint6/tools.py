@@ -12,7 +12,7 @@ import paddle
 from PIL import Image
 
 import paddle_mv3
-from alignment.files import CannotRun, first_line, shown
+from alignment.files import CannotRun, described, first_line, shown
 from Checkpoint6 import checkpoint
 from Checkpoint6.arguments import Parser, count
 from paddle_mv3.listing import EXTENSIONS
@@ -92,8 +92,7 @@ def run(main, flags, argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
-        where = f"{shown(error.filename)}: " if error.filename else ""
-        status, message = 2, where + first_line(error)
+        status, message = 2, described(error)
     except KeyboardInterrupt:
         status = 130
     except Exception as error:

@@ -56,7 +56,7 @@ import paddle  # noqa: E402
 from reprod_log import ReprodLogger  # noqa: E402
 
 import paddle_mv3  # noqa: E402
-from alignment.files import CannotRun, first_line, shown, whole_file  # noqa: E402
+from alignment.files import CannotRun, described, first_line, shown, whole_file  # noqa: E402
 from Checkpoint6 import checkpoint, distributed  # noqa: E402
 from Checkpoint6.arguments import TRY_OUT, require_same_recipe  # noqa: E402
 from Checkpoint6.arguments import parse as parse_arguments  # noqa: E402
@@ -454,9 +454,7 @@ def run():
     except CannotRun as error:
         status, message = 2, str(error)
     except OSError as error:
-        status, message = 2, first_line(error)
-        if error.filename:
-            message = f"{shown(error.filename)}: {message}"
+        status, message = 2, described(error)
     except Exception as error:
         traceback.print_exc()
         status, message = 1, f"{type(error).__name__}: {first_line(error)}"

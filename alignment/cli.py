@@ -28,7 +28,7 @@ os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 import paddle  # noqa: E402
 import torch  # noqa: E402
 
-from .files import CannotRun, first_line, shown, unpack  # noqa: E402
+from .files import CannotRun, described, first_line, shown, unpack  # noqa: E402
 
 # Paddle's own handler of SIGTERM and others allocates memory, and so can hang for ever where the
 # signal came in the middle of an allocation.
@@ -89,7 +89,7 @@ def run(step, arguments):
     except CannotRun as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{shown(error.filename)}: {error.strerror}" if error.filename else first_line(error))
+        _fail(described(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # most likely the port: its author needs to see where

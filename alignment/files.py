@@ -31,6 +31,12 @@ def first_line(error):
     return text.strip().splitlines()[0]
 
 
+def described(error):
+    """An OSError in one line, with the file that it is about, if it says so."""
+    reason = first_line(error)
+    return f"{shown(error.filename)}: {reason}" if error.filename else reason
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Yields a temporary path beside `path`; moves it there at the end, removes it on an error.

@@ -432,6 +432,21 @@ def test_a_course_that_was_given_up_is_put_aside(run, tmp_path, straight):
     assert (out / f"abandoned_{later.name}").exists()
 
 
+def test_files_are_told_apart_by_number(tmp_path):
+    """An epoch may have a million steps and more; what is not the training's is left alone."""
+    moments = [(0, 7), (0, 999999), (0, 1000000), (1, 3)]
+    for moment in moments:
+        checkpoint.path_of(tmp_path, *moment).touch()
+    other = tmp_path / "checkpoint_mine.pdparams"
+    other.touch()
+    newest_first = [checkpoint.path_of(tmp_path, *moment) for moment in reversed(moments)]
+    assert checkpoint.checkpoints(tmp_path) == newest_first
+    (renamed,) = checkpoint.set_aside(tmp_path, 0, 1000000)
+    assert renamed.name == f"abandoned_{newest_first[0].name}"
+    checkpoint.prune(checkpoint.checkpoints(tmp_path), 1)
+    assert checkpoint.checkpoints(tmp_path) == newest_first[1:2] and other.exists()
+
+
 def test_damaged_checkpoints_alone_are_no_reason_to_begin_anew(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
