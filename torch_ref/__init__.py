@@ -32,8 +32,10 @@ _import_torchvision()
 from torchvision.datasets import ImageFolder  # noqa: E402
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small  # noqa: E402
 
+from torchvision.transforms import InterpolationMode  # noqa: E402
+
 from .ema import ExponentialMovingAverage, adjusted_decay  # noqa: E402
-from .metric import accuracy, evaluate  # noqa: E402
+from .metric import accuracy, evaluate, topk_correct  # noqa: E402
 from .optim import OPTIMIZERS, create_optimizer, weight_decay_groups  # noqa: E402
 from .presets import (  # noqa: E402
     ClassificationPresetEval,
@@ -58,6 +60,7 @@ __all__ = [
     "ClassificationPresetTrain",
     "ExponentialMovingAverage",
     "ImageFolder",
+    "InterpolationMode",
     "RASampler",
     "accuracy",
     "adjusted_decay",
@@ -68,5 +71,6 @@ __all__ = [
     "get_mixup_cutmix",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "topk_correct",
     "weight_decay_groups",
 ]

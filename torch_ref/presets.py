@@ -15,8 +15,13 @@ from torchvision.transforms import autoaugment, functional, v2
 class ClassificationPresetEval:
     """RGB image -> (3, crop_size, crop_size) float32 tensor; `stages` are its steps, in order."""
 
-    def __init__(self, crop_size=224, resize_size=256):
-        resize = transforms.Resize(resize_size)
+    def __init__(
+        self,
+        crop_size=224,
+        resize_size=256,
+        interpolation=functional.InterpolationMode.BILINEAR,
+    ):
+        resize = transforms.Resize(resize_size, interpolation)
         to_tensor = transforms.ToTensor()
         normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         self.settings = {

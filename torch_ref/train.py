@@ -1,0 +1,498 @@
+"""Trains the reference: torchvision's references/classification/train.py, as short as can be.
+
+    python torch_ref/train.py @Checkpoint6/recipes/mobilenet_v3_small_120.txt --data-path DIR
+    torchrun --nproc_per_node 8 torch_ref/train.py @Checkpoint6/recipes/… --data-path DIR
+
+Flags, recipes, lines and train.jsonl are those of Checkpoint6/train.py, so the two can be laid side by
+side. The last top-1, in per cent, goes to result/train_align_benchmark.npy. Exit status: 0 trained to
+the end, 1 the loss is no number any more, 2 it could not run.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import shlex
+import sys
+import time
+import warnings
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch import distributed, nn
+
+import torch_ref
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class CannotRun(Exception):
+    """Bad input: one line that says what is wrong and what to do."""
+
+
+class Diverged(Exception):
+    """The loss is infinite or no number."""
+
+
+class Parser(argparse.ArgumentParser):
+    def convert_arg_line_to_args(self, line):
+        return shlex.split(line, comments=True)
+
+    def error(self, message):
+        self.exit(2, f"error: {message}. See {self.prog} --help\n")
+
+
+def parser():
+    flags = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        fromfile_prefix_chars="@",
+    )
+    add = flags.add_argument
+    add("--data-path", type=Path, required=True, help="folder of train and val")
+    add("--model", choices=sorted(torch_ref.MODELS), default="mobilenet_v3_small")
+    add("--device", choices=("cpu", "gpu", "cuda"), help="default: a GPU where PyTorch has one")
+    add("-b", "--batch-size", type=int, default=32, help="images of one process in a step")
+    add("--epochs", type=int, default=90)
+    add("-j", "--workers", type=int, default=min(8, os.cpu_count() or 1))
+    add("--opt", choices=torch_ref.OPTIMIZERS, default="sgd")
+    add("--lr", type=float, default=0.1)
+    add("--momentum", type=float, default=0.9)
+    add("--wd", "--weight-decay", dest="weight_decay", type=float, default=1e-4)
+    add("--norm-weight-decay", type=float)
+    add("--bias-weight-decay", type=float)
+    add("--label-smoothing", type=float, default=0.0)
+    add("--mixup-alpha", type=float, default=0.0)
+    add("--cutmix-alpha", type=float, default=0.0)
+    schedulers = ("steplr", "cosineannealinglr", "exponentiallr")
+    add("--lr-scheduler", choices=schedulers, default="steplr")
+    add("--lr-warmup-epochs", type=int, default=0)
+    add("--lr-warmup-method", choices=("linear", "constant"), default="constant")
+    add("--lr-warmup-decay", type=float, default=0.01)
+    add("--lr-step-size", type=int, default=30)
+    add("--lr-gamma", type=float, default=0.1)
+    add("--lr-min", type=float, default=0.0)
+    add("--print-freq", type=int, default=10)
+    add("--output-dir", type=Path, default=Path("output_torch"))
+    add("--resume", metavar="FILE|auto", help="auto: --output-dir's, or a new training without one")
+    add("--start-epoch", type=int, default=0)
+    add("--sync-bn", action="store_true", help="needs a GPU in PyTorch")
+    add("--test-only", action="store_true")
+    add("--pretrained", action="store_true")
+    add("--weights", metavar="FILE|IMAGENET1K_V1")
+    add("--auto-augment", choices=("imagenet", "ra", "ta_wide", "augmix"))
+    add("--ra-magnitude", type=int, default=9)
+    add("--augmix-severity", type=int, default=3)
+    add("--random-erase", type=float, default=0.0)
+    add("--amp", nargs="?", choices=("O1", "O2"), const="O1", help="autocast; O2 is Paddle's alone")
+    add("--amp-dtype", choices=("float16", "bfloat16"), default="float16")
+    add("--clip-grad-norm", type=float)
+    add("--model-ema", action="store_true")
+    add("--model-ema-steps", type=int, default=32)
+    add("--model-ema-decay", type=float, default=0.99998)
+    add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
+    add("--train-crop-size", type=int, default=224)
+    add("--val-crop-size", type=int, default=224)
+    add("--val-resize-size", type=int, default=256)
+    add("--ra-sampler", action="store_true")
+    add("--ra-reps", type=int, default=3)
+    add("--use-deterministic-algorithms", action="store_true")
+    add("--seed", type=int, default=0)
+    add("--result-dir", type=Path, default=ROOT / "result")
+    without_effect = "the port's; nothing here"
+    add("--cache-dataset", action="store_true", help=without_effect)
+    add("--skip-corrupt", type=int, default=0, help=without_effect)
+    add("--save-steps", type=int, default=0, help=without_effect)
+    add("--keep-last", type=int, default=3, help=without_effect)
+    add("--keep-best", type=int, default=1, help=without_effect)
+    return flags
+
+
+def parse(argv=None):
+    """The arguments of a command line. Raises: CannotRun, SystemExit."""
+    args = parser().parse_args(argv)
+    if args.device != "cpu" and torch.cuda.is_available():
+        args.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    elif args.device in ("gpu", "cuda"):
+        raise CannotRun(f"--device {args.device}: PyTorch sees no GPU. Use --device cpu")
+    else:
+        args.device = torch.device("cpu")
+    if args.device.type == "cpu" and (args.amp or args.sync_bn):
+        flag = "--amp" if args.amp else "--sync-bn"
+        raise CannotRun(f"{flag} needs a GPU in PyTorch: leave it out")
+    if args.test_only and not (args.weights or args.pretrained or args.resume):
+        raise CannotRun("--test-only evaluates --weights FILE or --resume FILE: give one")
+    if args.pretrained:
+        args.weights = "IMAGENET1K_V1"
+    return args
+
+
+def training_data(args, rank=0, world_size=1):
+    """(DataLoader, its sampler, ImageFolder) of this rank's share."""
+    preset = torch_ref.ClassificationPresetTrain(
+        crop_size=args.train_crop_size,
+        interpolation=torch_ref.InterpolationMode(args.interpolation),
+        auto_augment_policy=args.auto_augment,
+        ra_magnitude=args.ra_magnitude,
+        augmix_severity=args.augmix_severity,
+        random_erase_prob=args.random_erase,
+    )
+    dataset = torch_ref.ImageFolder(str(args.data_path / "train"), preset)
+    if args.ra_sampler:
+        sampler = torch_ref.RASampler(
+            dataset, world_size, rank, seed=args.seed, repetitions=args.ra_reps
+        )
+    else:
+        sampler = torch.utils.data.DistributedSampler(dataset, world_size, rank, seed=args.seed)
+    mix = torch_ref.get_mixup_cutmix(args.mixup_alpha, args.cutmix_alpha, len(dataset.classes))
+    collate = torch.utils.data.default_collate
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        args.batch_size,
+        sampler=sampler,
+        num_workers=args.workers,
+        pin_memory=args.device.type == "cuda",
+        collate_fn=collate if mix is None else lambda batch: mix(*collate(batch)),
+    )
+    return loader, sampler, dataset
+
+
+def evaluation_data(args, rank=0, world_size=1):
+    """(DataLoader of every world_size-th image from `rank` on, ImageFolder)"""
+    preset = torch_ref.ClassificationPresetEval(
+        args.val_crop_size, args.val_resize_size, torch_ref.InterpolationMode(args.interpolation)
+    )
+    dataset = torch_ref.ImageFolder(str(args.data_path / "val"), preset)
+    share = torch.utils.data.Subset(dataset, range(rank, len(dataset), world_size))
+    loader = torch.utils.data.DataLoader(share, args.batch_size, num_workers=args.workers)
+    return loader, dataset
+
+
+class Trainer:
+    """What is trained, and by what; one step; the names are those of the port's Trainer."""
+
+    def __init__(self, args, num_classes, steps_per_epoch, rank=0, world_size=1):
+        self.args, self.rank, self.world_size = args, rank, world_size
+        self.steps_per_epoch = steps_per_epoch
+        self.topk = (1, min(5, num_classes))
+        torch.manual_seed(args.seed + rank)
+        self.model = torch_ref.MODELS[args.model](num_classes=num_classes).to(args.device)
+        if args.weights:
+            load_weights(self.model, args)
+        if args.sync_bn:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
+        groups = torch_ref.weight_decay_groups(
+            self.model, args.weight_decay, args.norm_weight_decay, args.bias_weight_decay
+        )
+        self.optimizer = torch_ref.create_optimizer(
+            args.opt, groups, args.lr, args.momentum, args.weight_decay
+        )
+        self.schedule = torch_ref.create_lr_scheduler(
+            self.optimizer,
+            args.lr_scheduler,
+            args.epochs,
+            args.lr_warmup_epochs,
+            args.lr_warmup_method,
+            args.lr_warmup_decay,
+            args.lr_step_size,
+            args.lr_gamma,
+            args.lr_min,
+        )
+        scales = args.amp and args.amp_dtype == "float16"
+        self.scaler = torch.amp.GradScaler(args.device.type) if scales else None
+        self.model_ema = None
+        if args.model_ema:
+            decay = torch_ref.adjusted_decay(
+                args.model_ema_decay, args.batch_size, world_size, args.model_ema_steps, args.epochs
+            )
+            self.model_ema = torch_ref.ExponentialMovingAverage(self.model, decay)
+        self.network = self.model
+        if world_size > 1:
+            gpu = [args.device.index] if args.device.type == "cuda" else None
+            self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=gpu)
+        self.epoch = self.iteration = 0
+
+    def autocast(self):
+        if not self.args.amp:
+            return contextlib.nullcontext()
+        return torch.autocast(self.args.device.type, getattr(torch, self.args.amp_dtype))
+
+    def step(self, images, labels):
+        """One update of the weights. Returns the loss, (), and the logits."""
+        args = self.args
+        with self.autocast():
+            output = self.network(images)
+            loss = self.criterion(output, labels)
+        self.optimizer.zero_grad()
+        if self.scaler:
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(self.optimizer)
+        else:
+            loss.backward()
+        if args.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.model_ema and self.iteration % args.model_ema_steps == 0:
+            self.model_ema.update_parameters(self.model)
+            if self.epoch < args.lr_warmup_epochs:
+                self.model_ema.n_averaged.fill_(0)
+        self.iteration += 1
+        return loss.detach(), output.detach()
+
+    def parts(self):
+        parts = {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.schedule}
+        parts |= {"model_ema": self.model_ema, "scaler": self.scaler}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self):
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        return {**state, "epoch": self.epoch}
+
+    def load_state_dict(self, state):
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        self.epoch = state["epoch"] + 1
+
+
+def load_weights(model, args):
+    """Puts --weights into `model`. Raises: CannotRun."""
+    if args.weights == "IMAGENET1K_V1":
+        url = torch_ref.WEIGHTS[args.model]
+        try:
+            state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise CannotRun(f"cannot download {url}: {error}") from error
+    else:
+        state = load(args.weights)
+        state = state.get("model", state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        raise CannotRun(f"{args.weights} does not fit the model: {message}") from error
+
+
+def load(path):
+    """What torch.save wrote; runs no code that is in it. Raises: CannotRun."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CannotRun(f"cannot read {path}: {reason}") from error
+
+
+def sums_of(trainer, loss, output, labels):
+    """(4,) float64 of a batch: images, hits in the first 1 and 5, loss."""
+    labels = labels.argmax(dim=1) if labels.ndim == 2 else labels
+    hits = torch_ref.topk_correct(output, labels, trainer.topk)
+    values = [len(labels), *hits, float(loss) * len(labels)]
+    return torch.tensor(values, dtype=torch.float64, device=output.device)
+
+
+def averages(sums, world_size=1):
+    """{"images", "loss", "top1", "top5"} of all ranks' sums; accuracies in per cent."""
+    if world_size > 1:
+        distributed.all_reduce(sums)
+    images, top1, top5, loss = sums.tolist()
+    values = {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
+    return {"images": int(images), **values}
+
+
+def train_one_epoch(trainer, loader, report):
+    """Raises: Diverged."""
+    args = trainer.args
+    trainer.network.train()
+    epoch_sums, sums, steps, begin = 0, 0, 0, time.perf_counter()
+    for images, labels in loader:
+        images, labels = images.to(args.device), labels.to(args.device)
+        loss, output = trainer.step(images, labels)
+        if not math.isfinite(float(loss)):
+            raise Diverged(
+                f"the loss is {float(loss)} in epoch {trainer.epoch}, iteration "
+                f"{trainer.iteration - 1}. Try a lower --lr"
+            )
+        sums, steps = sums + sums_of(trainer, loss, output, labels), steps + 1
+        if trainer.iteration % args.print_freq == 0 or trainer.iteration == len(loader):
+            values = averages(sums, trainer.world_size)
+            epoch_sums += sums
+            images = values.pop("images")
+            cost = (time.perf_counter() - begin) / steps
+            values |= {"avg_batch_cost": cost, "avg_ips": images / steps / cost}
+            lr = trainer.optimizer.param_groups[0]["lr"]
+            report("train", trainer, {"iter": trainer.iteration, "lr": lr, **values})
+            sums, steps, begin = 0, 0, time.perf_counter()
+    report("epoch", trainer, averages(epoch_sums))
+
+
+@torch.no_grad()
+def evaluate(trainer, loader, report):
+    """The top-1, in per cent, of the average if there is one, or of the model."""
+    models, found = {"": trainer.model}, {}
+    if trainer.model_ema:
+        models["ema_"] = trainer.model_ema.module
+    for prefix, model in models.items():
+        model.eval()
+        if trainer.world_size > 1:  # of the statistics, rank 0's count
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, 0)
+        sums = torch.zeros(4, dtype=torch.float64, device=trainer.args.device)
+        for images, labels in loader:
+            images, labels = images.to(trainer.args.device), labels.to(trainer.args.device)
+            with trainer.autocast():
+                output = model(images)
+                loss = trainer.criterion(output, labels)
+            sums += sums_of(trainer, loss, output, labels)
+        values = averages(sums, trainer.world_size)
+        del values["images"]
+        report("val", trainer, {prefix + name: value for name, value in values.items()})
+        found |= values
+    return found["top1"]
+
+
+def train(trainer, data, eval_data, report, save=lambda: None):
+    """Epoch after epoch. Returns the last top-1, in per cent. Raises: Diverged."""
+    loader, sampler = data[:2]
+    top1 = 0.0
+    while trainer.epoch < trainer.args.epochs:
+        trainer.iteration = 0
+        sampler.set_epoch(trainer.epoch)
+        train_one_epoch(trainer, loader, report)
+        trainer.schedule.step()
+        top1 = evaluate(trainer, eval_data[0], report)
+        save()
+        trainer.epoch += 1
+    return top1
+
+
+def set_up(args, rank=0, world_size=1):
+    """(Trainer, training_data, evaluation_data). Raises: CannotRun, OSError."""
+    data, eval_data = (f(args, rank, world_size) for f in (training_data, evaluation_data))
+    if data[2].classes != eval_data[1].classes:
+        raise CannotRun(f"train and val in {args.data_path} need the same class folders")
+    trainer = Trainer(args, len(data[2].classes), len(data[0]), rank, world_size)
+    for _ in range(args.start_epoch):
+        trainer.schedule.step()
+    trainer.epoch = args.start_epoch
+    return trainer, data, eval_data
+
+
+class Report:
+    """Lines on the screen and in train.log, objects in train.jsonl; of rank 0."""
+
+    def __init__(self, rank, folder=None, resumed=False):
+        self.rank, self.files = rank, []
+        if rank == 0 and folder:
+            mode = "a" if resumed else "w"
+            names = ("train.log", "train.jsonl")
+            self.files = [open(folder / name, mode, buffering=1) for name in names]  # noqa: SIM115
+
+    def say(self, text):
+        if self.rank == 0:
+            line = f"[{time.strftime('%Y/%m/%d %H:%M:%S')}] {text}"
+            print(line, flush=True)
+            for file in self.files[:1]:
+                file.write(line + "\n")
+
+    def __call__(self, kind, trainer, values):
+        text = ", ".join(f"{k}: {v:.6g}" for k, v in values.items())
+        title = {"train": "Train", "epoch": "Train, epoch done", "val": "Eval"}[kind]
+        self.say(f"[{title}] epoch: {trainer.epoch}, {text}")
+        step = trainer.epoch * trainer.steps_per_epoch + trainer.iteration
+        entry = {"time": round(time.time(), 3), "kind": kind, "step": step, "epoch": trainer.epoch}
+        for file in self.files[1:]:
+            file.write(json.dumps({**entry, **values}) + "\n")
+
+
+def whole(path, write):
+    """Calls `write(temporary)`, then renames."""
+    temporary = path.with_name(f".{path.name}")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def record(top1, folder):
+    """Writes the final top-1, in per cent, for training alignment."""
+    import numpy as np
+
+    warnings.filterwarnings("ignore", message="No ccache found")
+    from reprod_log import ReprodLogger
+
+    log = ReprodLogger()
+    log.add("top1", np.array([top1]))
+    folder.mkdir(parents=True, exist_ok=True)
+    whole(folder / "train_align_benchmark.npy", lambda path: log.save(str(path)))
+
+
+def main(args, rank=0, world_size=1):
+    """Raises: CannotRun, OSError, Diverged."""
+    if importlib.util.find_spec("reprod_log") is None:
+        raise CannotRun("missing package: reprod_log. Run: pip install -r requirements.txt")
+    torch.use_deterministic_algorithms(args.use_deterministic_algorithms)
+    last = args.output_dir / "checkpoint.pth"
+    if args.resume == "auto":
+        args.resume = last if last.exists() else None
+    elif last.exists() and not args.resume and not args.test_only:
+        raise CannotRun(
+            f"{args.output_dir} holds a training already: go on with it by --resume auto, or give "
+            "another --output-dir"
+        )
+    if args.test_only:
+        args.weights = args.weights or args.resume
+        trainer, _, (loader, _) = set_up(args, rank, world_size)
+        evaluate(trainer, loader, Report(rank))
+        return
+    trainer, data, eval_data = set_up(args, rank, world_size)
+    if args.resume:
+        try:
+            trainer.load_state_dict(load(args.resume))
+        except (KeyError, RuntimeError, ValueError) as error:
+            message = " ".join(str(error).split())
+            raise CannotRun(f"{args.resume} is of another training: {message}") from error
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    report = Report(rank, args.output_dir, bool(args.resume))
+    report.say(f"{args.model}, PyTorch; {len(data[2]):,} images of {len(data[2].classes)} classes")
+
+    def save():
+        if rank == 0:
+            whole(last, lambda path: torch.save(trainer.state_dict(), path))
+
+    top1 = train(trainer, data, eval_data, report, save)
+    if rank == 0:
+        record(top1, args.result_dir)
+        report.say(f"top1 {top1:.3f} -> {args.result_dir / 'train_align_benchmark.npy'}")
+
+
+def run():
+    """Parses the command line, and leaves with the exit status."""
+    status, message = 0, ""
+    try:
+        args = parse()
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if world_size > 1:
+            distributed.init_process_group("nccl" if args.device.type == "cuda" else "gloo")
+        main(args, int(os.environ.get("RANK", "0")), world_size)
+    except Diverged as error:
+        status, message = 1, error
+    except CannotRun as error:
+        status, message = 2, error
+    except (OSError, ValueError) as error:
+        status, message = 2, str(error).splitlines()[0]
+    except KeyboardInterrupt:
+        status, message = 130, "stopped"
+    if message:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()
