@@ -31,7 +31,6 @@ _import_torchvision()
 
 from torchvision.datasets import ImageFolder  # noqa: E402
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small  # noqa: E402
-
 from torchvision.transforms import InterpolationMode  # noqa: E402
 
 from .ema import ExponentialMovingAverage, adjusted_decay  # noqa: E402

@@ -3,9 +3,9 @@
     python torch_ref/train.py @Checkpoint6/recipes/mobilenet_v3_small_120.txt --data-path DIR
     torchrun --nproc_per_node 8 torch_ref/train.py @Checkpoint6/recipes/… --data-path DIR
 
-Flags, recipes, lines and train.jsonl are those of Checkpoint6/train.py, so the two can be laid side by
-side. The last top-1, in per cent, goes to result/train_align_benchmark.npy. Exit status: 0 trained to
-the end, 1 the loss is no number any more, 2 it could not run.
+Flags, recipes, lines and train.jsonl are those of Checkpoint6/train.py, so the two can be laid side
+by side. The last top-1, in per cent, goes to result/train_align_benchmark.npy. Exit status: 0
+trained to the end, 1 the loss is no number any more, 2 it could not run.
 """
 
 import argparse
