@@ -12,7 +12,15 @@ import paddle_mv3
 from alignment.files import CannotRun, shown, unpack
 from Checkpoint6.checkpoint import checkpoints
 
-__all__ = ["Parser", "device_of", "parse", "recipe_of", "require_same_recipe"]
+__all__ = [
+    "Parser",
+    "device_of",
+    "parse",
+    "parser",
+    "recipe_of",
+    "require_same_recipe",
+    "settle",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -188,7 +196,7 @@ def device_of(wanted):
 
 
 def parse(description, argv=None):
-    """The arguments of a command line, settled: device, data folder, cache.
+    """The arguments of a command line, settled.
 
     Raises:
         CannotRun: arguments that do not go together.
@@ -199,8 +207,13 @@ def parse(description, argv=None):
     if args.data_path is None:
         flags.set_defaults(**TRY_OUT)
         args = flags.parse_args(argv)
-        if not args.data_path.is_dir():
-            unpack(ROOT / "lite_data.tar", args.data_path)
+    return settle(args)
+
+
+def settle(args):
+    """Puts in what follows from the arguments: lite_data, device, cache. Raises: CannotRun."""
+    if args.data_path == TRY_OUT["data_path"] and not args.data_path.is_dir():
+        unpack(ROOT / "lite_data.tar", args.data_path)
     args.device = device_of(args.device)
     if args.amp and args.device == "cpu":
         raise CannotRun("--amp has no effect in Paddle on the CPU: leave it out, or use a GPU")

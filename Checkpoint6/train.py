@@ -180,7 +180,7 @@ def evaluate(trainer, loader, log, stop):
                 model,
                 loader if trainer.world_size > 1 else until(stop, loader),
                 trainer.topk,
-                lambda output, labels: trainer.criterion(output.astype("float32"), labels),
+                trainer.loss,
                 sharded=trainer.world_size > 1,
             )
         seconds = time.perf_counter() - begin

@@ -75,12 +75,7 @@ class Trainer:
         self.optimizer = paddle_mv3.create_optimizer(
             args.opt, groups, self.schedule, args.momentum, args.weight_decay
         )
-        self.scaler = None
-        if args.amp and args.amp_dtype == "float16":
-            # PyTorch's defaults.
-            self.scaler = paddle.amp.GradScaler(
-                init_loss_scaling=2.0**16, incr_every_n_steps=2000, decr_every_n_nan_or_inf=1
-            )
+        self.scaler = self.gradient_scaler()
         if args.amp == "O2":
             self.model, self.optimizer = paddle.amp.decorate(
                 self.model, self.optimizer, level="O2", dtype=args.amp_dtype, master_weight=True
@@ -100,6 +95,14 @@ class Trainer:
         self.sums = np.zeros(4)
         self.best = {}
 
+    def gradient_scaler(self):
+        """With PyTorch's defaults; None where gradients need none."""
+        if not self.args.amp or self.args.amp_dtype != "float16":
+            return None
+        return paddle.amp.GradScaler(
+            init_loss_scaling=2.0**16, incr_every_n_steps=2000, decr_every_n_nan_or_inf=1
+        )
+
     def parallel(self):
         """Puts the network into DataParallel, if there are several ranks; after loading weights."""
         if self.world_size > 1:
@@ -118,14 +121,16 @@ class Trainer:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self.args.amp, dtype=self.args.amp_dtype)
 
+    def loss(self, output, labels):
+        return self.criterion(output.astype("float32") if self.args.amp else output, labels)
+
     def step(self, images, labels):
         """One update of the weights. Returns the loss, (), and the logits; waits for neither."""
         args = self.args
         paddle.seed(paddle_mv3.step_seed(args.seed, self.epoch, self.iteration, self.rank))
         with self.autocast():
             output = self.network(images)
-        output = output.astype("float32") if args.amp else output
-        loss = self.criterion(output, labels)
+        loss = self.loss(output, labels)
         self.optimizer.clear_grad()
         if self.scaler:
             self.scaler.scale(loss).backward()

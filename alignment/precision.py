@@ -15,6 +15,17 @@ KEPT = (torch.nn.LeakyReLU, torch.nn.GroupNorm, torch.nn.Softplus)
 def to_float64(paddle_model, torch_model):
     """Turns both models into float64, in place, and rounds the reference as Paddle rounds.
 
+    Returns:
+        Lines for the log; see `round_attributes`.
+    """
+    paddle_model.to(dtype="float64")
+    torch_model.double()
+    return round_attributes(torch_model)
+
+
+def round_attributes(torch_model):
+    """Rounds the float attributes of a model's modules as Paddle does, in place.
+
     Paddle 3.3.1 stores the float attributes of nearly all operators as float32, whatever the dtype
     of the tensors: a batch norm epsilon of 1e-3 is 0.0010000000474974513. This is the one place
     where the reference is changed: each float attribute of each of its modules becomes that float32
@@ -23,8 +34,6 @@ def to_float64(paddle_model, torch_model):
     Returns:
         Lines for the log, one for each kind of attribute that was rounded.
     """
-    paddle_model.to(dtype="float64")
-    torch_model.double()
     rounded = {}
     for module in torch_model.modules():
         if isinstance(module, KEPT):

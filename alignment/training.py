@@ -354,6 +354,17 @@ ADVICE = {
     "free run": "the optimizer in float32: from one state, in float64, its steps agree",
     "clipped gradient": "gradient clipping: one norm over all gradients, then one factor",
     "moving average": "the moving average of the weights: decay, first update, statistics",
+    "loop": "the loop: how many batches an epoch has (drop_last), how many epochs there are",
+    "log": "what the loop adds up for its lines, or when it writes them",
+    "evaluation": "the evaluation: its images, its mode, how it adds up; or the forward pass in eval "
+    "mode",
+    "between steps": "what the loop does between two steps (evaluation, saving, loading)",
+    "order": "the sampler: its epoch (set_epoch), its seed, its share, the size of a batch",
+    "images": "the data: what is drawn for an image, or what is done with it (step 02)",
+    "labels": "the labels: class indices, or the shares that mixing gives (step 02)",
+    "loss scale": "the gradient scaler: when it is updated, after which gradients it halves",
+    "logits": "the forward pass in train mode: the mode, batch norm, dropout",
+    "gradient norm": "gradients that are scaled, or clipped, otherwise",
 }
 
 
@@ -376,13 +387,15 @@ def optimizer_settings(port, reference):
     ]
     if getattr(port, "_momentum", None) is None and group.get("momentum"):
         found.append(f"optimizer: {type(port).__name__} | {type(reference).__name__} with momentum")
-    count, count_ref = (
-        len(port._parameter_list),
-        sum(len(g["params"]) for g in reference.param_groups),
-    )
-    trained = [p for p in port._parameter_list if not p.stop_gradient]
+    parameters = [
+        p
+        for item in port._parameter_list
+        for p in (item["params"] if isinstance(item, dict) else [item])
+    ]
+    count_ref = sum(len(g["params"]) for g in reference.param_groups)
+    trained = [p for p in parameters if not p.stop_gradient]
     if len(trained) != count_ref:
-        found.append(f"optimizer: {len(trained)} of {count} parameters trained | {count_ref}")
+        found.append(f"optimizer: {len(trained)} of {len(parameters)} parameters trained | {count_ref}")
     return found
 
 

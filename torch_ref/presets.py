@@ -118,6 +118,29 @@ class ClassificationPresetTrain:
                     steps.append((label, image))
             return image, recorder.drawn, steps
 
+    def replay(self, image, drawn):
+        """The result for `image` with what was `drawn`, in the form that `record` gives.
+
+        Raises:
+            ValueError: the policy is AugMix, whose random weights torchvision does not take.
+        """
+        if isinstance(self.augment, autoaugment.AugMix):
+            raise ValueError("draws of augmix cannot be given to torchvision")
+        left, top, right, bottom = drawn["crop"]
+        size, interpolation = list(self.crop.size), self.crop.interpolation
+        box = top, left, bottom - top, right - left
+        image = functional.resized_crop(image, *box, size, interpolation)
+        if drawn["flip"]:
+            image = functional.hflip(image)
+        for name, magnitude in drawn["augment"] or ():
+            how = {"interpolation": self.augment.interpolation, "fill": self.augment.fill}
+            image = autoaugment._apply_op(image, name, magnitude, **how)
+        image = self.normalize(self.to_tensor(image))
+        if drawn["erase"] is not None:
+            *box, value = drawn["erase"]
+            image = functional.erase(image, *box, torch.from_numpy(value))
+        return image
+
     def draws(self, image, count):
         """What is drawn for `image` in `count` runs, without the work on its pixels."""
         blank = transforms.functional.to_pil_image(
@@ -256,23 +279,38 @@ def fused_multiply_add():
     return grid, sample.item() != 2**-12 + 2**-13
 
 
-class _MixUp(v2.MixUp):
+class _Drawing:
+    """Keeps what was drawn; draws nothing where something was `given`."""
+
+    given = None
+
     def make_params(self, flat_inputs):
-        self.drawn = super().make_params(flat_inputs)
+        self.drawn = self.given or super().make_params(flat_inputs)
         return self.drawn
 
 
-class _CutMix(v2.CutMix):
-    def make_params(self, flat_inputs):
-        self.drawn = super().make_params(flat_inputs)
-        return self.drawn
+class _MixUp(_Drawing, v2.MixUp):
+    pass
+
+
+class _CutMix(_Drawing, v2.CutMix):
+    pass
 
 
 class MixUpCutMix(v2.RandomChoice):
     """Of mixup and CutMix one at random, as references/classification/train.py builds it.
 
-    `record(images, labels)` gives (images, labels, what was drawn, as by the port).
+    `record(images, labels)` gives (images, labels, what was drawn, as by the port), and
+    `replay(images, labels, drawn)` (images, labels).
     """
+
+    def replay(self, images, labels, drawn):
+        transform = self.transforms[drawn["choice"]]
+        transform.given = {name: value for name, value in drawn.items() if name != "choice"}
+        try:
+            return transform(images, labels)
+        finally:
+            transform.given = None
 
     def record(self, images, labels):
         for transform in self.transforms:

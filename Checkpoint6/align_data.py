@@ -1,0 +1,169 @@
+"""The same images for two trainers: files, order, and what is drawn for each of them."""
+
+import contextlib
+import itertools
+from collections import Counter
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+import paddle_mv3
+import torch_ref
+from alignment.files import CannotRun, shown
+from alignment.sampling import compare_items
+from Checkpoint6.data import training_data
+from paddle_mv3.sampler import BATCH, IMAGE, generator
+
+__all__ = ["Draws", "subset", "why_images_differ"]
+
+
+def subset(source, target, images):
+    """Makes the folder `target` of links to the first images of each class of `source`, by turns.
+
+    Args:
+        images: how many; with more classes than that, the first classes.
+
+    Raises:
+        CannotRun: no such folder, or too few images in it.
+    """
+    try:
+        dataset = paddle_mv3.ImageFolder(source)
+    except OSError as error:
+        raise CannotRun(str(error)) from error
+    by_class = {}
+    for path, label in dataset.samples:
+        by_class.setdefault(label, []).append(path)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_class.values()))
+    chosen = [path for path in turns if path is not None][:images]
+    if len(chosen) < images:
+        raise CannotRun(
+            f"{shown(source)} has {len(chosen)} images, and {images} are needed: give fewer --steps "
+            "or a smaller --batch-size"
+        )
+    for number, path in enumerate(map(Path, chosen)):
+        folder = target / path.relative_to(source).parts[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:06}_{path.name}").symlink_to(path.resolve())
+
+
+class Draws:
+    """What the port draws: the order of each epoch, the augmentation of each image, the mixing.
+
+    All of it depends on the seed and on what it is drawn for, so it is drawn here once more.
+
+    Args:
+        args: of the port's command line.
+        rank, world_size: whose share.
+    """
+
+    def __init__(self, args, rank=0, world_size=1):
+        self.seed = args.seed
+        _, batches, self.dataset = training_data(args, rank, world_size)
+        self.sampler = batches.sampler
+        classes = len(self.dataset.classes)
+        self.mix = paddle_mv3.get_mixup_cutmix(args.mixup_alpha, args.cutmix_alpha, classes)
+
+    def order(self, epoch):
+        """(images,) int64"""
+        self.sampler.set_epoch(epoch)
+        return self.sampler.permutation()
+
+    def of_image(self, draw, size):
+        return self.dataset.transform.draw(*size, generator(self.seed, draw, IMAGE))
+
+    def of_batch(self, first, shape):
+        """Args: `first`, the Draw of the batch's first image."""
+        return self.mix.draw(shape, generator(self.seed, first, BATCH))
+
+    @contextlib.contextmanager
+    def replayed(self):
+        """Within, torch_ref's data pipeline draws nothing of its own.
+
+        Its sampler shuffles into the port's order, its transforms are given the port's draws.
+        Yields a list that holds the Draws of the reference's newest batch.
+        """
+        draws, batch, state = self, [], {"epoch": None, "last": []}
+
+        class Replaying(torch_ref.ImageFolder):
+            def __getitem__(self, index):
+                if not hasattr(self.transform, "replay"):  # evaluation
+                    return super().__getitem__(index)
+                path, target = self.samples[index]
+                draw = paddle_mv3.Draw(index, state["epoch"], self._repetition(index))
+                state["last"].append(draw)
+                image = self.loader(path)
+                return self.transform.replay(image, draws.of_image(draw, image.size)), target
+
+            def _repetition(self, index):
+                """How often the image was asked for before in this epoch."""
+                if not hasattr(draws.sampler, "repetitions"):
+                    return 0  # padding, if anything
+                if getattr(self, "epoch", None) != state["epoch"]:
+                    self.epoch, self.asked = state["epoch"], Counter()
+                self.asked[index] += 1
+                return self.asked[index] - 1
+
+        class Sampler:
+            """Listens for the epoch."""
+
+            def set_epoch(self, epoch):
+                super().set_epoch(epoch)
+                state["epoch"] = epoch
+
+        def collate(items, original=torch.utils.data.default_collate):
+            batch[:], state["last"] = state["last"], []
+            return original(items)
+
+        def mixing(mixup_alpha, cutmix_alpha, num_classes, original=torch_ref.get_mixup_cutmix):
+            mix = original(mixup_alpha, cutmix_alpha, num_classes)
+            if mix is None:
+                return None
+            return lambda images, labels: mix.replay(
+                images, labels, draws.of_batch(batch[0], tuple(images.shape))
+            )
+
+        def listening(sampler):
+            return type(sampler.__name__, (Sampler, sampler), {})
+
+        def order(length, **_):
+            return torch.from_numpy(draws.order(state["epoch"]))
+
+        data = torch.utils.data
+        with contextlib.ExitStack() as stack:
+            for target, name, value in (
+                (torch_ref, "ImageFolder", Replaying),
+                (torch_ref, "get_mixup_cutmix", mixing),
+                (torch_ref, "RASampler", listening(torch_ref.RASampler)),
+                (data, "DistributedSampler", listening(data.DistributedSampler)),
+                (data, "default_collate", collate),
+                (torch, "randperm", order),
+            ):
+                stack.enter_context(mock.patch.object(target, name, value))
+            yield batch
+
+
+def why_images_differ(args):
+    """Lines on where the port's training images come from, for when they are not the reference's.
+
+    Looks at the port alone: what its data set gives for a Draw, and what its loader gives.
+    """
+    args = type(args)(**{**vars(args), "mixup_alpha": 0.0, "cutmix_alpha": 0.0})
+    loader, batches, dataset = training_data(args, 0, 1)
+    agrees, lines = compare_items(dataset, paddle_mv3.Draw)
+    if not agrees:
+        return lines
+    batches.set_epoch(1)
+    wanted = next(iter(batches))
+    images = next(iter(loader))[0].numpy()
+    for image, draw in zip(images, wanted):
+        item = np.asarray(dataset[draw][0])
+        if item.dtype == np.uint8:
+            item = paddle_mv3.normalize_batch(item[None])[0]
+        if not np.array_equal(image, item):
+            return [
+                f"The loader's image is not the one that the data set gives for {draw}: what else "
+                "is in the generator's seed, which worker it is, how many images came before?"
+            ]
+    return ["Each image by itself is as the port draws it: mixing, or the order of operations"]

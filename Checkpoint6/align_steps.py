@@ -1,0 +1,521 @@
+"""Both trainers, step by step: each runs its own loop, and what a step leaves behind is compared."""
+
+import contextlib
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import paddle
+import torch
+from paddle.amp.auto_cast import amp_global_state
+
+import paddle_mv3
+import torch_ref
+import torch_ref.train
+from alignment.lockstep import Follower
+from alignment.precision import round_attributes
+from alignment.thresholds import LEARNING_RATE, TRAIN_FLOAT64
+from alignment.training import (
+    Comparison,
+    Difference,
+    Side,
+    as_paddle,
+    check_dropout,
+    compare,
+    compare_updates,
+    optimizer_settings,
+    paddle_arrays,
+    paddle_gradients,
+    restart,
+    share_dropout,
+    torch_arrays,
+    torch_gradients,
+)
+from Checkpoint6 import train
+from Checkpoint6.align_data import why_images_differ
+from Checkpoint6.logs import Log
+from Checkpoint6.trainer import Stopped, Trainer
+
+__all__ = ["Pair", "Watch", "both_built"]
+
+# What both trainers report, and how closely it has to agree.
+REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1e-12, "images": 0.0}
+
+
+class Parted(Exception):
+    """Nothing more is to be compared: something differs, or the steps are done."""
+
+
+class Watch:
+    """Listens to what goes into a model, and turns it into the model's precision.
+
+    Attributes:
+        evaluated: [(images as an array, whether the model was in train mode)] of what it was asked
+            outside of a training step.
+        in_step: whether a step is being taken.
+    """
+
+    def __init__(self, dtype):
+        self.dtype, self.evaluated, self.in_step = dtype, [], False
+
+    def __call__(self, model, inputs):
+        if not self.in_step:
+            self.evaluated.append((inputs[0].numpy(), model.training))
+        if isinstance(inputs[0], torch.Tensor):
+            return inputs[0].to(getattr(torch, self.dtype))
+        return inputs[0].astype(self.dtype)
+
+
+@contextlib.contextmanager
+def both_built(model, start, rules, dtype, watches, dropout=None):
+    """Within, both sides build their models with the weights `start`, in `dtype`.
+
+    Args:
+        start: {name of the port: array}, or a list of such for each model that the reference
+            builds.
+        rules: {Paddle name: (PyTorch name, rule)}.
+        watches: called with the side, "port" or "reference", gives the Watch of a new model.
+        dropout: rate in place of the model's own.
+    """
+    build, build_ref = paddle_mv3.MODELS[model], torch_ref.MODELS[model]
+    starts = iter(start[1:]) if isinstance(start, list) else None
+    first = start[0] if starts else start
+    rate = {} if dropout is None else {"dropout": dropout}
+
+    def port(**arguments):
+        network = build(**arguments, **rate)
+        network.set_state_dict({name: array.astype(dtype) for name, array in first.items()})
+        listen(network, watches("port"), "register_forward_pre_hook")
+        return network
+
+    def reference(**arguments):
+        network = build_ref(**arguments, **rate).to(getattr(torch, dtype))
+        if dtype == "float64":
+            round_attributes(network)
+        arrays = first if starts is None else next(starts)
+        state = network.state_dict()
+        for name, (source, rule) in rules.items():
+            state[source].copy_(torch.from_numpy(np.array(as_paddle(arrays[name], rule))))
+        listen(network, watches("reference"), "register_forward_pre_hook")
+        return network
+
+    default = paddle.get_default_dtype()
+    paddle.set_default_dtype(dtype)
+    try:
+        with (
+            mock.patch.dict(paddle_mv3.MODELS, {model: port}),
+            mock.patch.dict(torch_ref.MODELS, {model: reference}),
+        ):
+            yield
+    finally:
+        paddle.set_default_dtype(default)
+
+
+def listen(network, watch, register):
+    # A function: the moving average copies the model, and would copy an object that listens.
+    getattr(network, register)(lambda model, inputs: watch(model, inputs))
+
+
+class Kept(Log):
+    """A log whose records are kept, and nothing else."""
+
+    def __init__(self):
+        super().__init__(rank=1)
+        self.reports = []
+
+    def record(self, kind, text, step, values):
+        self.reports.append((kind, values))
+
+    def warn(self, text):
+        pass
+
+
+class Reference:
+    """The reference's training, by torch_ref/train.py's own loop, one step at a time.
+
+    Attributes:
+        images, labels: of the step that is next, as the loop got them from its loader.
+        loss, output: of the step that was taken.
+        reports: [(kind, values)] since they were last taken away.
+    """
+
+    def __init__(self, args, watch):
+        self.trainer, *data = torch_ref.train.set_up(args)
+        self.watch, self.reports = watch, []
+        self._step = self.trainer.step
+        self.trainer.step = self._one_step
+        self._follower = Follower(lambda: torch_ref.train.train(self.trainer, *data, self._report))
+        self.leave = self._follower.leave
+
+    def _report(self, kind, trainer, values):
+        self.reports.append((kind, values))
+
+    def _one_step(self, images, labels):
+        self.images, self.labels = images, labels
+        self._follower.pause()
+        self.watch.in_step = True
+        if labels.ndim == 2:
+            labels = labels.to(getattr(torch, self.watch.dtype))
+        self.loss, self.output = self._step(images, labels)
+        self.watch.in_step = False
+        self._follower.pause()
+        return self.loss, self.output
+
+    def go_on(self):
+        """Runs to the next step, with all that the loop does before. Returns whether there is one."""
+        return self._follower.resume()
+
+    def step(self):
+        self._follower.resume()
+
+    @property
+    def side(self):
+        t = self.trainer
+        return Side(t.model, t.criterion, t.optimizer, t.schedule, None)
+
+
+def reference_arguments(args):
+    """The same command line for torch_ref/train.py."""
+    return SimpleNamespace(**{**vars(args), "device": torch.device("cpu"), "workers": 0})
+
+
+class Port:
+    """The port's training, by Checkpoint6/train.py's own loop, set up anew after each stop.
+
+    Args:
+        one_step: called with this and the arguments of each call of `Trainer.step`; calls
+            `self.step` with them and returns what that returns.
+    """
+
+    def __init__(self, args, watch, one_step):
+        self.args, self.watch, self.one_step = args, watch, one_step
+        self.log, self.stop = Kept(), SimpleNamespace(signal=0)
+        self.draws = []  # the batches of Draws since the loader was asked for an epoch
+
+    def run(self, prepare):
+        """Trains until the end or until `self.stop.signal` is set. Returns whether it is the end.
+
+        Args:
+            prepare: called when the trainer is there, which may go on from a checkpoint.
+        """
+        self.stop.signal = 0
+        self.trainer, *data = train.set_up(self.args, 0, 1, self.log)
+        self._step = self.trainer.step
+        self.trainer.step = lambda images, labels: self.one_step(images, labels)
+        prepare()
+        original, draws = paddle_mv3.BatchSampler.__iter__, self.draws
+
+        def listening(batches):
+            draws.clear()
+            for batch in original(batches):
+                draws.append(list(batch))
+                yield batch
+
+        with mock.patch.object(paddle_mv3.BatchSampler, "__iter__", listening):
+            self.begin = self.trainer.iteration
+            try:
+                train.train(self.stop, self.log, self.trainer, *data)
+            except Stopped:
+                self.args.resume = "auto"
+                return False
+        return True
+
+    def batch_draws(self):
+        """Of the batch of the step that is next."""
+        return self.draws[self.trainer.iteration - self.begin]
+
+    def step(self, images, labels):
+        self.watch.in_step = True
+        if labels.ndim == 2:
+            labels = labels.astype(self.watch.dtype)
+        result = self._step(images, labels)
+        self.watch.in_step = False
+        return result
+
+    @property
+    def side(self):
+        t = self.trainer
+        return Side(t.model, t.criterion, t.optimizer, t.schedule, None)
+
+
+def gradient_scaler(trainer):
+    """Paddle's GradScaler, with PyTorch's defaults, at work on any device and in float64."""
+    place = SimpleNamespace(_expected_place=SimpleNamespace(is_gpu_place=lambda: True))
+    amp_global_state().amp_dtype = "float16"  # elsewhere it puts itself out of action
+    with mock.patch("paddle.amp.grad_scaler._dygraph_tracer", lambda: place):
+        return paddle.amp.GradScaler(
+            init_loss_scaling=2.0**16, incr_every_n_steps=2000, decr_every_n_nan_or_inf=1
+        )
+
+
+class Pair:
+    """Both trainings, in float64, each step of both from one state.
+
+    Args:
+        args: of the port's command line.
+        rules: {Paddle name: (PyTorch name, rule)}.
+        batch: list with the Draws of the reference's newest batch.
+        watches: {"port": Watch, "reference": Watch}
+        steps: how many to compare.
+        overflow: number of the step in which a gradient is made infinite: both gradient scalers
+            have to leave that step out.
+        stop: number of the step after which the port is stopped, saves, and goes on from its
+            checkpoint in a new Trainer.
+    """
+
+    def __init__(self, args, rules, batch, watches, steps, overflow, stop):
+        self.args, self.rules, self.batch, self.watches = args, rules, batch, watches
+        self.steps, self.overflow, self.stop = steps, overflow, stop
+        self.reference = Reference(reference_arguments(args), watches["reference"])
+        self.reference.trainer.scaler = torch.amp.GradScaler("cpu")
+        self.port = Port(args, watches["port"], self._step)
+        self.comparison = Comparison()
+        self.found = self.comparison.differences
+        self.number, self.resumed, self.before = 0, False, None
+        self.lines = []  # on what differs, beside the comparison
+        self.curves = []  # (loss, top-1, learning rate) of each step, as the port reports them
+
+    def run(self):
+        """Trains both to the end, or to the first step that differs."""
+        try:
+            with mock.patch.object(Trainer, "gradient_scaler", gradient_scaler):
+                while not self.port.run(self._prepare):
+                    self.resumed = True
+            going = self.reference.go_on()
+            self.where = "the end"
+            self._compare_reports()
+            trainer = self.reference.trainer
+            name = f"ended | goes on with epoch {trainer.epoch}, iteration {trainer.iteration}"
+            self._note("loop", "ended | ended" if not going else name, np.inf if going else 0.0)
+            self._part()
+        except Parted:
+            pass
+        finally:
+            self.reference.leave()
+
+    def _prepare(self):
+        mine, theirs = self.port.trainer, self.reference.trainer
+        mine.scaler._scale = mine.scaler._scale.astype("float64")  # as the gradients are
+        if not self.resumed:
+            self.comparison.settings += optimizer_settings(mine.optimizer, theirs.optimizer)
+        self.dropouts = share_dropout(mine.model, theirs.model)
+
+    def _note(self, kind, name, value, bound=0.0):
+        value = value if np.isfinite(value) else np.inf
+        self.found.append(Difference(self.where, kind, name, float(value), bound))
+
+    def _note_values(self, kind, mine, theirs, bound=0.0, scale=None):
+        """Two numbers; relative to the reference's unless `scale` is given."""
+        scale = max(abs(theirs), 1e-30) if scale is None else scale
+        self._note(kind, f"{mine!r} | {theirs!r}", abs(mine - theirs) / scale, bound)
+
+    def _part(self):
+        if not all(row.agrees for row in self.found):
+            raise Parted
+
+    def _step(self, images, labels):
+        port, reference = self.port, self.reference
+        self.where = f"step {self.number}"
+        going = reference.go_on()
+        after = reference.trainer
+        mine, theirs = port.trainer, after
+        self._compare_reports()
+        self._part()
+        if self.number == self.steps:
+            raise Parted
+        places = [(t.epoch, t.iteration) for t in (mine, theirs)]
+        name = "epoch {}, iteration {} | ".format(*places[0])
+        name += "epoch {}, iteration {}".format(*places[1]) if going else "ended"
+        self._note("loop", name, 0.0 if going and places[0] == places[1] else np.inf)
+        self._part()
+        self.where += f", epoch {mine.epoch}, iteration {mine.iteration}"
+        if self.resumed:
+            self.where += ", the first after going on from a checkpoint"
+        self._compare_batch(images, labels)
+        self._part()
+        if self.before is not None:
+            self._compare_states()
+        lrs = mine.optimizer.get_lr(), theirs.optimizer.param_groups[0]["lr"]
+        self._note_values("learning rate", *lrs, LEARNING_RATE, scale=1.0)
+        self._compare_scales()
+        self._part()
+
+        before = torch_arrays(reference.trainer.model, self.rules)
+        before_ema = self._averages()[1]
+        hooks = self._make_infinite() if self.number == self.overflow else []
+        loss, output = port.step(images, labels)
+        reference.step()
+        for hook in hooks:
+            hook.remove()
+        self._compare_forward(loss, output)
+        self._compare_backward(not hooks)
+        sides = port.side, reference.side
+        self.found += compare_updates(self.where, *sides, self.rules, before)
+        if mine.model_ema:
+            self._compare_averages(before_ema)
+        self._compare_scales()
+        self._part()
+
+        restart(*sides, self.rules)
+        if mine.model_ema:
+            pair = (mine.model_ema.module, theirs.model_ema.module)
+            restart(*(Side(m, None, None, None, None) for m in pair), self.rules)
+        self.before = self._state()
+        self.resumed = False
+        if self.number == self.stop:
+            port.stop.signal = 15
+        self.number += 1
+        return loss, output
+
+    def _compare_reports(self):
+        """What both loops have said, and evaluated, since the last step."""
+        mine, theirs = self.port.log.reports, self.reference.reports
+        kinds = [[kind for kind, _ in reports] for reports in (mine, theirs)]
+        text = " | ".join(", ".join(names) or "nothing" for names in kinds)
+        if "val" in kinds[0] + kinds[1]:
+            self._compare_evaluations()
+        self._note("log", f"lines {text}", 0.0 if kinds[0] == kinds[1] else np.inf)
+        for (kind, values), (_, values_ref) in zip(mine, theirs):
+            if kind == "train":
+                self.curves.append([values_ref[name] for name in ("loss", "top1", "lr")])
+            what = "evaluation" if kind == "val" else "log"
+            for name, value in values_ref.items():
+                bound = REPORTED.get(name.removeprefix("ema_"))
+                if bound is not None:
+                    a, b = values.get(name, np.nan), value
+                    difference = abs(a - b) / max(abs(b), 1.0)
+                    self._note(what, f"{kind} {name} {a!r} | {b!r}", difference, bound)
+        mine.clear()
+        theirs.clear()
+
+    def _compare_evaluations(self):
+        mine, theirs = (self.watches[side].evaluated for side in ("port", "reference"))
+        modes = ["train" if any(mode for _, mode in x) else "eval" for x in (mine, theirs)]
+        text = "model in {} mode | in {} mode".format(*modes)
+        self._note("evaluation", text, 0.0 if modes[0] == modes[1] else np.inf)
+        counts = [sum(len(images) for images, _ in x) for x in (mine, theirs)]
+        text = "{} images | {}".format(*counts)
+        self._note("evaluation", text, 0.0 if counts[0] == counts[1] else np.inf)
+        if counts[0] == counts[1]:
+            a, b = (np.concatenate([images for images, _ in x]) for x in (mine, theirs))
+            same = a.shape == b.shape
+            difference = np.abs(a - b).max(initial=0.0) if same else np.inf
+            text = "the images" if same else f"images of shape {a.shape[1:]} | {b.shape[1:]}"
+            self._note("evaluation", text, difference)
+        mine.clear()
+        theirs.clear()
+
+    def _compare_batch(self, images, labels):
+        pairs = zip(self.port.batch_draws(), self.batch)
+        for place, (mine, theirs) in enumerate(pairs):
+            name = f"place {place} of the batch: {_draw(mine)} | {_draw(theirs)}"
+            self._note("order", name, 0.0 if mine == theirs else np.inf)
+        sizes = len(images), len(self.reference.images)
+        self._note("order", "{} images | {}".format(*sizes), float(sizes[0] != sizes[1]))
+        self._part()
+        for what, mine, theirs in (
+            ("images", images, self.reference.images),
+            ("labels", labels, self.reference.labels),
+        ):
+            mine, theirs = mine.numpy(), theirs.numpy()
+            same = mine.shape == theirs.shape and mine.dtype == theirs.dtype
+            for place in range(len(theirs)):
+                if same:
+                    name = f"{what[:-1]} {place}, {self._file(place)}"
+                    self._note(what, name, np.abs(mine[place] - theirs[place]).max(initial=0.0))
+            if not same:
+                text = f"{mine.dtype} {mine.shape} | {theirs.dtype} {theirs.shape}"
+                self._note(what, text, np.inf)
+        if not all(row.agrees for row in self.found if row.kind == "images"):
+            self.lines += why_images_differ(self.args)
+
+    def _file(self, place):
+        trained = self.args.data_path / "train"
+        dataset = self.dataset = getattr(self, "dataset", None) or paddle_mv3.ImageFolder(trained)
+        return str(dataset.samples[self.batch[place].index][0]).removeprefix(f"{trained}/")
+
+    def _state(self):
+        """{name: array or number} of all that the port goes on from, but the schedule."""
+        trainer = self.port.trainer
+        state = {f"model {n}": x for n, x in paddle_arrays(trainer.model).items()}
+        if trainer.model_ema:
+            ema = paddle_arrays(trainer.model_ema.module)
+            state |= {f"average {name}": x for name, x in ema.items()}
+            state["average's count of updates"] = np.array(trainer.model_ema.n_averaged)
+        names = {p.name: name for name, p in trainer.model.named_parameters()}
+        for kind, tensors in trainer.optimizer._accumulators.items():
+            state |= {f"{kind} of {names[n]}": x.numpy() for n, x in tensors.items()}
+        return state
+
+    def _compare_states(self):
+        """Whether what was there after the last step is there still."""
+        now = self._state()
+        for name, then in self.before.items():
+            if name not in now and self.resumed:
+                continue  # Paddle makes an optimizer's states in its first step
+            same = name in now and np.array_equal(now[name], then)
+            difference = np.abs(now[name] - then).max() if name in now else np.inf
+            self._note("between steps", name, 0.0 if same else difference)
+
+    def _compare_scales(self):
+        states = [t.scaler.state_dict() for t in (self.port.trainer, self.reference.trainer)]
+        self._note_values("loss scale", float(states[0]["scale"][0]), states[1]["scale"])
+        counts = states[0]["incr_count"], states[1]["_growth_tracker"]
+        self._note_values("loss scale", *counts, scale=1.0)
+
+    def _make_infinite(self):
+        """Lets one gradient of both models overflow, as in float16."""
+        for name, parameter in self.port.trainer.model.named_parameters():
+            source, _ = self.rules[name]
+            theirs = dict(self.reference.trainer.model.named_parameters()).get(source)
+            if theirs is not None:
+                infinite = float("inf")
+                return [p.register_hook(lambda grad: grad * infinite) for p in (parameter, theirs)]
+        return []
+
+    def _compare_forward(self, loss, output):
+        checks = check_dropout(self.dropouts)
+        self.found += [Difference(self.where, "dropout", *check, 0.0) for check in checks]
+        mine, theirs = output.numpy(), self.reference.output.numpy()
+        difference = np.abs(mine - theirs).max() / np.abs(theirs).max()
+        self._note("logits", "", difference, TRAIN_FLOAT64)
+        self._note_values("loss", float(loss), float(self.reference.loss), TRAIN_FLOAT64)
+
+    def _compare_backward(self, finite):
+        """Gradients as the optimizer gets them: unscaled, clipped."""
+        models = self.port.trainer.model, self.reference.trainer.model
+        mine, theirs = paddle_gradients(models[0], self.rules), torch_gradients(models[1], self.rules)
+        if not finite:
+            return
+        self.found += compare(self.where, "gradient", mine, theirs)
+        norms = [_norm(gradients.values()) for gradients in (mine, theirs)]
+        self._note_values("gradient norm", *norms, 1e-6)
+
+    def _averages(self):
+        trainers = self.port.trainer, self.reference.trainer
+        if not trainers[0].model_ema:
+            return None, None
+        return (
+            paddle_arrays(trainers[0].model_ema.module),
+            torch_arrays(trainers[1].model_ema.module, self.rules),
+        )
+
+    def _compare_averages(self, before):
+        counts = (
+            self.port.trainer.model_ema.n_averaged,
+            int(self.reference.trainer.model_ema.n_averaged),
+        )
+        name = "{} updates | {}".format(*counts)
+        self._note("moving average", name, float(counts[0] != counts[1]))
+        sides = ({n: x[n] - before[n] for n in before} for x in self._averages())
+        lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
+        self.found += compare(self.where, "moving average", *sides, lost)
+
+
+def _draw(draw):
+    text = f"image {draw.index} in epoch {draw.epoch}"
+    return text + f", repetition {draw.repetition}" * bool(draw.repetition)
+
+
+def _norm(gradients):
+    return float(np.sqrt(sum(float((g**2).sum()) for g in gradients if g is not None)))
