@@ -1,6 +1,5 @@
-"""Both trainers, step by step: each runs its own loop, and what a step leaves behind is compared."""
+"""Both trainers in float64, each step from one state: all that a step leaves behind is compared."""
 
-import contextlib
 from types import SimpleNamespace
 from unittest import mock
 
@@ -10,16 +9,11 @@ import torch
 from paddle.amp.auto_cast import amp_global_state
 
 import paddle_mv3
-import torch_ref
-import torch_ref.train
-from alignment.lockstep import Follower
-from alignment.precision import round_attributes
-from alignment.thresholds import LEARNING_RATE, TRAIN_FLOAT64
+from alignment.thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
 from alignment.training import (
     Comparison,
     Difference,
     Side,
-    as_paddle,
     check_dropout,
     compare,
     compare_updates,
@@ -31,12 +25,11 @@ from alignment.training import (
     torch_arrays,
     torch_gradients,
 )
-from Checkpoint6 import train
 from Checkpoint6.align_data import why_images_differ
-from Checkpoint6.logs import Log
-from Checkpoint6.trainer import Stopped, Trainer
+from Checkpoint6.align_sides import Port, Reference
+from Checkpoint6.trainer import Trainer
 
-__all__ = ["Pair", "Watch", "both_built"]
+__all__ = ["Pair", "Parted"]
 
 # What both trainers report, and how closely it has to agree.
 REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1e-12, "images": 0.0}
@@ -44,198 +37,6 @@ REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1
 
 class Parted(Exception):
     """Nothing more is to be compared: something differs, or the steps are done."""
-
-
-class Watch:
-    """Listens to what goes into a model, and turns it into the model's precision.
-
-    Attributes:
-        evaluated: [(images as an array, whether the model was in train mode)] of what it was asked
-            outside of a training step.
-        in_step: whether a step is being taken.
-    """
-
-    def __init__(self, dtype):
-        self.dtype, self.evaluated, self.in_step = dtype, [], False
-
-    def __call__(self, model, inputs):
-        if not self.in_step:
-            self.evaluated.append((inputs[0].numpy(), model.training))
-        if isinstance(inputs[0], torch.Tensor):
-            return inputs[0].to(getattr(torch, self.dtype))
-        return inputs[0].astype(self.dtype)
-
-
-@contextlib.contextmanager
-def both_built(model, start, rules, dtype, watches, dropout=None):
-    """Within, both sides build their models with the weights `start`, in `dtype`.
-
-    Args:
-        start: {name of the port: array}, or a list of such for each model that the reference
-            builds.
-        rules: {Paddle name: (PyTorch name, rule)}.
-        watches: called with the side, "port" or "reference", gives the Watch of a new model.
-        dropout: rate in place of the model's own.
-    """
-    build, build_ref = paddle_mv3.MODELS[model], torch_ref.MODELS[model]
-    starts = iter(start[1:]) if isinstance(start, list) else None
-    first = start[0] if starts else start
-    rate = {} if dropout is None else {"dropout": dropout}
-
-    def port(**arguments):
-        network = build(**arguments, **rate)
-        network.set_state_dict({name: array.astype(dtype) for name, array in first.items()})
-        listen(network, watches("port"), "register_forward_pre_hook")
-        return network
-
-    def reference(**arguments):
-        network = build_ref(**arguments, **rate).to(getattr(torch, dtype))
-        if dtype == "float64":
-            round_attributes(network)
-        arrays = first if starts is None else next(starts)
-        state = network.state_dict()
-        for name, (source, rule) in rules.items():
-            state[source].copy_(torch.from_numpy(np.array(as_paddle(arrays[name], rule))))
-        listen(network, watches("reference"), "register_forward_pre_hook")
-        return network
-
-    default = paddle.get_default_dtype()
-    paddle.set_default_dtype(dtype)
-    try:
-        with (
-            mock.patch.dict(paddle_mv3.MODELS, {model: port}),
-            mock.patch.dict(torch_ref.MODELS, {model: reference}),
-        ):
-            yield
-    finally:
-        paddle.set_default_dtype(default)
-
-
-def listen(network, watch, register):
-    # A function: the moving average copies the model, and would copy an object that listens.
-    getattr(network, register)(lambda model, inputs: watch(model, inputs))
-
-
-class Kept(Log):
-    """A log whose records are kept, and nothing else."""
-
-    def __init__(self):
-        super().__init__(rank=1)
-        self.reports = []
-
-    def record(self, kind, text, step, values):
-        self.reports.append((kind, values))
-
-    def warn(self, text):
-        pass
-
-
-class Reference:
-    """The reference's training, by torch_ref/train.py's own loop, one step at a time.
-
-    Attributes:
-        images, labels: of the step that is next, as the loop got them from its loader.
-        loss, output: of the step that was taken.
-        reports: [(kind, values)] since they were last taken away.
-    """
-
-    def __init__(self, args, watch):
-        self.trainer, *data = torch_ref.train.set_up(args)
-        self.watch, self.reports = watch, []
-        self._step = self.trainer.step
-        self.trainer.step = self._one_step
-        self._follower = Follower(lambda: torch_ref.train.train(self.trainer, *data, self._report))
-        self.leave = self._follower.leave
-
-    def _report(self, kind, trainer, values):
-        self.reports.append((kind, values))
-
-    def _one_step(self, images, labels):
-        self.images, self.labels = images, labels
-        self._follower.pause()
-        self.watch.in_step = True
-        if labels.ndim == 2:
-            labels = labels.to(getattr(torch, self.watch.dtype))
-        self.loss, self.output = self._step(images, labels)
-        self.watch.in_step = False
-        self._follower.pause()
-        return self.loss, self.output
-
-    def go_on(self):
-        """Runs to the next step, with all that the loop does before. Returns whether there is one."""
-        return self._follower.resume()
-
-    def step(self):
-        self._follower.resume()
-
-    @property
-    def side(self):
-        t = self.trainer
-        return Side(t.model, t.criterion, t.optimizer, t.schedule, None)
-
-
-def reference_arguments(args):
-    """The same command line for torch_ref/train.py."""
-    return SimpleNamespace(**{**vars(args), "device": torch.device("cpu"), "workers": 0})
-
-
-class Port:
-    """The port's training, by Checkpoint6/train.py's own loop, set up anew after each stop.
-
-    Args:
-        one_step: called with this and the arguments of each call of `Trainer.step`; calls
-            `self.step` with them and returns what that returns.
-    """
-
-    def __init__(self, args, watch, one_step):
-        self.args, self.watch, self.one_step = args, watch, one_step
-        self.log, self.stop = Kept(), SimpleNamespace(signal=0)
-        self.draws = []  # the batches of Draws since the loader was asked for an epoch
-
-    def run(self, prepare):
-        """Trains until the end or until `self.stop.signal` is set. Returns whether it is the end.
-
-        Args:
-            prepare: called when the trainer is there, which may go on from a checkpoint.
-        """
-        self.stop.signal = 0
-        self.trainer, *data = train.set_up(self.args, 0, 1, self.log)
-        self._step = self.trainer.step
-        self.trainer.step = lambda images, labels: self.one_step(images, labels)
-        prepare()
-        original, draws = paddle_mv3.BatchSampler.__iter__, self.draws
-
-        def listening(batches):
-            draws.clear()
-            for batch in original(batches):
-                draws.append(list(batch))
-                yield batch
-
-        with mock.patch.object(paddle_mv3.BatchSampler, "__iter__", listening):
-            self.begin = self.trainer.iteration
-            try:
-                train.train(self.stop, self.log, self.trainer, *data)
-            except Stopped:
-                self.args.resume = "auto"
-                return False
-        return True
-
-    def batch_draws(self):
-        """Of the batch of the step that is next."""
-        return self.draws[self.trainer.iteration - self.begin]
-
-    def step(self, images, labels):
-        self.watch.in_step = True
-        if labels.ndim == 2:
-            labels = labels.astype(self.watch.dtype)
-        result = self._step(images, labels)
-        self.watch.in_step = False
-        return result
-
-    @property
-    def side(self):
-        t = self.trainer
-        return Side(t.model, t.criterion, t.optimizer, t.schedule, None)
 
 
 def gradient_scaler(trainer):
@@ -266,14 +67,14 @@ class Pair:
     def __init__(self, args, rules, batch, watches, steps, overflow, stop):
         self.args, self.rules, self.batch, self.watches = args, rules, batch, watches
         self.steps, self.overflow, self.stop = steps, overflow, stop
-        self.reference = Reference(reference_arguments(args), watches["reference"])
+        self.reference = Reference(args, watches["reference"])
         self.reference.trainer.scaler = torch.amp.GradScaler("cpu")
         self.port = Port(args, watches["port"], self._step)
         self.comparison = Comparison()
         self.found = self.comparison.differences
         self.number, self.resumed, self.before = 0, False, None
+        self.checked = 0  # of `found`, how many agree
         self.lines = []  # on what differs, beside the comparison
-        self.curves = []  # (loss, top-1, learning rate) of each step, as the port reports them
 
     def run(self):
         """Trains both to the end, or to the first step that differs."""
@@ -286,8 +87,7 @@ class Pair:
             self._compare_reports()
             trainer = self.reference.trainer
             name = f"ended | goes on with epoch {trainer.epoch}, iteration {trainer.iteration}"
-            self._note("loop", "ended | ended" if not going else name, np.inf if going else 0.0)
-            self._part()
+            self._note("loop", name if going else "ended | ended", np.inf if going else 0.0)
         except Parted:
             pass
         finally:
@@ -298,7 +98,33 @@ class Pair:
         mine.scaler._scale = mine.scaler._scale.astype("float64")  # as the gradients are
         if not self.resumed:
             self.comparison.settings += optimizer_settings(mine.optimizer, theirs.optimizer)
+            self.comparison.settings += self._decays()
         self.dropouts = share_dropout(mine.model, theirs.model)
+
+    def _decays(self):
+        """Lines on parameters whose weight decay differs, by the groups that they are in."""
+        mine, theirs = (
+            {
+                id(p): float(group["weight_decay"])
+                for group in getattr(trainer.optimizer, groups)
+                for p in group["params"]
+            }
+            for trainer, groups in (
+                (self.port.trainer, "_param_groups"),
+                (self.reference.trainer, "param_groups"),
+            )
+        )
+        others = dict(self.reference.trainer.model.named_parameters())
+        found = {}
+        for name, parameter in self.port.trainer.model.named_parameters():
+            other = others.get(self.rules[name][0])
+            pair = mine.get(id(parameter)), theirs.get(id(other))
+            if other is not None and pair[0] != pair[1]:
+                found.setdefault(pair, []).append(name)
+        return [
+            f"weight decay of {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {a} | {b}"
+            for (a, b), names in found.items()
+        ]
 
     def _note(self, kind, name, value, bound=0.0):
         value = value if np.isfinite(value) else np.inf
@@ -310,17 +136,17 @@ class Pair:
         self._note(kind, f"{mine!r} | {theirs!r}", abs(mine - theirs) / scale, bound)
 
     def _part(self):
-        if not all(row.agrees for row in self.found):
+        """Raises Parted if something has been found to differ."""
+        if not all(row.agrees for row in self.found[self.checked :]):
             raise Parted
+        self.checked = len(self.found)
 
     def _step(self, images, labels):
         port, reference = self.port, self.reference
         self.where = f"step {self.number}"
         going = reference.go_on()
-        after = reference.trainer
-        mine, theirs = port.trainer, after
+        mine, theirs = port.trainer, reference.trainer
         self._compare_reports()
-        self._part()
         if self.number == self.steps:
             raise Parted
         places = [(t.epoch, t.iteration) for t in (mine, theirs)]
@@ -371,13 +197,12 @@ class Pair:
         """What both loops have said, and evaluated, since the last step."""
         mine, theirs = self.port.log.reports, self.reference.reports
         kinds = [[kind for kind, _ in reports] for reports in (mine, theirs)]
-        text = " | ".join(", ".join(names) or "nothing" for names in kinds)
-        if "val" in kinds[0] + kinds[1]:
+        text = " | ".join(" and ".join(names) or "nothing" for names in kinds)
+        self._note("loop", f"said before it: {text}", 0.0 if kinds[0] == kinds[1] else np.inf)
+        self._part()
+        if "val" in kinds[0]:
             self._compare_evaluations()
-        self._note("log", f"lines {text}", 0.0 if kinds[0] == kinds[1] else np.inf)
         for (kind, values), (_, values_ref) in zip(mine, theirs):
-            if kind == "train":
-                self.curves.append([values_ref[name] for name in ("loss", "top1", "lr")])
             what = "evaluation" if kind == "val" else "log"
             for name, value in values_ref.items():
                 bound = REPORTED.get(name.removeprefix("ema_"))
@@ -387,6 +212,7 @@ class Pair:
                     self._note(what, f"{kind} {name} {a!r} | {b!r}", difference, bound)
         mine.clear()
         theirs.clear()
+        self._part()
 
     def _compare_evaluations(self):
         mine, theirs = (self.watches[side].evaluated for side in ("port", "reference"))
@@ -484,12 +310,15 @@ class Pair:
     def _compare_backward(self, finite):
         """Gradients as the optimizer gets them: unscaled, clipped."""
         models = self.port.trainer.model, self.reference.trainer.model
-        mine, theirs = paddle_gradients(models[0], self.rules), torch_gradients(models[1], self.rules)
+        mine, theirs = (
+            paddle_gradients(models[0], self.rules),
+            torch_gradients(models[1], self.rules),
+        )
         if not finite:
             return
         self.found += compare(self.where, "gradient", mine, theirs)
         norms = [_norm(gradients.values()) for gradients in (mine, theirs)]
-        self._note_values("gradient norm", *norms, 1e-6)
+        self._note_values("gradient norm", *norms, GRADIENT_FLOAT64)
 
     def _averages(self):
         trainers = self.port.trainer, self.reference.trainer

@@ -356,8 +356,7 @@ ADVICE = {
     "moving average": "the moving average of the weights: decay, first update, statistics",
     "loop": "the loop: how many batches an epoch has (drop_last), how many epochs there are",
     "log": "what the loop adds up for its lines, or when it writes them",
-    "evaluation": "the evaluation: its images, its mode, how it adds up; or the forward pass in eval "
-    "mode",
+    "evaluation": "the evaluation: its images, its mode, how it adds up; or the eval-mode forward",
     "between steps": "what the loop does between two steps (evaluation, saving, loading)",
     "order": "the sampler: its epoch (set_epoch), its seed, its share, the size of a batch",
     "images": "the data: what is drawn for an image, or what is done with it (step 02)",
@@ -371,12 +370,16 @@ ADVICE = {
 def optimizer_settings(port, reference):
     """["momentum 0.0 | 0.9", …]: what can be read off two optimizers and differs."""
     group = reference.param_groups[0]
+    parameters, grouped = [], False
+    for item in port._parameter_list:
+        grouped = isinstance(item, dict)
+        parameters += item["params"] if grouped else [item]
     decays = getattr(port, "_regularization_method", "") == "l2_decay"
     decay = port._regularization_coeff if decays else 0
     pairs = [
         ("momentum", getattr(port, "_momentum", None), group.get("momentum")),
         ("nesterov", getattr(port, "_use_nesterov", None), group.get("nesterov")),
-        ("weight_decay", decay, group.get("weight_decay")),
+        ("weight_decay", None if grouped else decay, group.get("weight_decay")),
         ("epsilon", getattr(port, "_epsilon", None), group.get("eps")),
         ("gradient clipping", getattr(port, "_grad_clip", None), None),
     ]
@@ -387,15 +390,12 @@ def optimizer_settings(port, reference):
     ]
     if getattr(port, "_momentum", None) is None and group.get("momentum"):
         found.append(f"optimizer: {type(port).__name__} | {type(reference).__name__} with momentum")
-    parameters = [
-        p
-        for item in port._parameter_list
-        for p in (item["params"] if isinstance(item, dict) else [item])
-    ]
     count_ref = sum(len(g["params"]) for g in reference.param_groups)
     trained = [p for p in parameters if not p.stop_gradient]
     if len(trained) != count_ref:
-        found.append(f"optimizer: {len(trained)} of {len(parameters)} parameters trained | {count_ref}")
+        found.append(
+            f"optimizer: {len(trained)} of {len(parameters)} parameters trained | {count_ref}"
+        )
     return found
 
 
