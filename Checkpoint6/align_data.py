@@ -39,8 +39,8 @@ def subset(source, target, images):
     chosen = [path for path in turns if path is not None][:images]
     if len(chosen) < images:
         raise CannotRun(
-            f"{shown(source)} has {len(chosen)} images, and {images} are needed: give fewer --steps "
-            "or a smaller --batch-size"
+            f"{shown(source)} has {len(chosen)} images, {images} are needed: give fewer --steps or "
+            "a smaller --batch-size"
         )
     for number, path in enumerate(map(Path, chosen)):
         folder = target / path.relative_to(source).parts[0]

@@ -1,6 +1,7 @@
 """Both trainers, each with its own loop, in one process: built from one start, and listened to."""
 
 import contextlib
+from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest import mock
 
@@ -18,7 +19,11 @@ from Checkpoint6 import train
 from Checkpoint6.logs import Log
 from Checkpoint6.trainer import Stopped
 
-__all__ = ["Port", "Reference", "Watch", "both_built"]
+__all__ = ["Parted", "Port", "Reference", "Start"]
+
+
+class Parted(Exception):
+    """Nothing more is to be compared: something differs, or the steps are done."""
 
 
 class Watch:
@@ -41,54 +46,63 @@ class Watch:
         return inputs[0].astype(self.dtype)
 
 
-@contextlib.contextmanager
-def both_built(model, start, rules, dtype, watches, dropout=None):
-    """Within, both sides build their models with the weights `start`, in `dtype`.
+@dataclass
+class Start:
+    """What both sides build their models with.
 
-    Args:
-        start: {name of the port: array}, or a list of such for each model that the reference
-            builds.
+    Attributes:
+        weights: {name of the port: array}
         rules: {Paddle name: (PyTorch name, rule)}.
-        watches: called with the side, "port" or "reference", gives the Watch of a new model.
+        dtype: "float32" or "float64".
         dropout: rate in place of the model's own.
     """
-    build, build_ref = paddle_mv3.MODELS[model], torch_ref.MODELS[model]
-    starts = iter(start[1:]) if isinstance(start, list) else None
-    first = start[0] if starts else start
-    rate = {} if dropout is None else {"dropout": dropout}
 
-    def port(**arguments):
-        network = build(**arguments, **rate)
-        network.set_state_dict({name: array.astype(dtype) for name, array in first.items()})
-        listen(network, watches("port"), "register_forward_pre_hook")
-        return network
+    weights: dict
+    rules: dict
+    dtype: str
+    dropout: float | None = None
 
-    def reference(**arguments):
-        network = build_ref(**arguments, **rate).to(getattr(torch, dtype))
-        if dtype == "float64":
-            round_attributes(network)
-        arrays = first if starts is None else next(starts)
-        state = network.state_dict()
-        for name, (source, rule) in rules.items():
-            state[source].copy_(torch.from_numpy(np.array(as_paddle(arrays[name], rule))))
-        listen(network, watches("reference"), "register_forward_pre_hook")
-        return network
+    @contextlib.contextmanager
+    def in_port(self, name, watch):
+        """Within, the port builds its model `name` so."""
+        build = paddle_mv3.MODELS[name]
 
-    default = paddle.get_default_dtype()
-    paddle.set_default_dtype(dtype)
-    try:
-        with (
-            mock.patch.dict(paddle_mv3.MODELS, {model: port}),
-            mock.patch.dict(torch_ref.MODELS, {model: reference}),
-        ):
+        def built(**arguments):
+            network = build(**arguments, **self._rate())
+            weights = {n: array.astype(self.dtype) for n, array in self.weights.items()}
+            network.set_state_dict(weights)
+            # A function: the moving average copies the model, and would copy an object.
+            network.register_forward_pre_hook(lambda model, inputs: watch(model, inputs))
+            return network
+
+        default = paddle.get_default_dtype()
+        paddle.set_default_dtype(self.dtype)
+        try:
+            with mock.patch.dict(paddle_mv3.MODELS, {name: built}):
+                yield
+        finally:
+            paddle.set_default_dtype(default)
+
+    @contextlib.contextmanager
+    def in_reference(self, name, watch):
+        build = torch_ref.MODELS[name]
+
+        def built(**arguments):
+            network = build(**arguments, **self._rate()).to(getattr(torch, self.dtype))
+            if self.dtype == "float64":
+                round_attributes(network)
+            state = network.state_dict()
+            for mine, (source, rule) in self.rules.items():
+                array = np.array(as_paddle(self.weights[mine], rule))
+                state[source].copy_(torch.from_numpy(array))
+            network.register_forward_pre_hook(lambda model, inputs: watch(model, inputs))
+            return network
+
+        with mock.patch.dict(torch_ref.MODELS, {name: built}):
             yield
-    finally:
-        paddle.set_default_dtype(default)
 
-
-def listen(network, watch, register):
-    # A function: the moving average copies the model, and would copy an object that listens.
-    getattr(network, register)(lambda model, inputs: watch(model, inputs))
+    def _rate(self):
+        return {} if self.dropout is None else {"dropout": self.dropout}
 
 
 class Kept(Log):
@@ -114,9 +128,11 @@ class Reference:
         reports: [(kind, values)] since they were last taken away.
     """
 
-    def __init__(self, args, watch, rank=0, world_size=1):
-        self.trainer, *data = torch_ref.train.set_up(_reference_arguments(args), rank, world_size)
-        self.watch, self.reports = watch, []
+    def __init__(self, args, start, rank=0, world_size=1):
+        self.watch, self.reports = Watch(start.dtype), []
+        with start.in_reference(args.model, self.watch):
+            arguments = _reference_arguments(args)
+            self.trainer, *data = torch_ref.train.set_up(arguments, rank, world_size)
         self._step = self.trainer.step
         self.trainer.step = self._one_step
         self._follower = Follower(lambda: torch_ref.train.train(self.trainer, *data, self._report))
@@ -137,7 +153,7 @@ class Reference:
         return self.loss, self.output
 
     def go_on(self):
-        """Runs to the next step, with all that the loop does before. Returns whether there is one."""
+        """Runs up to the next step. Returns whether there is one."""
         return self._follower.resume()
 
     def step(self):
@@ -162,11 +178,11 @@ class Port:
         rank, world_size: of this process.
     """
 
-    def __init__(self, args, watch, one_step, rank=0, world_size=1):
-        self.args, self.watch, self.one_step = args, watch, one_step
+    def __init__(self, args, start, one_step, rank=0, world_size=1):
+        self.args, self.start, self.one_step = args, start, one_step
         self.rank, self.world_size = rank, world_size
+        self.watch = Watch(start.dtype)
         self.log, self.stop = Kept(), SimpleNamespace(signal=0)
-        self.draws = []  # the batches of Draws since the loader was asked for an epoch
 
     def run(self, prepare=lambda: None):
         """Trains until the end or until `self.stop.signal` is set. Returns whether it is the end.
@@ -175,20 +191,15 @@ class Port:
             prepare: called when the trainer is there, which may go on from a checkpoint.
         """
         self.stop.signal = 0
-        self.trainer, *data = train.set_up(self.args, self.rank, self.world_size, self.log)
-        self._step = self.trainer.step
-        self.trainer.step = lambda images, labels: self.one_step(images, labels)
-        prepare()
-        original, draws = paddle_mv3.BatchSampler.__iter__, self.draws
-
-        def listening(batches):
-            draws.clear()
-            self.begin = batches.start
-            for batch in original(batches):
-                draws.append(list(batch))
-                yield batch
-
-        with mock.patch.object(paddle_mv3.BatchSampler, "__iter__", listening):
+        with (
+            self.start.in_port(self.args.model, self.watch),
+            mock.patch.object(paddle_mv3.BatchSampler, "__iter__", self._listening()),
+        ):
+            share = self.rank, self.world_size
+            self.trainer, *data = train.set_up(self.args, *share, self.log)
+            self._step = self.trainer.step
+            self.trainer.step = self.one_step
+            prepare()
             try:
                 train.train(self.stop, self.log, self.trainer, *data)
             except Stopped:
@@ -196,9 +207,20 @@ class Port:
                 return False
         return True
 
+    def _listening(self):
+        original = paddle_mv3.BatchSampler.__iter__
+
+        def iterate(batches):
+            self.draws, self.first = [], batches.start
+            for batch in original(batches):
+                self.draws.append(list(batch))
+                yield batch
+
+        return iterate
+
     def batch_draws(self):
-        """Of the batch of the step that is next."""
-        return self.draws[self.trainer.iteration - self.begin]
+        """[Draw] of the batch of the step that is next."""
+        return self.draws[self.trainer.iteration - self.first]
 
     def step(self, images, labels):
         self.watch.in_step = True

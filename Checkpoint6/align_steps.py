@@ -1,10 +1,11 @@
 """Both trainers in float64, each step from one state: all that a step leaves behind is compared."""
 
+import contextlib
+from functools import partialmethod
 from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
-import paddle
 import torch
 from paddle.amp.auto_cast import amp_global_state
 
@@ -26,27 +27,25 @@ from alignment.training import (
     torch_gradients,
 )
 from Checkpoint6.align_data import why_images_differ
-from Checkpoint6.align_sides import Port, Reference
+from Checkpoint6.align_sides import Parted, Port, Reference
 from Checkpoint6.trainer import Trainer
 
-__all__ = ["Pair", "Parted"]
+__all__ = ["REPORTED", "Pair"]
 
 # What both trainers report, and how closely it has to agree.
 REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1e-12, "images": 0.0}
 
 
-class Parted(Exception):
-    """Nothing more is to be compared: something differs, or the steps are done."""
-
-
-def gradient_scaler(trainer):
-    """Paddle's GradScaler, with PyTorch's defaults, at work on any device and in float64."""
+def gradient_scaler(trainer, original):
+    """The port's gradient scaler, as --amp gives it, at work on the CPU too."""
     place = SimpleNamespace(_expected_place=SimpleNamespace(is_gpu_place=lambda: True))
+    args, trainer.args = trainer.args, SimpleNamespace(amp="O1", amp_dtype="float16")
     amp_global_state().amp_dtype = "float16"  # elsewhere it puts itself out of action
-    with mock.patch("paddle.amp.grad_scaler._dygraph_tracer", lambda: place):
-        return paddle.amp.GradScaler(
-            init_loss_scaling=2.0**16, incr_every_n_steps=2000, decr_every_n_nan_or_inf=1
-        )
+    try:
+        with mock.patch("paddle.amp.grad_scaler._dygraph_tracer", lambda: place):
+            return original(trainer)
+    finally:
+        trainer.args = args
 
 
 class Pair:
@@ -54,9 +53,8 @@ class Pair:
 
     Args:
         args: of the port's command line.
-        rules: {Paddle name: (PyTorch name, rule)}.
-        batch: list with the Draws of the reference's newest batch.
-        watches: {"port": Watch, "reference": Watch}
+        start: Start, in float64.
+        batch: list that holds the Draws of the reference's newest batch; see Draws.replayed.
         steps: how many to compare.
         overflow: number of the step in which a gradient is made infinite: both gradient scalers
             have to leave that step out.
@@ -64,12 +62,12 @@ class Pair:
             checkpoint in a new Trainer.
     """
 
-    def __init__(self, args, rules, batch, watches, steps, overflow, stop):
-        self.args, self.rules, self.batch, self.watches = args, rules, batch, watches
+    def __init__(self, args, start, batch, steps, overflow, stop):
+        self.args, self.rules, self.batch = args, start.rules, batch
         self.steps, self.overflow, self.stop = steps, overflow, stop
-        self.reference = Reference(args, watches["reference"])
+        self.reference = Reference(args, start)
         self.reference.trainer.scaler = torch.amp.GradScaler("cpu")
-        self.port = Port(args, watches["port"], self._step)
+        self.port = Port(args, start, self._step)
         self.comparison = Comparison()
         self.found = self.comparison.differences
         self.number, self.resumed, self.before = 0, False, None
@@ -79,7 +77,9 @@ class Pair:
     def run(self):
         """Trains both to the end, or to the first step that differs."""
         try:
-            with mock.patch.object(Trainer, "gradient_scaler", gradient_scaler):
+            original = Trainer.gradient_scaler
+            scaler = partialmethod(gradient_scaler, original=original)
+            with mock.patch.object(Trainer, "gradient_scaler", scaler):
                 while not self.port.run(self._prepare):
                     self.resumed = True
             going = self.reference.go_on()
@@ -122,7 +122,7 @@ class Pair:
             if other is not None and pair[0] != pair[1]:
                 found.setdefault(pair, []).append(name)
         return [
-            f"weight decay of {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {a} | {b}"
+            f"weight decay of {names[0]} (and {len(names) - 1} more): {a} | {b}"
             for (a, b), names in found.items()
         ]
 
@@ -169,7 +169,8 @@ class Pair:
         before = torch_arrays(reference.trainer.model, self.rules)
         before_ema = self._averages()[1]
         hooks = self._make_infinite() if self.number == self.overflow else []
-        loss, output = port.step(images, labels)
+        with contextlib.redirect_stdout(None):  # Paddle says that there was an overflow
+            loss, output = port.step(images, labels)
         reference.step()
         for hook in hooks:
             hook.remove()
@@ -215,7 +216,7 @@ class Pair:
         self._part()
 
     def _compare_evaluations(self):
-        mine, theirs = (self.watches[side].evaluated for side in ("port", "reference"))
+        mine, theirs = (side.watch.evaluated for side in (self.port, self.reference))
         modes = ["train" if any(mode for _, mode in x) else "eval" for x in (mine, theirs)]
         text = "model in {} mode | in {} mode".format(*modes)
         self._note("evaluation", text, 0.0 if modes[0] == modes[1] else np.inf)
@@ -291,13 +292,12 @@ class Pair:
 
     def _make_infinite(self):
         """Lets one gradient of both models overflow, as in float16."""
-        for name, parameter in self.port.trainer.model.named_parameters():
-            source, _ = self.rules[name]
-            theirs = dict(self.reference.trainer.model.named_parameters()).get(source)
-            if theirs is not None:
-                infinite = float("inf")
-                return [p.register_hook(lambda grad: grad * infinite) for p in (parameter, theirs)]
-        return []
+        mine, theirs = (
+            dict(side.trainer.model.named_parameters()) for side in (self.port, self.reference)
+        )
+        pairs = ((x, theirs.get(self.rules[name][0])) for name, x in mine.items())
+        pair = next((x, y) for x, y in pairs if y is not None)
+        return [parameter.register_hook(lambda grad: grad * float("inf")) for parameter in pair]
 
     def _compare_forward(self, loss, output):
         checks = check_dropout(self.dropouts)

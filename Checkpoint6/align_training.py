@@ -1,75 +1,282 @@
-"""x"""
+"""Training alignment: both trainers, step by step, on a laptop and without ImageNet.
 
+    python align_training.py                # two minutes on two cores
+    python align_training.py --steps 10 --processes 1
+    python align_training.py @recipes/mobilenet_v3_small_600.txt --data-path /data/imagenet -b 8
+
+Checkpoint6/train.py and torch_ref/train.py, each with its own loop, train on the same images in the
+same order, with the same draws of augmentation and mixing, the same dropout masks, from the same
+weights. Compared are:
+
+1. in float64, every step of both from one state: images, labels, learning rate, loss, each
+   gradient, update, optimizer state, running statistic, the moving average, what the loops report
+   and evaluate. One step overflows on purpose, as in mixed precision; once the port is stopped and
+   goes on from its checkpoint.
+2. in float32, each on its own: the curves, and how far rounding lets them part.
+3. two processes against one, and against two of PyTorch.
+
+The flags are train.py's; without any, a recipe that has all of torchvision's parts, on lite_data.
+Exit status: 0 aligned, 1 not aligned, with the first step and the first quantity that part, 2 it
+could not run.
+"""
+
+import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from alignment import cli
-import time, copy, tempfile
-import numpy as np, torch, paddle
-import paddle_mv3, torch_ref
-from alignment.threads import one_torch_thread
-from alignment.weights import make_alive
-from alignment.training import torch_arrays
-from torch2paddle import rules as rules_of
-from Checkpoint6.arguments import parser, settle, TRY_OUT
-from Checkpoint6.align_data import subset, Draws
-from Checkpoint6.align_steps import Pair
-from Checkpoint6.align_sides import Watch, both_built
 
-ALIGN = dict(
-    data_path=TRY_OUT["data_path"],
-    epochs=5,
-    batch_size=8,
-    opt="rmsprop",
-    lr=0.01,
-    weight_decay=1e-5,
-    norm_weight_decay=0.0,
-    label_smoothing=0.1,
-    mixup_alpha=0.2,
-    cutmix_alpha=1.0,
-    lr_step_size=2,
-    lr_gamma=0.973,
-    lr_warmup_epochs=2,
-    lr_warmup_method="linear",
-    auto_augment="imagenet",
-    random_erase=0.2,
-    clip_grad_norm=5.0,
-    model_ema=True,
-    model_ema_steps=3,
-    model_ema_decay=0.99,
-    train_crop_size=64,
-    val_crop_size=64,
-    val_resize_size=73,
-    print_freq=1,
-)
-flags = parser(__doc__)
-flags.add_argument("--steps", type=int, default=50)
-flags.set_defaults(**ALIGN)
-args = settle(flags.parse_args())
-T = time.time()
-work = Path(tempfile.mkdtemp())
-per = -(-args.steps // min(5, args.epochs))
-subset(args.data_path / "train", work / "train", per * args.batch_size - args.batch_size // 2 - 1)
-subset(args.data_path / "val", work / "val", 27)
-args.data_path = work
-args.output_dir = work / "out"
-args.result_dir = work / "res"
-args.print_freq = 1
-with one_torch_thread():
-    classes = len(list((work / "train").iterdir()))
-    tm = torch_ref.MODELS[args.model](num_classes=classes)
-    make_alive(tm, image_size=64)
-    rules = rules_of(paddle_mv3.MODELS[args.model](num_classes=classes))
-    start = torch_arrays(tm, rules)
-    watches = {side: Watch("float64") for side in ("port", "reference")}
-    draws = Draws(args)
-    with draws.replayed() as batch, both_built(args.model, start, rules, "float64", watches.get):
-        p = Pair(args, rules, batch, watches, args.steps, 3, args.steps // 2)
-        p.run()
-agree, lines = p.comparison.findings("{count} moments")
-print("\n".join(lines + p.lines))
-print(agree, time.time() - T)
-p.comparison.write(Path("/tmp/cmp.log"))
-print(p.number)
+from alignment import cli, environment  # noqa: E402  isort: skip  (first)
+
+environment.require("tqdm", "visualdl", "matplotlib")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import paddle_mv3  # noqa: E402
+import torch_ref  # noqa: E402
+from alignment.files import CannotRun, shown, whole_file  # noqa: E402
+from alignment.threads import one_torch_thread  # noqa: E402
+from alignment.training import Comparison, torch_arrays  # noqa: E402
+from alignment.weights import make_alive  # noqa: E402
+from Checkpoint6 import distributed  # noqa: E402
+from Checkpoint6.align_curves import compare_curves, draw, free_runs, parting  # noqa: E402
+from Checkpoint6.align_data import Draws, subset  # noqa: E402
+from Checkpoint6.align_ranks import PROCESSES, compare_ranks  # noqa: E402
+from Checkpoint6.align_sides import Start  # noqa: E402
+from Checkpoint6.align_steps import Pair  # noqa: E402
+from Checkpoint6.arguments import TRY_OUT, parser, settle  # noqa: E402
+from Checkpoint6.data import require_same_data  # noqa: E402
+from torch2paddle import rules as rules_of  # noqa: E402
+
+# All that torchvision's recipes have, small enough for a minute; the schedule goes through warm-up
+# and a step within EPOCHS.
+DEFAULTS = {
+    "data_path": TRY_OUT["data_path"],
+    "device": "cpu",
+    "epochs": 5,
+    "batch_size": 8,
+    "opt": "rmsprop",
+    "lr": 0.01,
+    "weight_decay": 1e-5,
+    "norm_weight_decay": 0.0,
+    "label_smoothing": 0.1,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+    "lr_step_size": 2,
+    "lr_gamma": 0.973,
+    "lr_warmup_epochs": 2,
+    "lr_warmup_method": "linear",
+    "auto_augment": "imagenet",
+    "random_erase": 0.2,
+    "clip_grad_norm": 5.0,
+    "model_ema": True,
+    "model_ema_steps": 3,
+    "model_ema_decay": 0.99,
+    "train_crop_size": 64,
+    "val_crop_size": 64,
+    "val_resize_size": 73,
+}
+EPOCHS = 5  # that the steps are spread over
+EVALUATED = 3  # batches
+RANK_STEPS, RANK_EPOCHS = 4, 2
+
+
+def flags():
+    """train.py's, with other defaults, and this script's own."""
+    found = parser(__doc__)
+    found.add_argument(
+        "--steps", type=cli.positive, default=50, help="that are compared: 10 or more"
+    )
+    found.add_argument(
+        "--processes",
+        type=int,
+        choices=(1, PROCESSES),
+        default=PROCESSES,
+        help="1 leaves out the comparison of two processes",
+    )
+    found.set_defaults(**DEFAULTS)
+    return found
+
+
+def require_comparable(args):
+    """Raises: CannotRun."""
+    for given, why in (
+        (args.device != "cpu", f"--device {args.device}: the CPU is what compares, in float64"),
+        (args.resume, "--resume: the port is stopped, and goes on, by itself here"),
+        (args.test_only, "--test-only: there is nothing to compare"),
+        (args.weights or args.pretrained, "--weights: the steps begin with random ones"),
+        (args.start_epoch, "--start-epoch: the steps begin with epoch 0"),
+        (args.sync_bn, "--sync-bn: two processes are compared with it and without"),
+        (args.skip_corrupt, "--skip-corrupt: PyTorch's loader cannot skip"),
+        (args.auto_augment == "augmix", "--auto-augment augmix: torchvision cannot be given what "
+         "was drawn; step 02 compares it"),
+    ):  # fmt: skip
+        if given:
+            raise CannotRun(f"{why}. Leave it out")
+    if args.steps < 2 * EPOCHS:
+        raise CannotRun(f"--steps {args.steps}: give {2 * EPOCHS} or more, for {EPOCHS} epochs")
+    if args.batch_size < 4 or args.batch_size % PROCESSES:
+        raise CannotRun(f"--batch-size {args.batch_size}: give an even number, 4 or more")
+
+
+def on_links(args, work, images):
+    """The arguments with a data folder of so many images, each epoch ending in a smaller batch."""
+    subset(args.data_path / "train", work / "data" / "train", images)
+    subset(args.data_path / "val", work / "data" / "val", EVALUATED * args.batch_size + 3)
+    return changed(args, work, data_path=work / "data")
+
+
+def changed(args, work, **values):
+    folders = {"output_dir": work / "output", "result_dir": work / "result"}
+    values = {**vars(args), "print_freq": 1, "cache_dir": None, **folders, **values}
+    return type(args)(**values)
+
+
+def alive_weights(args, classes, rules):
+    """{name of the port: array}, float32, none of which is without effect."""
+    model = torch_ref.MODELS[args.model](num_classes=classes)
+    return torch_arrays(make_alive(model, seed=args.seed, image_size=args.train_crop_size), rules)
+
+
+def fresh_weights(args, classes, rules):
+    """{name of the port: array}, as a training of torchvision's begins."""
+    torch.manual_seed(args.seed)
+    return torch_arrays(torch_ref.MODELS[args.model](num_classes=classes), rules)
+
+
+def compare_float64(args, start, steps):
+    """(Comparison, lines on what differs) of Pair."""
+    with Draws(args).replayed() as batch:
+        pair = Pair(args, start, batch, steps, overflow=steps // 4, stop=steps // 2)
+        pair.run()
+    return pair.comparison, pair.lines
+
+
+def compare_float32(args, start, steps, picture):
+    """(Comparison, line on how far the curves part) of free runs; draws them."""
+    with Draws(args).replayed():
+        curves = free_runs(args, start, steps)
+    draw(curves, picture)
+    mine, theirs, _ = parting(curves)
+    comparison = Comparison()
+    comparison.differences = compare_curves(curves)
+    return comparison, (
+        f"float32, {len(mine)} steps, each on its own: losses part by {mine[0]:.0e} at first and "
+        f"{mine[-1]:.0e} at last; PyTorch's own, begun one unit of rounding away, by "
+        f"{theirs[0]:.0e} and {theirs[-1]:.0e}"
+    )
+
+
+def compare_processes(args, start, work):
+    comparison = Comparison()
+    comparison.differences = compare_ranks(args, start, RANK_STEPS, work)
+    return comparison
+
+
+class Report:
+    """Says what each part has found, and in the end whether all agrees.
+
+    Args:
+        folder: for train_align_steps.log, and .json for other programs.
+    """
+
+    def __init__(self, folder):
+        self.log = folder / "train_align_steps.log"
+        self.all = Comparison()
+        self.aligned = True
+
+    def part(self, comparison, what, line=None, lines=()):
+        """One part's findings. Returns whether it agrees.
+
+        Args:
+            what: was compared.
+            line: in place of the largest differences, where all agrees.
+            lines: to add where it does not.
+        """
+        self.all.differences += comparison.differences
+        self.aligned, found = comparison.findings(what)
+        if not self.aligned:
+            where = next(row.where for row in comparison.differences if not row.agrees)
+            print(f"NOT ALIGNED: the two trainings part, {where.partition(',')[0]}")
+            print("\n".join([*found, *lines]), flush=True)
+        else:
+            print(line or "\n".join(found), flush=True)
+        return self.aligned
+
+    def write(self):
+        """Writes the log, and the verdict."""
+        self.all.write(self.log)
+        rows = self.all.differences
+        worst = max(rows, key=lambda row: row.value / row.bound if row.bound else row.value)
+        summary = {
+            "aligned": self.aligned,
+            "records agree": True,
+            "verdict": "aligned" if self.aligned else "misaligned",
+            "compared": list(dict.fromkeys(row.kind for row in rows)),
+            "worst": f"{worst.where}, {worst.kind} {worst.name}",
+            "difference": worst.value if np.isfinite(worst.value) else "inf",
+            "threshold": worst.bound,
+        }
+        with whole_file(self.log.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        if self.aligned:
+            print("aligned: both trainers take the same steps", flush=True)
+        else:
+            print(f"Look at: {shown(self.log)}, the lines with 'differs'", flush=True)
+
+
+@one_torch_thread()
+def main(args):
+    """Returns whether all agrees. Raises: CannotRun, OSError."""
+    del args.torch_device  # cli's; train.py has none
+    args = settle(args)
+    require_comparable(args)
+    log_dir = args.result_dir / "log"
+    work = Path(tempfile.mkdtemp(prefix="align_training_"))
+    try:
+        per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
+        # Each epoch ends in a smaller batch.
+        images = per_epoch * args.batch_size - args.batch_size // 2 - 1
+        linked = on_links(args, work, images)
+        trained, evaluated = (
+            paddle_mv3.ImageFolder(linked.data_path / name) for name in ("train", "val")
+        )
+        require_same_data(linked, trained, evaluated, 1)
+        classes = len(trained.classes)
+        rules = rules_of(paddle_mv3.MODELS[args.model](num_classes=classes))
+        print(
+            f"{args.model}: {args.steps} steps, {per_epoch} in an epoch, of {args.batch_size} of "
+            f"{images} images of {classes} classes, {args.train_crop_size} px",
+            flush=True,
+        )
+        alive = Start(alive_weights(args, classes, rules), rules, "float64")
+        fresh = Start(fresh_weights(args, classes, rules), rules, "float32")
+        report = Report(log_dir)
+
+        found, lines = compare_float64(changed(linked, work / "steps"), alive, args.steps)
+        agrees = report.part(found, f"{args.steps} steps, each from one state", lines=lines)
+        if agrees:
+            picture = log_dir / "train_align_steps.png"
+            free = changed(linked, work / "free")
+            found, line = compare_float32(free, fresh, args.steps, picture)
+            what = f"free runs of {args.steps} steps"
+            agrees = report.part(found, what, f"{line} -> {shown(picture)}")
+        if agrees and args.processes > 1:
+            images = RANK_STEPS // RANK_EPOCHS * args.batch_size
+            ranks = on_links(changed(args, work / "ranks"), work / "ranks", images)
+            found = compare_processes(ranks, alive, work / "ranks")
+            what = f"{RANK_STEPS} steps of {PROCESSES} processes, against one and against PyTorch's"
+            report.part(found, what)
+        report.write()
+        return report.aligned
+    finally:
+        distributed.end_workers()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, flags())

@@ -1,4 +1,4 @@
-"""Runs the five steps one after the other and prints one table.
+"""Runs the five steps, and a short comparison of training, and prints one table.
 
     python -m alignment
     python -m alignment --model mobilenet_v3_large
@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from . import cli
 
@@ -23,24 +24,34 @@ STEPS = {
     "04_test_loss.py": "loss_diff",
     "05_test_backward.py": "backward_diff",
 }
+# Training itself; Checkpoint6/align_training.py alone compares more.
+TRAINING = (
+    "Checkpoint6/align_training.py",
+    "train_align_steps",
+    ("--steps", "10", "--processes", "1"),
+)
 
 
-def run_step(script, summary_file, options):
-    """Runs a script, its output on ours. Returns (exit status, its row of the table)."""
-    print(f"\n$ python {script}", flush=True)
+def run_step(script, summary_file, options, own=()):
+    """Runs a script with its `own` options and the shared ones, its output on ours.
+
+    Returns:
+        (exit status, its row of the table)
+    """
+    print(f"\n$ python {' '.join([script, *own])}", flush=True)
     summary_file.unlink(missing_ok=True)
     start = time.perf_counter()
-    status = subprocess.run([sys.executable, cli.ROOT / script, *options]).returncode
+    status = subprocess.run([sys.executable, cli.ROOT / script, *own, *options]).returncode
     seconds = time.perf_counter() - start
     if not summary_file.exists():
-        return status, [script, "", "", "", f"could not run (exit {status})", seconds]
+        return status, [Path(script).name, "", "", "", f"could not run (exit {status})", seconds]
     summary = json.loads(summary_file.read_text())
     keys = summary["compared"]
     what = ", ".join(keys[:3]) + (f", … ({len(keys)})" if len(keys) > 3 else "")
     difference, threshold = summary["difference"], summary["threshold"]
     if summary["records agree"] and not summary["aligned"]:
         what, difference, threshold = "beside the records", "", ""
-    return status, [script, what, difference, threshold, summary["verdict"], seconds]
+    return status, [Path(script).name, what, difference, threshold, summary["verdict"], seconds]
 
 
 def main(args):
@@ -49,6 +60,10 @@ def main(args):
         run_step(script, args.result_dir / "log" / f"{stem}.json", options)
         for script, stem in STEPS.items()
     ]
+    script, stem, short = TRAINING
+    summary_file = args.result_dir / "log" / f"{stem}.json"
+    shared = ["--model", args.model, "--result-dir", str(args.result_dir)]
+    results.append(run_step(script, summary_file, shared, short))
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")
     print(f"\n{tabulate([row for _, row in results], headers, floatfmt=formats)}")

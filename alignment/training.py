@@ -363,6 +363,7 @@ ADVICE = {
     "labels": "the labels: class indices, or the shares that mixing gives (step 02)",
     "loss scale": "the gradient scaler: when it is updated, after which gradients it halves",
     "logits": "the forward pass in train mode: the mode, batch norm, dropout",
+    "ranks": "how ranks are kept the same: DataParallel, its gradients, what is drawn on each rank",
     "gradient norm": "gradients that are scaled, or clipped, otherwise",
 }
 

@@ -1,0 +1,132 @@
+"""Both trainers in float32, each on its own: their curves, and how far these may part."""
+
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from alignment.files import whole_file
+from alignment.thresholds import IMPRECISE
+from alignment.training import Difference, share_dropout
+from Checkpoint6.align_sides import Parted, Port, Reference
+
+__all__ = ["COPIES", "draw", "free_runs", "parting", "rounded_otherwise"]
+
+COPIES = 3  # of the reference, from starts that are rounded otherwise
+VALUES = ("loss", "top1", "lr")
+
+
+def rounded_otherwise(start, seed):
+    """{name: array} with each value moved up or down by a unit of float32's last place."""
+    rng = np.random.default_rng(seed)
+    eps = np.finfo(np.float32).eps
+    return {n: x * (1 + eps * rng.choice((-1, 1), x.shape)) for n, x in start.items()}
+
+
+def free_runs(args, start, steps):
+    """Curves of the port, of the reference, and of COPIES of the reference; all draw the same.
+
+    Args:
+        args: of the port's command line.
+        start: Start, in float32.
+        steps: how many.
+
+    Returns:
+        {"port" | "reference" | "copy 1" ...: {"loss", "top1", "lr": (steps,) float64}}
+    """
+    references = [Reference(args, start)]
+    for seed in range(COPIES):
+        weights = rounded_otherwise(start.weights, seed)
+        references.append(Reference(args, replace(start, weights=weights)))
+
+    def one_step(images, labels):
+        going = [reference.go_on() for reference in references]
+        if not all(going) or port.trainer.steps == steps:
+            raise Parted
+        result = port.step(images, labels)
+        for reference in references:
+            reference.step()
+        return result
+
+    def share_masks():
+        for reference in references:
+            share_dropout(port.trainer.model, reference.trainer.model)
+
+    port = Port(args, start, one_step)
+    try:
+        port.run(share_masks)
+        for reference in references:
+            reference.go_on()
+    except Parted:
+        pass
+    finally:
+        for reference in references:
+            reference.leave()
+    names = ["port", "reference", *(f"copy {n + 1}" for n in range(COPIES))]
+    logs = [port.log.reports, *(reference.reports for reference in references)]
+    lines = [[values for kind, values in log if kind == "train"] for log in logs]
+    shortest = min(map(len, lines))
+    return {
+        name: {value: np.array([line[value] for line in found[:shortest]]) for value in VALUES}
+        for name, found in zip(names, lines)
+    }
+
+
+def parting(curves):
+    """How far the losses have parted up to each step: ((steps,) of the port, of the copies, bound).
+
+    Training is chaotic: rounding grows from step to step. How fast, the reference alone shows, in
+    copies that begin a unit of the last place away. The port may be as far off as `IMPRECISE`
+    times the furthest of them has been by then.
+    """
+    loss = curves["reference"]["loss"]
+    copies = [curve["loss"] for name, curve in curves.items() if name.startswith("copy")]
+    mine = np.maximum.accumulate(np.abs(curves["port"]["loss"] - loss))
+    theirs = np.maximum.accumulate(np.max([np.abs(copy - loss) for copy in copies], axis=0))
+    floor = 4 * np.finfo(np.float32).eps * np.abs(loss)
+    return mine, theirs, IMPRECISE * np.maximum(theirs, floor)
+
+
+def compare_curves(curves):
+    """[Difference] of each step of `free_runs`, the loss over its bound."""
+    mine, _, bounds = parting(curves)
+    found = []
+    for step, (value, bound) in enumerate(zip(mine, bounds)):
+        where = f"float32, step {step}"
+        port, reference = (curves[side] for side in ("port", "reference"))
+        name = f"{port['loss'][step]!r} | {reference['loss'][step]!r}"
+        found.append(Difference(where, "free run", name, float(value), float(bound)))
+        rates = port["lr"][step], reference["lr"][step]
+        name = f"{rates[0]!r} | {rates[1]!r}"
+        value = float(abs(rates[0] - rates[1]))
+        found.append(Difference(where, "learning rate", name, value, 1e-12))
+    return found
+
+
+def draw(curves, path):
+    """A picture of both sides' losses, and of how far they part, as PNG."""
+    figure = Figure(figsize=(8, 3.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    steps = np.arange(len(curves["port"]["loss"]))
+    losses = [curve["loss"] for name, curve in curves.items() if name != "port"]
+    band = np.min(losses, axis=0), np.max(losses, axis=0)
+    left.fill_between(steps, *band, color="0.8", label="PyTorch, starts rounded otherwise")
+    left.plot(steps, curves["reference"]["loss"], color="tab:orange", label="PyTorch")
+    left.plot(steps, curves["port"]["loss"], color="tab:blue", ls="--", label="Paddle")
+    left.set(xlabel="step", ylabel="loss", title="free run in float32")
+    left.legend(fontsize=8)
+
+    mine, theirs, bounds = parting(curves)
+    right.semilogy(
+        steps, bounds, color="0.6", ls=":", label=f"bound, {IMPRECISE:g} times PyTorch's"
+    )
+    right.semilogy(
+        steps, np.maximum(theirs, 1e-9), color="tab:orange", label="PyTorch, by rounding"
+    )
+    right.semilogy(steps, np.maximum(mine, 1e-9), color="tab:blue", ls="--", label="Paddle")
+    right.set(xlabel="step", ylabel="loss, difference from PyTorch's", title="how far they part")
+    right.legend(fontsize=8)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png")

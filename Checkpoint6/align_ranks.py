@@ -1,0 +1,319 @@
+"""Several processes against one: the port's against its own, and against PyTorch's.
+
+    python -m paddle.distributed.launch --nproc_per_node 2 Checkpoint6/align_ranks.py TASK.json
+    torchrun --nproc_per_node 2 Checkpoint6/align_ranks.py TASK.json
+
+is how align_training.py runs this file: each process trains a few steps in float64 by its side's
+own loop, and writes what each step has left behind.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from alignment import cli  # noqa: E402, F401  isort: skip  (first)
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from alignment.files import CannotRun  # noqa: E402
+from alignment.thresholds import GRADIENT_FLOAT64  # noqa: E402
+from alignment.training import (  # noqa: E402
+    OPTIMIZER_STATE,
+    Difference,
+    as_paddle,
+    compare,
+    paddle_arrays,
+    paddle_gradients,
+    torch_arrays,
+    torch_gradients,
+)
+from Checkpoint6 import distributed  # noqa: E402
+from Checkpoint6.align_data import Draws  # noqa: E402
+from Checkpoint6.align_sides import Parted, Port, Reference, Start  # noqa: E402
+from Checkpoint6.align_steps import REPORTED  # noqa: E402
+
+SCRIPT = Path(__file__)  # what the launchers start
+PROCESSES = 2
+PORT = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
+REFERENCE = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+# Each run goes on from its own state, so what the gradients differ by has grown; 1e-6 was measured.
+REPORT = 1e-4
+KINDS = ("gradient", "update", "running statistic", "optimizer state", "moving average")
+
+
+# --- in each process -----------------------------------------------------------------------------
+
+
+class Recorder:
+    """Writes what each step of one side leaves behind: rank 0's arrays, each rank's checksums.
+
+    Args:
+        folder: for step_I.npz of rank 0, and rank_R.json.
+        weights: called without arguments, gives {name of the port: array} of the whole model.
+        others: the same for {kind: {name: array}} of all else that is compared.
+    """
+
+    def __init__(self, folder, rank, steps, weights, others):
+        self.folder, self.rank, self.steps = Path(folder), rank, steps
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.weights, self.others = weights, others
+        self.checksums, self.images = [], []
+
+    def step(self, images, take):
+        """Calls `take` for a step, and returns what it does. Raises: Parted, after all steps."""
+        number = len(self.images)
+        if number == self.steps:
+            raise Parted
+        before = self.weights()
+        result = take()
+        after, found = self.weights(), self.others()
+        change = {name: after[name] - array for name, array in before.items()}
+        trained = found["gradient"]
+        found["update"] = {name: x for name, x in change.items() if name in trained}
+        found["running statistic"] = {n: x for n, x in change.items() if n not in trained}
+        if self.rank == 0:
+            flat = {f"{kind}:{n}": x for kind, arrays in found.items() for n, x in arrays.items()}
+            np.savez(self.folder / f"step_{number}.npz", **flat)
+        self.checksums.append(_checksum(after[name] for name in sorted(trained)))
+        self.images.append(_checksum([images]))
+        return result
+
+    def write(self, reports):
+        found = {"weights": self.checksums, "images": self.images, "reports": reports}
+        (self.folder / f"rank_{self.rank}.json").write_text(json.dumps(found))
+
+
+def _checksum(arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def record_port(args, start, steps, folder, rank=0, world_size=1):
+    """Trains the port for some steps."""
+
+    def others():
+        trainer = port.trainer
+        gradients = paddle_gradients(trainer.model, start.rules)
+        names = {p.name: name for name, p in trainer.model.named_parameters()}
+        return {
+            "gradient": {name: x for name, x in gradients.items() if x is not None},
+            "optimizer state": {
+                f"{OPTIMIZER_STATE.get(kind, kind)} {names[name]}": tensor.numpy()
+                for kind, tensors in trainer.optimizer._accumulators.items()
+                for name, tensor in tensors.items()
+            },
+            "moving average": paddle_arrays(trainer.model_ema.module) if trainer.model_ema else {},
+        }
+
+    def one_step(images, labels):
+        return recorder.step(images.numpy(), lambda: port.step(images, labels))
+
+    port = Port(args, start, one_step, rank, world_size)
+    recorder = Recorder(folder, rank, steps, lambda: paddle_arrays(port.trainer.model), others)
+    with contextlib.suppress(Parted):
+        port.run()
+    recorder.write(port.log.reports)
+
+
+def record_reference(args, start, steps, folder, rank, world_size):
+    """Trains the reference for some steps, with what the port draws for this rank."""
+    names = {source: (name, rule) for name, (source, rule) in start.rules.items()}
+
+    def others():
+        trainer, states = reference.trainer, {}
+        for source, parameter in trainer.model.named_parameters():
+            name, rule = names[source]
+            for kind, value in trainer.optimizer.state[parameter].items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    states[f"{kind} {name}"] = as_paddle(value.numpy(), rule)
+        ema = trainer.model_ema
+        return {
+            "gradient": torch_gradients(trainer.model, start.rules),
+            "optimizer state": states,
+            "moving average": torch_arrays(ema.module, start.rules) if ema else {},
+        }
+
+    with Draws(args, rank, world_size).replayed():
+        reference = Reference(args, start, rank, world_size)
+        recorder = Recorder(
+            folder, rank, steps, lambda: torch_arrays(reference.trainer.model, start.rules), others
+        )
+        with contextlib.suppress(Parted):
+            while reference.go_on():
+                recorder.step(reference.images.numpy(), reference.step)
+        reference.leave()
+    recorder.write(reference.reports)
+
+
+def main():
+    task = json.loads(Path(sys.argv[1]).read_text())
+    on_port = "PADDLE_TRAINER_ID" in os.environ
+    if on_port:
+        share = distributed.start()
+    else:
+        torch.distributed.init_process_group("gloo")
+        share = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    record = record_port if on_port else record_reference
+    with np.load(task["weights"]) as file:
+        weights = dict(file)
+    rules = {name: tuple(rule) for name, rule in task["rules"].items()}
+    start = Start(weights, rules, "float64", dropout=0.0)
+    torch.set_num_threads(1)
+    for run in task["runs"]:
+        record(arguments(run["args"]), start, task["steps"], run["folder"], *share)
+    distributed.end_workers()
+
+
+def arguments(values):
+    """A command line's arguments as they were before they were written as JSON."""
+    paths = ("data_path", "output_dir", "result_dir")
+    return argparse.Namespace(**{k: Path(v) if k in paths else v for k, v in values.items()})
+
+
+# --- in the process that compares ----------------------------------------------------------------
+
+
+def compare_ranks(args, start, steps, work):
+    """[Difference] of a training by PROCESSES processes from one process's, and from PyTorch's.
+
+    Args:
+        args: of the port's command line; `batch_size` is that of all processes together.
+        start: Start, in float64.
+        steps: how many are compared.
+        work: folder to work in.
+
+    Raises:
+        CannotRun: a process has failed; with its last line.
+    """
+    share = args.batch_size // PROCESSES
+    # Clipping would hide gradients that are too large by a factor.
+    common = {"ra_sampler": False, "clip_grad_norm": None, "workers": 0}
+
+    def run(name, **changes):
+        folders = {"output_dir": work / name / "output", "result_dir": work / name}
+        found = {**vars(args), **common, **folders, **changes}
+        return {"args": found, "folder": str(work / name)}
+
+    # One process mixes its batch as a whole, each of several its own: so without.
+    unmixed = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+    one = run("one", **unmixed, sync_bn=False)
+    synchronized = run("synchronized", **unmixed, batch_size=share, sync_bn=True)
+    apart = run("apart", batch_size=share, sync_bn=False)
+    reference = run("reference", batch_size=share, sync_bn=False)
+    start = replace(start, dropout=0.0)  # each process draws its own masks
+
+    launched = [
+        _launch([*PORT, "--log_dir", str(work / "log")], [synchronized, apart], start, steps, work),
+        _launch([*REFERENCE, str(PROCESSES)], [reference], start, steps, work),
+    ]
+    record_port(arguments(one["args"]), start, steps, one["folder"])
+    for process in launched:
+        _wait(process)
+    found = _compare_runs(f"{PROCESSES} processes and one", work / "synchronized", work / "one")
+    if all(row.agrees for row in found):
+        what = f"{PROCESSES} processes and PyTorch's {PROCESSES}"
+        found += _compare_runs(what, work / "apart", work / "reference", same_images=True)
+    return found
+
+
+def _launch(command, runs, start, steps, work):
+    name = Path(runs[0]["folder"]).name
+    np.savez(work / f"{name}.npz", **start.weights)
+    task = {
+        "weights": str(work / f"{name}.npz"),
+        "rules": start.rules,
+        "steps": steps,
+        "runs": runs,
+    }
+    (work / f"{name}.json").write_text(json.dumps(task, default=str))
+    with open(work / f"{name}.txt", "w") as output:
+        process = subprocess.Popen(
+            [*command, str(SCRIPT), str(work / f"{name}.json")],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    process.output = work / f"{name}.txt"
+    return process
+
+
+def _wait(process):
+    if process.wait():
+        lines = [line for line in process.output.read_text().splitlines() if line.strip()]
+        errors = [line for line in lines if "Error" in line or "error:" in line]
+        raise CannotRun(
+            f"a process of {PROCESSES} has failed: {(errors or lines or ['without a word'])[-1]}"
+        )
+
+
+def _compare_runs(what, mine, theirs, same_images=False):
+    """[Difference] of two folders that a Recorder has written."""
+    found = []
+    records = [
+        [json.loads(path.read_text()) for path in sorted(folder.glob("rank_*.json"))]
+        for folder in (mine, theirs)
+    ]
+
+    def note(where, kind, name, value, bound=0.0):
+        found.append(Difference(where, kind, name, float(value), bound))
+
+    steps = len(records[1][0]["images"])
+    for step in range(steps):
+        where = f"{what}, step {step}"
+        sums = [record["images"][step] for record in records[0]]
+        differ = len(set(sums)) == len(sums)
+        note(where, "order", "ranks have images of their own", 0.0 if differ else np.inf)
+        if same_images:
+            for rank, (a, b) in enumerate(zip(*records)):
+                same = a["images"][step] == b["images"][step]
+                note(where, "images", f"of rank {rank}", 0.0 if same else np.inf)
+        sides = [_arrays(folder / f"step_{step}.npz") for folder in (mine, theirs)]
+        for kind in KINDS:
+            a, b = (side.get(kind, {}) for side in sides)
+            found += compare(where, kind, a, b)
+            if kind == "gradient":
+                norms = [_norm(x.values()) for x in (a, b)]
+                ratio = norms[0] / norms[1] if norms[1] else np.inf
+                name = f"{norms[0]:.6g} | {norms[1]:.6g}, {ratio:.3g} times"
+                note(where, "gradient norm", name, abs(ratio - 1), GRADIENT_FLOAT64)
+        sums = {record["weights"][step] for record in records[0]}
+        note(where, "ranks", "hold the same weights", 0.0 if len(sums) == 1 else np.inf)
+    reports = [record[0]["reports"] for record in records]
+    for (kind, values), (_, theirs_values) in zip(*reports):
+        where = f"{what}, lines"
+        for name, value in theirs_values.items():
+            if name.removeprefix("ema_") in REPORTED:
+                difference = abs(values[name] - value) / max(abs(value), 1.0)
+                text = f"{kind} {name} {values[name]!r} | {value!r}"
+                note(where, "evaluation" if kind == "val" else "log", text, difference, REPORT)
+    return found
+
+
+def _arrays(path):
+    """{kind: {name: array}}"""
+    found = {}
+    with np.load(path) as file:
+        for key in file:
+            kind, _, name = key.partition(":")
+            found.setdefault(kind, {})[name] = file[key]
+    return found
+
+
+def _norm(arrays):
+    return float(np.sqrt(sum(float((x**2).sum()) for x in arrays)))
+
+
+if __name__ == "__main__":
+    main()
