@@ -204,10 +204,11 @@ class Pair:
         if "val" in kinds[0]:
             self._compare_evaluations()
         for (kind, values), (_, values_ref) in zip(mine, theirs):
-            what = "evaluation" if kind == "val" else "log"
             for name, value in values_ref.items():
                 bound = REPORTED.get(name.removeprefix("ema_"))
                 if bound is not None:
+                    what = "evaluation" if kind == "val" else "log"
+                    what = "learning rate" if name == "lr" else what
                     a, b = values.get(name, np.nan), value
                     difference = abs(a - b) / max(abs(b), 1.0)
                     self._note(what, f"{kind} {name} {a!r} | {b!r}", difference, bound)

@@ -72,7 +72,7 @@ DEFAULTS = {
     "lr_warmup_method": "linear",
     "auto_augment": "imagenet",
     "random_erase": 0.2,
-    "clip_grad_norm": 5.0,
+    "clip_grad_norm": 10.0,
     "model_ema": True,
     "model_ema_steps": 3,
     "model_ema_decay": 0.99,
@@ -148,10 +148,12 @@ def fresh_weights(args, classes, rules):
     return torch_arrays(torch_ref.MODELS[args.model](num_classes=classes), rules)
 
 
-def compare_float64(args, start, steps):
+def compare_float64(args, start, steps, per_epoch):
     """(Comparison, lines on what differs) of Pair."""
+    stop = steps // 2
+    stop -= (stop + 1) % per_epoch == 0  # in the middle of an epoch
     with Draws(args).replayed() as batch:
-        pair = Pair(args, start, batch, steps, overflow=steps // 4, stop=steps // 2)
+        pair = Pair(args, start, batch, steps, overflow=steps // 4, stop=stop)
         pair.run()
     return pair.comparison, pair.lines
 
@@ -257,7 +259,9 @@ def main(args):
         fresh = Start(fresh_weights(args, classes, rules), rules, "float32")
         report = Report(log_dir)
 
-        found, lines = compare_float64(changed(linked, work / "steps"), alive, args.steps)
+        found, lines = compare_float64(
+            changed(linked, work / "steps"), alive, args.steps, per_epoch
+        )
         agrees = report.part(found, f"{args.steps} steps, each from one state", lines=lines)
         if agrees:
             picture = log_dir / "train_align_steps.png"

@@ -63,6 +63,8 @@ def run(monkeypatch, capfd, tmp_path, data_dir, image_dir):
 
     def run_script(script, *options, **defaults):
         folders = {"--data-dir": data_dir, "--result-dir": tmp_path / "result"}
+        if script.startswith("Checkpoint6"):
+            del folders["--data-dir"]
         if script in ("02_test_data.py", "03_test_metric.py"):
             folders["--image-dir"] = image_dir
         for option, folder in folders.items():

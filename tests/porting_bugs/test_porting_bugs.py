@@ -12,6 +12,9 @@ import torch_ref
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = {path.name[:2]: path.name for path in ROOT.glob("0[1-5]_test_*.py")}
+TRAINING = [name for name, bug in BUGS.items() if bug.step == "06"]
+RANKS = [name for name, bug in BUGS.items() if bug.step == "06, two processes"]
+SHORT = "Checkpoint6/align_training.py", "--steps", "10", "--processes"
 
 
 REFERENCE_DREW = {}
@@ -36,13 +39,16 @@ def cached_reference(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Skip loading")
-@pytest.mark.parametrize("name", BUGS)
+@pytest.mark.parametrize("name", [name for name in BUGS if BUGS[name].step in SCRIPTS])
 def test_bug_is_found_and_named(name, run, monkeypatch, tmp_path, data_dir, cached_reference):
     # Weights are converted anew, as the conversion may be what is broken.
     for file in ("fake_data.npy", "fake_label.npy", "mobilenet_v3_small-047dcff4.pth"):
         (tmp_path / file).symlink_to(data_dir / file)
     BUGS[name].apply(monkeypatch.setattr)
-    result = run(SCRIPTS[BUGS[name].step], "--data-dir", tmp_path)
+    assert_named(name, run(SCRIPTS[BUGS[name].step], "--data-dir", tmp_path))
+
+
+def assert_named(name, result):
     assert result.status == 1, result.out + result.err
     verdict = result.out[result.out.index("NOT ALIGNED") :]
     for text in BUGS[name].names:
@@ -50,9 +56,24 @@ def test_bug_is_found_and_named(name, run, monkeypatch, tmp_path, data_dir, cach
     assert "Look at: " in verdict.splitlines()[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINING)
+def test_bug_of_the_trainer_is_found_and_named(name, run, monkeypatch):
+    BUGS[name].apply(monkeypatch.setattr)
+    assert_named(name, run(*SHORT, "1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANKS)
+def test_bug_of_several_processes_is_found_and_named(name, run, monkeypatch):
+    monkeypatch.setenv("PORTING_BUG", name)
+    monkeypatch.setattr("Checkpoint6.align_ranks.SCRIPT", Path(__file__).parent / "broken_ranks.py")
+    assert_named(name, run(*SHORT, "2"))
+
+
 def test_there_are_enough_bugs_of_each_step():
     steps = [bug.step for bug in BUGS.values()]
-    assert len(steps) >= 45
+    assert len(steps) >= 45 and len(TRAINING) >= 20 and len(RANKS) >= 5
     assert all(steps.count(step) >= 5 for step in SCRIPTS)
 
 
