@@ -84,8 +84,8 @@ def parting(curves):
     copies = [curve["loss"] for name, curve in curves.items() if name.startswith("copy")]
     mine = np.maximum.accumulate(np.abs(curves["port"]["loss"] - loss))
     theirs = np.maximum.accumulate(np.max([np.abs(copy - loss) for copy in copies], axis=0))
-    floor = 4 * np.finfo(np.float32).eps * np.abs(loss)
-    return mine, theirs, IMPRECISE * np.maximum(theirs, floor)
+    least = 8 * np.finfo(np.float32).eps * np.abs(loss)
+    return mine, theirs, np.maximum(IMPRECISE * theirs, least)
 
 
 def compare_curves(curves):

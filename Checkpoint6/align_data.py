@@ -56,11 +56,17 @@ class Draws:
     Args:
         args: of the port's command line.
         rank, world_size: whose share.
+
+    Raises:
+        CannotRun: too few images for the sampler.
     """
 
     def __init__(self, args, rank=0, world_size=1):
         self.seed = args.seed
-        _, batches, self.dataset = training_data(args, rank, world_size)
+        try:
+            _, batches, self.dataset = training_data(args, rank, world_size)
+        except ValueError as error:
+            raise CannotRun(str(error)) from error
         self.sampler = batches.sampler
         classes = len(self.dataset.classes)
         self.mix = paddle_mv3.get_mixup_cutmix(args.mixup_alpha, args.cutmix_alpha, classes)

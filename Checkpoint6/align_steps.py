@@ -15,6 +15,7 @@ from alignment.training import (
     Comparison,
     Difference,
     Side,
+    as_paddle,
     check_dropout,
     compare,
     compare_updates,
@@ -102,16 +103,12 @@ class Pair:
         self.dropouts = share_dropout(mine.model, theirs.model)
 
     def _decays(self):
-        """Lines on parameters whose weight decay differs, by the groups that they are in."""
+        """Lines on parameters whose groups have another weight decay."""
         mine, theirs = (
-            {
-                id(p): float(group["weight_decay"])
-                for group in getattr(trainer.optimizer, groups)
-                for p in group["params"]
-            }
-            for trainer, groups in (
-                (self.port.trainer, "_param_groups"),
-                (self.reference.trainer, "param_groups"),
+            {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+            for groups in (
+                self.port.trainer.optimizer._param_groups,
+                self.reference.trainer.optimizer.param_groups,
             )
         )
         others = dict(self.reference.trainer.model.named_parameters())
@@ -119,7 +116,8 @@ class Pair:
         for name, parameter in self.port.trainer.model.named_parameters():
             other = others.get(self.rules[name][0])
             pair = mine.get(id(parameter)), theirs.get(id(other))
-            if other is not None and pair[0] != pair[1]:
+            # Some of Paddle's optimizers tell no decay of their groups.
+            if None not in pair and pair[0] != pair[1]:
                 found.setdefault(pair, []).append(name)
         return [
             f"weight decay of {names[0]} (and {len(names) - 1} more): {a} | {b}"
@@ -168,14 +166,18 @@ class Pair:
 
         before = torch_arrays(reference.trainer.model, self.rules)
         before_ema = self._averages()[1]
-        hooks = self._make_infinite() if self.number == self.overflow else []
+        hooks, self.theirs = [], {}
+        if self.number == self.overflow:
+            hooks += self._make_infinite()
         with contextlib.redirect_stdout(None):  # Paddle says that there was an overflow
             loss, output = port.step(images, labels)
+        hooks.append(self._give_gradients())
         reference.step()
         for hook in hooks:
             hook.remove()
         self._compare_forward(loss, output)
-        self._compare_backward(not hooks)
+        if self.number != self.overflow:
+            self._compare_gradients()
         sides = port.side, reference.side
         self.found += compare_updates(self.where, *sides, self.rules, before)
         if mine.model_ema:
@@ -308,17 +310,34 @@ class Pair:
         self._note("logits", "", difference, TRAIN_FLOAT64)
         self._note_values("loss", float(loss), float(self.reference.loss), TRAIN_FLOAT64)
 
-    def _compare_backward(self, finite):
-        """Gradients as the optimizer gets them: unscaled, clipped."""
-        models = self.port.trainer.model, self.reference.trainer.model
-        mine, theirs = (
-            paddle_gradients(models[0], self.rules),
-            torch_gradients(models[1], self.rules),
-        )
-        if not finite:
-            return
-        self.found += compare(self.where, "gradient", mine, theirs)
-        norms = [_norm(gradients.values()) for gradients in (mine, theirs)]
+    def _give_gradients(self):
+        """Lets the reference's optimizer, too, use the gradients that the port's has used.
+
+        AdamW makes a step of a gradient's sign: where a gradient is zero in theory, and so noise,
+        two right updates are opposite. Gradients are compared by themselves, the reference's as
+        they were before.
+        """
+        model = self.reference.trainer.model
+        mine = paddle_gradients(self.port.trainer.model, self.rules)
+        parameters = dict(model.named_parameters())
+
+        def give(optimizer, *_):
+            theirs = torch_gradients(model, self.rules)
+            self.theirs = {n: None if x is None else x.copy() for n, x in theirs.items()}
+            with torch.no_grad():
+                for name, gradient in mine.items():
+                    source, rule = self.rules[name]
+                    if source in parameters and gradient is not None:
+                        gradient = np.array(as_paddle(gradient, rule))
+                        parameters[source].grad.copy_(torch.from_numpy(gradient))
+
+        return self.reference.trainer.optimizer.register_step_pre_hook(give)
+
+    def _compare_gradients(self):
+        """As the optimizer gets them: unscaled, clipped."""
+        mine = paddle_gradients(self.port.trainer.model, self.rules)
+        self.found += compare(self.where, "gradient", mine, self.theirs)
+        norms = [_norm(gradients.values()) for gradients in (mine, self.theirs)]
         self._note_values("gradient norm", *norms, GRADIENT_FLOAT64)
 
     def _averages(self):

@@ -331,6 +331,12 @@ class Comparison:
         also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
         by = f": differs by {first.value:.1e}" if np.isfinite(first.value) else ""
         lines = [f"First to part: {first.where}, {first.kind} {first.name}{by}{also}"]
+        norm = next(
+            (r for r in self.differences if (r.where, r.kind) == (first.where, "gradient norm")),
+            None,
+        )
+        if norm and first.kind == "gradient":
+            lines.append(f"Norm of all gradients (port | reference): {norm.name}")
         before = self.differences[: self.differences.index(same[0])]
         kinds = dict.fromkeys(r.kind for r in before if r.where == first.where)
         if kinds:
@@ -345,7 +351,8 @@ ADVICE = {
     "dropout": "dropout: its rate, its scaling, or that it is not called in train mode",
     "learning rate": "the schedule: its constants, and when it is stepped",
     "loss": "the forward pass in train mode (batch norm, dropout), then the loss",
-    "gradient": "the backward pass: something detached, or gradients that were not cleared",
+    "gradient": "the backward pass: something detached, or gradients that were not cleared; of "
+    "several processes, not averaged",
     "update": "the optimizer: its arithmetic or settings, weight decay, clipping, the parameters "
     "it was given",
     "optimizer state": "the optimizer: what it keeps from step to step, and in which units",

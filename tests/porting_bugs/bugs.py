@@ -2832,7 +2832,7 @@ PARALLEL = API + "DataParallel_en.html"
 @bug(
     "06, two processes",
     "loss multiplied by the number of processes",
-    ["2 processes and one", "gradient norm", "2 times"],
+    ["2 processes and one", "gradient", "2 times"],
     "diverges on several GPUs",
     "the loss was scaled to make up for an average that the loss has already",
     "the mean of each process's own images; DataParallel takes the mean of these",
