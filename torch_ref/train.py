@@ -473,6 +473,11 @@ def set_up(args, rank=0, world_size=1):
         raise CannotRun(f"train and val in {args.data_path} need the same class folders, not {odd}")
     if len(data[0]) == 0:
         raise CannotRun(f"{len(data[2])} images are too few for --ra-sampler, which takes 256")
+    if len(data[1]) % args.batch_size == 1 % args.batch_size and args.train_crop_size <= 32:
+        raise CannotRun(
+            f"--batch-size {args.batch_size} leaves one image of {len(data[1])} for the last step, "
+            "and of --train-crop-size 32 or less batch norm needs two: give another size"
+        )
     trainer = Trainer(args, len(data[2].classes), len(data[0]), rank, world_size)
     return trainer, data, eval_data
 
