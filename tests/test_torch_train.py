@@ -538,6 +538,6 @@ def test_two_processes_train_one_model(images, tmp_path, spawn):
     assert lines[0][2]["top1"] == told["ema_top1"]
     assert math.isclose(lines[0][2]["loss"], told["ema_loss"], rel_tol=1e-6)
 
-    alone = spawn(ROOT / "torch_ref" / "train.py", *options, "--resume", "auto")
+    alone = spawn(ROOT / "torch_ref" / "train.py", *options, "-b", 4, "--resume", "auto")
     assert "processes is 1 and was 2" in alone.error_line
     assert os.path.getsize(out / "train_align_benchmark.npy")
