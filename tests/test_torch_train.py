@@ -304,6 +304,13 @@ def test_what_takes_the_place_of_torchvision_s_is_used(images, monkeypatch):
     assert next(iter(loader))[0].unique().tolist() == [1]
 
 
+def test_the_largest_share_of_a_mixed_label_counts(images):
+    trainer = train.Trainer(parse(images), 3, 1)
+    output = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0]])
+    shares = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.3, 0.7]])
+    assert train.sums_of(trainer, torch.tensor(0.5), output, shares).tolist() == [2, 1, 2, 1.0]
+
+
 class Images(list):
     classes = ("a", "b", "c")
 
@@ -406,7 +413,8 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
         assert re.search(pattern, result.error_line), (options, result.err)
         assert "[Train]" not in result.out
     (tmp_path / "file").write_text("")
-    for options in ({"out": tmp_path / "file" / "out"}, {"result": tmp_path / "file" / "result"}):
+    below = tmp_path / "file" / "below"
+    for options in ({"out": below}, {"result": below}, {"out": "/proc"}):  # /proc takes no files
         result = run(**options)
         assert "cannot write into" in result.error_line and "[Train]" not in result.out
 
