@@ -307,8 +307,19 @@ def test_what_takes_the_place_of_torchvision_s_is_used(images, monkeypatch):
 def test_the_largest_share_of_a_mixed_label_counts(images):
     trainer = train.Trainer(parse(images), 3, 1)
     output = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0]])
-    shares = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.3, 0.7]])
+    shares = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])
     assert train.sums_of(trainer, torch.tensor(0.5), output, shares).tolist() == [2, 1, 2, 1.0]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_the_images(count, images):
+    args = parse(images)
+    shares = [train.evaluation_data(args, rank, count)[0].dataset.indices for rank in range(count)]
+    assert sorted(i for share in shares for i in share) == list(range(13))
+    samplers = [train.training_data(args, rank, count)[1] for rank in range(count)]
+    drawn = [list(sampler) for sampler in samplers]
+    assert {i for share in drawn for i in share} == set(range(26))
+    assert {len(share) for share in drawn} == {math.ceil(26 / count)}
 
 
 class Images(list):
