@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Tests run on as many processes as there are cores: a second thread of each would be in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,6 +53,19 @@ def data_dir(tmp_path_factory):
     parser = cli.parser("")
     for model in ("mobilenet_v3_small", "mobilenet_v3_large"):
         torch2paddle.prepare(parser.parse_args(["--model", model, "--data-dir", str(folder)]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """26 images to train on and 13 to evaluate, of three classes; tests leave them as they are."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("images")
+    for part, count in (("train", 26), ("val", 13)):
+        for i in range(count):
+            path = folder / part / "abc"[i % 3] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
     return folder
 
 

@@ -21,7 +21,6 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, Result
-from PIL import Image
 
 import paddle_mv3
 from alignment.diff import DiffHelper
@@ -39,19 +38,6 @@ OPTIONS = shlex.split(
     "--model-ema-steps 2 --random-erase 0.2 --mixup-alpha 0.2 --label-smoothing 0.1 "
     "--clip-grad-norm 1 --norm-weight-decay 0 --print-freq 1 --save-steps 2"
 )
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """26 images to train on and 13 to evaluate, of three classes; tests leave them as they are."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("images")
-    for part, count in (("train", 26), ("val", 13)):
-        for i in range(count):
-            path = folder / part / "abc"[i % 3] / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(path)
-    return folder
 
 
 @pytest.fixture

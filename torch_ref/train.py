@@ -3,19 +3,27 @@
     python torch_ref/train.py @Checkpoint6/recipes/mobilenet_v3_small_120.txt --data-path DIR
     torchrun --nproc_per_node 8 torch_ref/train.py @Checkpoint6/recipes/… --data-path DIR
 
-Flags, recipes, lines and train.jsonl are those of Checkpoint6/train.py, so the two can be laid side
-by side. The last top-1, in per cent, goes to result/train_align_benchmark.npy. Exit status: 0
-trained to the end, 1 the loss is no number any more, 2 it could not run.
+Flags, recipes, kinds of lines and train.jsonl are those of Checkpoint6/train.py, so the two can be
+laid side by side. The last top-1, in per cent, goes to result/train_align_benchmark.npy.
+
+--output-dir holds one checkpoint, of the last whole epoch. Each epoch has random numbers of its
+own, so --resume auto goes on from there as without the stop: on a CPU bit for bit, with the same
+number of threads. Unlike torchvision's, evaluation counts each image once, on any number of GPUs.
+
+Exit status: 0 trained to the end, 1 the loss is no number any more, 2 it could not run.
 """
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import math
 import os
 import shlex
 import sys
+import tempfile
+import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -23,12 +31,20 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import numpy as np
 import torch
 from torch import distributed, nn
 
 import torch_ref
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What a resumed training may do otherwise: how and where it runs, not what it computes.
+NOT_THE_RECIPE = (
+    "cache_dataset", "data_path", "device", "keep_best", "keep_last", "output_dir", "pretrained",
+    "print_freq", "result_dir", "resume", "save_steps", "skip_corrupt", "start_epoch", "test_only",
+    "use_deterministic_algorithms", "weights", "workers",
+)  # fmt: skip
 
 
 class CannotRun(Exception):
@@ -47,6 +63,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}. See {self.prog} --help\n")
 
 
+def number(kind, low, wanted, high=math.inf):
+    """An argparse type: a number in a range; argparse names the flag and the value."""
+
+    def read(text):
+        with contextlib.suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+
+    return read
+
+
 def parser():
     flags = Parser(
         description=__doc__,
@@ -54,81 +82,108 @@ def parser():
         fromfile_prefix_chars="@",
     )
     add = flags.add_argument
+    count = number(int, 1, "a whole number above 0")
+    count_or_0 = number(int, 0, "a whole number, 0 or more")
+    rate = number(float, 0, "a number, 0 or more")
+    share = number(float, 0, "a number from 0 to 1", high=1)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     add("--data-path", type=Path, required=True, help="folder of train and val")
     add("--model", choices=sorted(torch_ref.MODELS), default="mobilenet_v3_small")
     add("--device", choices=("cpu", "gpu", "cuda"), help="default: a GPU where PyTorch has one")
-    add("-b", "--batch-size", type=int, default=32, help="images of one process in a step")
-    add("--epochs", type=int, default=90)
-    add("-j", "--workers", type=int, default=min(8, os.cpu_count() or 1))
+    add("-b", "--batch-size", type=count, default=32, help="images of one process in a step")
+    add("--epochs", type=count, default=90)
+    add("-j", "--workers", type=count_or_0, default=min(8, max(1, (os.cpu_count() or 1) // ranks)))
     add("--opt", choices=torch_ref.OPTIMIZERS, default="sgd")
-    add("--lr", type=float, default=0.1)
-    add("--momentum", type=float, default=0.9)
-    add("--wd", "--weight-decay", dest="weight_decay", type=float, default=1e-4)
-    add("--norm-weight-decay", type=float)
-    add("--bias-weight-decay", type=float)
-    add("--label-smoothing", type=float, default=0.0)
-    add("--mixup-alpha", type=float, default=0.0)
-    add("--cutmix-alpha", type=float, default=0.0)
+    add("--lr", type=rate, default=0.1)
+    add("--momentum", type=rate, default=0.9)
+    add("--wd", "--weight-decay", dest="weight_decay", type=rate, default=1e-4)
+    add("--norm-weight-decay", type=rate)
+    add("--bias-weight-decay", type=rate)
+    add("--label-smoothing", type=share, default=0.0)
+    add("--mixup-alpha", type=rate, default=0.0)
+    add("--cutmix-alpha", type=rate, default=0.0)
     schedulers = ("steplr", "cosineannealinglr", "exponentiallr")
     add("--lr-scheduler", choices=schedulers, default="steplr")
-    add("--lr-warmup-epochs", type=int, default=0)
+    add("--lr-warmup-epochs", type=count_or_0, default=0)
     add("--lr-warmup-method", choices=("linear", "constant"), default="constant")
-    add("--lr-warmup-decay", type=float, default=0.01)
-    add("--lr-step-size", type=int, default=30)
-    add("--lr-gamma", type=float, default=0.1)
-    add("--lr-min", type=float, default=0.0)
-    add("--print-freq", type=int, default=10)
+    add("--lr-warmup-decay", type=rate, default=0.01)
+    add("--lr-step-size", type=count, default=30)
+    add("--lr-gamma", type=rate, default=0.1)
+    add("--lr-min", type=rate, default=0.0)
+    add("--print-freq", type=count, default=10)
     add("--output-dir", type=Path, default=Path("output_torch"))
     add("--resume", metavar="FILE|auto", help="auto: --output-dir's, or a new training without one")
-    add("--start-epoch", type=int, default=0)
+    add("--start-epoch", type=count_or_0, default=0)
     add("--sync-bn", action="store_true", help="needs a GPU in PyTorch")
     add("--test-only", action="store_true")
     add("--pretrained", action="store_true")
     add("--weights", metavar="FILE|IMAGENET1K_V1")
     add("--auto-augment", choices=("imagenet", "ra", "ta_wide", "augmix"))
-    add("--ra-magnitude", type=int, default=9)
-    add("--augmix-severity", type=int, default=3)
-    add("--random-erase", type=float, default=0.0)
-    add("--amp", nargs="?", choices=("O1", "O2"), const="O1", help="autocast; O2 is Paddle's alone")
+    add("--ra-magnitude", type=count_or_0, default=9)
+    add("--augmix-severity", type=count, default=3)
+    add("--random-erase", type=share, default=0.0)
+    add("--amp", nargs="?", choices=("O1", "O2"), const="O1", help="autocast, by both")
     add("--amp-dtype", choices=("float16", "bfloat16"), default="float16")
-    add("--clip-grad-norm", type=float)
+    add("--clip-grad-norm", type=rate)
     add("--model-ema", action="store_true")
-    add("--model-ema-steps", type=int, default=32)
-    add("--model-ema-decay", type=float, default=0.99998)
+    add("--model-ema-steps", type=count, default=32)
+    add("--model-ema-decay", type=share, default=0.99998)
     add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
-    add("--train-crop-size", type=int, default=224)
-    add("--val-crop-size", type=int, default=224)
-    add("--val-resize-size", type=int, default=256)
+    add("--train-crop-size", type=count, default=224)
+    add("--val-crop-size", type=count, default=224)
+    add("--val-resize-size", type=count, default=256)
     add("--ra-sampler", action="store_true")
-    add("--ra-reps", type=int, default=3)
+    add("--ra-reps", type=count, default=3)
     add("--use-deterministic-algorithms", action="store_true")
-    add("--seed", type=int, default=0)
+    add("--seed", type=count_or_0, default=0)
     add("--result-dir", type=Path, default=ROOT / "result")
     without_effect = "the port's; nothing here"
     add("--cache-dataset", action="store_true", help=without_effect)
-    add("--skip-corrupt", type=int, default=0, help=without_effect)
-    add("--save-steps", type=int, default=0, help=without_effect)
-    add("--keep-last", type=int, default=3, help=without_effect)
-    add("--keep-best", type=int, default=1, help=without_effect)
+    add("--skip-corrupt", type=count_or_0, default=0, help=without_effect)
+    add("--save-steps", type=count_or_0, default=0, help=without_effect)
+    add("--keep-last", type=count, default=3, help=without_effect)
+    add("--keep-best", type=count, default=1, help=without_effect)
     return flags
 
 
 def parse(argv=None):
     """The arguments of a command line. Raises: CannotRun, SystemExit."""
     args = parser().parse_args(argv)
-    if args.device != "cpu" and torch.cuda.is_available():
-        args.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    elif args.device in ("gpu", "cuda"):
-        raise CannotRun(f"--device {args.device}: PyTorch sees no GPU. Use --device cpu")
-    else:
-        args.device = torch.device("cpu")
-    if args.device.type == "cpu" and (args.amp or args.sync_bn):
-        flag = "--amp" if args.amp else "--sync-bn"
-        raise CannotRun(f"{flag} needs a GPU in PyTorch: leave it out")
-    if args.test_only and not (args.weights or args.pretrained or args.resume):
-        raise CannotRun("--test-only evaluates --weights FILE or --resume FILE: give one")
+    gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    on_cpu = args.device == "cpu" or not (args.device or gpus)
+    for bad, message in (
+        (not on_cpu and local >= gpus, f"PyTorch sees {gpus} GPUs: use --device cpu"),
+        (on_cpu and args.amp, "--amp needs a GPU in PyTorch: leave it out"),
+        (on_cpu and args.sync_bn, "--sync-bn needs a GPU in PyTorch: leave it out"),
+        (args.start_epoch >= args.epochs, "--start-epoch {start_epoch} is past --epochs {epochs}"),
+        (args.lr_warmup_epochs >= args.epochs, "--lr-warmup-epochs {lr_warmup_epochs} is not "
+         "less than --epochs {epochs}"),
+        (not 0 < args.lr_warmup_decay <= 1, "--lr-warmup-decay is {lr_warmup_decay}: give a "
+         "number above 0, up to 1"),
+        (args.ra_magnitude > 30, "--ra-magnitude is {ra_magnitude}: give 0 to 30"),
+        (args.augmix_severity > 10, "--augmix-severity is {augmix_severity}: give 1 to 10"),
+        (args.seed >= 2**32, "--seed is {seed}: give less than 2 ** 32"),
+        (args.weights and args.pretrained, "--weights and --pretrained: give one of them"),
+        (args.test_only and not (args.weights or args.pretrained or args.resume),
+         "--test-only evaluates --weights FILE or --resume FILE: give one"),
+    ):  # fmt: skip
+        if bad:
+            raise CannotRun(message.format(**vars(args)))
+    args.device = torch.device("cpu") if on_cpu else torch.device("cuda", local)
     if args.pretrained:
         args.weights = "IMAGENET1K_V1"
+    last = args.output_dir / "checkpoint.pth"
+    if args.resume == "auto":
+        if args.test_only and not last.exists():
+            raise CannotRun(f"no checkpoint in {args.output_dir}: give --weights FILE")
+        args.resume = last if last.exists() else None
+    elif last.exists() and not (args.resume or args.test_only):
+        raise CannotRun(
+            f"{args.output_dir} holds a training already: go on with it by --resume auto, or give "
+            "another --output-dir"
+        )
+    if args.test_only:
+        args.weights, args.resume, args.model_ema = args.weights or args.resume, None, False
     return args
 
 
@@ -169,7 +224,10 @@ def evaluation_data(args, rank=0, world_size=1):
     )
     dataset = torch_ref.ImageFolder(str(args.data_path / "val"), preset)
     share = torch.utils.data.Subset(dataset, range(rank, len(dataset), world_size))
-    loader = torch.utils.data.DataLoader(share, args.batch_size, num_workers=args.workers)
+    pin = args.device.type == "cuda"
+    loader = torch.utils.data.DataLoader(
+        share, args.batch_size, num_workers=args.workers, pin_memory=pin
+    )
     return loader, dataset
 
 
@@ -180,7 +238,7 @@ class Trainer:
         self.args, self.rank, self.world_size = args, rank, world_size
         self.steps_per_epoch = steps_per_epoch
         self.topk = (1, min(5, num_classes))
-        torch.manual_seed(args.seed + rank)
+        torch.manual_seed(args.seed)
         self.model = torch_ref.MODELS[args.model](num_classes=num_classes).to(args.device)
         if args.weights:
             load_weights(self.model, args)
@@ -216,7 +274,9 @@ class Trainer:
         if world_size > 1:
             gpu = [args.device.index] if args.device.type == "cuda" else None
             self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=gpu)
-        self.epoch = self.iteration = 0
+        self.epoch, self.iteration, self.top1 = args.start_epoch, 0, 0.0
+        for _ in range(args.start_epoch):
+            self.schedule.step()
 
     def autocast(self):
         if not self.args.amp:
@@ -254,41 +314,69 @@ class Trainer:
         parts |= {"model_ema": self.model_ema, "scaler": self.scaler}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def state_dict(self):
-        state = {name: part.state_dict() for name, part in self.parts().items()}
-        return {**state, "epoch": self.epoch}
+    def recipe(self):
+        recipe = {k: v for k, v in vars(self.args).items() if k not in NOT_THE_RECIPE}
+        return {**recipe, "processes": self.world_size}
 
-    def load_state_dict(self, state):
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
-        self.epoch = state["epoch"] + 1
+    def state_dict(self):
+        """After an epoch; plain values and tensors."""
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        return {**state, "epoch": self.epoch, "top1": self.top1, "args": self.recipe()}
+
+    def load_state_dict(self, state, path):
+        """Goes to the epoch after that of `state`, of the file `path`. Raises: CannotRun."""
+        try:
+            saved, wanted = state["args"], self.recipe()
+            names = [name for name in wanted if saved.get(name) != wanted[name]]
+            if not names:
+                for name, part in self.parts().items():
+                    part.load_state_dict(state[name])
+                self.epoch, self.top1 = state["epoch"] + 1, state["top1"]
+                return
+        except Exception as error:  # a file of another kind can raise nearly anything
+            raise CannotRun(f"{path} is no checkpoint of this trainer: {reason(error)}") from error
+        told = ", ".join(f"{name} is {wanted[name]} and was {saved.get(name)}" for name in names)
+        raise CannotRun(f"{path} is of another training: {told}. Give the same arguments")
+
+
+def reason(error):
+    """Why, in one line; of an error in a worker, which comes with its traceback, the last."""
+    if getattr(error, "strerror", None):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if lines[0].startswith("Caught ") else textwrap.shorten(" ".join(lines), 300)
 
 
 def load_weights(model, args):
-    """Puts --weights into `model`. Raises: CannotRun."""
+    """Puts --weights into `model`; of a checkpoint, its average if any. Raises: CannotRun."""
     if args.weights == "IMAGENET1K_V1":
         url = torch_ref.WEIGHTS[args.model]
         try:
             state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True)
         except (OSError, RuntimeError) as error:
-            raise CannotRun(f"cannot download {url}: {error}") from error
+            raise CannotRun(f"cannot download {url}: {reason(error)}") from error
     else:
         state = load(args.weights)
-        state = state.get("model", state)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        message = " ".join(str(error).split())
-        raise CannotRun(f"{args.weights} does not fit the model: {message}") from error
+        if "model_ema" in state:
+            average = state["model_ema"].items()
+            state = {name[7:]: value for name, value in average if name.startswith("module.")}
+        model.load_state_dict(state.get("model", state))
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise CannotRun(f"{args.weights} does not fit the model: {reason(error)}") from error
 
 
 def load(path):
-    """What torch.save wrote; runs no code that is in it. Raises: CannotRun."""
+    """The dictionary that torch.save wrote; runs no code that is in it. Raises: CannotRun."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CannotRun(f"cannot read {reason(error)}") from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CannotRun(f"cannot read {path}: {reason}") from error
+        raise CannotRun(f"{path} is damaged, or holds more than tensors and numbers") from error
+    if not isinstance(state, dict):
+        raise CannotRun(f"{path} holds no weights: a {type(state).__name__}")
+    return state
 
 
 def sums_of(trainer, loss, output, labels):
@@ -312,32 +400,35 @@ def train_one_epoch(trainer, loader, report):
     """Raises: Diverged."""
     args = trainer.args
     trainer.network.train()
-    epoch_sums, sums, steps, begin = 0, 0, 0, time.perf_counter()
+    epoch_sums, sums, steps, reader_cost, begin = 0, 0, 0, 0.0, time.perf_counter()
+    waiting = begin
     for images, labels in loader:
+        reader_cost += time.perf_counter() - waiting
         images, labels = images.to(args.device), labels.to(args.device)
         loss, output = trainer.step(images, labels)
+        lr = trainer.optimizer.param_groups[0]["lr"]
         if not math.isfinite(float(loss)):
             raise Diverged(
                 f"the loss is {float(loss)} in epoch {trainer.epoch}, iteration "
-                f"{trainer.iteration - 1}. Try a lower --lr"
+                f"{trainer.iteration - 1}, at a learning rate of {lr:.6g}. Try a lower --lr"
             )
         sums, steps = sums + sums_of(trainer, loss, output, labels), steps + 1
-        if trainer.iteration % args.print_freq == 0 or trainer.iteration == len(loader):
+        if trainer.iteration % args.print_freq == 0 or trainer.iteration == trainer.steps_per_epoch:
             values = averages(sums, trainer.world_size)
             epoch_sums += sums
-            images = values.pop("images")
-            cost = (time.perf_counter() - begin) / steps
-            values |= {"avg_batch_cost": cost, "avg_ips": images / steps / cost}
-            lr = trainer.optimizer.param_groups[0]["lr"]
+            samples, cost = values.pop("images") / steps, (time.perf_counter() - begin) / steps
+            values |= {"avg_reader_cost": reader_cost / steps, "avg_batch_cost": cost}
+            values |= {"avg_samples": samples, "avg_ips": samples / cost}
             report("train", trainer, {"iter": trainer.iteration, "lr": lr, **values})
-            sums, steps, begin = 0, 0, time.perf_counter()
+            sums, steps, reader_cost, begin = 0, 0, 0.0, time.perf_counter()
+        waiting = time.perf_counter()
     report("epoch", trainer, averages(epoch_sums))
 
 
 @torch.no_grad()
 def evaluate(trainer, loader, report):
     """The top-1, in per cent, of the average if there is one, or of the model."""
-    models, found = {"": trainer.model}, {}
+    models = {"": trainer.model}
     if trainer.model_ema:
         models["ema_"] = trainer.model_ema.module
     for prefix, model in models.items():
@@ -355,46 +446,59 @@ def evaluate(trainer, loader, report):
         values = averages(sums, trainer.world_size)
         del values["images"]
         report("val", trainer, {prefix + name: value for name, value in values.items()})
-        found |= values
-    return found["top1"]
+    return values["top1"]
 
 
 def train(trainer, data, eval_data, report, save=lambda: None):
     """Epoch after epoch. Returns the last top-1, in per cent. Raises: Diverged."""
     loader, sampler = data[:2]
-    top1 = 0.0
     while trainer.epoch < trainer.args.epochs:
         trainer.iteration = 0
+        numbers = np.random.SeedSequence((trainer.args.seed, trainer.epoch, trainer.rank))
+        torch.manual_seed(int(numbers.generate_state(1)[0]))
         sampler.set_epoch(trainer.epoch)
         train_one_epoch(trainer, loader, report)
         trainer.schedule.step()
-        top1 = evaluate(trainer, eval_data[0], report)
+        trainer.top1 = evaluate(trainer, eval_data[0], report)
         save()
         trainer.epoch += 1
-    return top1
+    return trainer.top1
 
 
 def set_up(args, rank=0, world_size=1):
     """(Trainer, training_data, evaluation_data). Raises: CannotRun, OSError."""
     data, eval_data = (f(args, rank, world_size) for f in (training_data, evaluation_data))
     if data[2].classes != eval_data[1].classes:
-        raise CannotRun(f"train and val in {args.data_path} need the same class folders")
+        odd = ", ".join(sorted(set(data[2].classes) ^ set(eval_data[1].classes)))
+        raise CannotRun(f"train and val in {args.data_path} need the same class folders, not {odd}")
+    if len(data[0]) == 0:
+        raise CannotRun(f"{len(data[2])} images are too few for --ra-sampler, which takes 256")
+    if len(data[1]) % args.batch_size == 1 % args.batch_size and args.train_crop_size <= 32:
+        raise CannotRun(
+            f"--batch-size {args.batch_size} leaves one image of {len(data[1])} for the last step, "
+            "and of --train-crop-size 32 or less batch norm needs two: give another size"
+        )
     trainer = Trainer(args, len(data[2].classes), len(data[0]), rank, world_size)
-    for _ in range(args.start_epoch):
-        trainer.schedule.step()
-    trainer.epoch = args.start_epoch
     return trainer, data, eval_data
 
 
 class Report:
-    """Lines on the screen and in train.log, objects in train.jsonl; of rank 0."""
+    """Lines on the screen and in train.log, objects in train.jsonl; of rank 0.
 
-    def __init__(self, rank, folder=None, resumed=False):
+    Of a resumed training, `epoch` is the first: what train.jsonl has of later ones is removed.
+    """
+
+    def __init__(self, rank, folder=None, epoch=0):
         self.rank, self.files = rank, []
         if rank == 0 and folder:
-            mode = "a" if resumed else "w"
-            names = ("train.log", "train.jsonl")
-            self.files = [open(folder / name, mode, buffering=1) for name in names]  # noqa: SIM115
+            objects = folder / "train.jsonl"
+            if epoch and objects.exists():
+                lines = [x for x in objects.read_text().splitlines(True) if x.endswith("}\n")]
+                kept = "".join(x for x in lines if json.loads(x)["epoch"] < epoch)
+                whole(objects, lambda path: path.write_text(kept))
+            mode = "a" if epoch else "w"
+            paths = (folder / "train.log", objects)
+            self.files = [open(path, mode, buffering=1) for path in paths]  # noqa: SIM115
 
     def say(self, text):
         if self.rank == 0:
@@ -414,57 +518,61 @@ class Report:
 
 
 def whole(path, write):
-    """Calls `write(temporary)`, then renames."""
+    """Calls `write(temporary)`, then renames. Raises: CannotRun."""
     temporary = path.with_name(f".{path.name}")
-    write(temporary)
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save has a RuntimeError for a full disk
+        temporary.unlink(missing_ok=True)
+        raise CannotRun(f"cannot write {path}: {reason(error)}") from error
+
+
+def prepare(args):
+    """Makes the folders, and writes into them, before any time is spent. Raises: CannotRun."""
+    missing = [x for x in ("paddle", "reprod_log") if importlib.util.find_spec(x) is None]
+    if missing:
+        raise CannotRun(f"missing {', '.join(missing)}. Run: pip install -r requirements.txt")
+    for folder in (args.output_dir, args.result_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise CannotRun(f"cannot write into {folder}: {error.strerror}") from error
 
 
 def record(top1, folder):
     """Writes the final top-1, in per cent, for training alignment."""
-    import numpy as np
-
     warnings.filterwarnings("ignore", message="No ccache found")
-    from reprod_log import ReprodLogger
+    from reprod_log import ReprodLogger  # imports paddle
 
     log = ReprodLogger()
     log.add("top1", np.array([top1]))
-    folder.mkdir(parents=True, exist_ok=True)
     whole(folder / "train_align_benchmark.npy", lambda path: log.save(str(path)))
 
 
 def main(args, rank=0, world_size=1):
     """Raises: CannotRun, OSError, Diverged."""
-    if importlib.util.find_spec("reprod_log") is None:
-        raise CannotRun("missing package: reprod_log. Run: pip install -r requirements.txt")
-    torch.use_deterministic_algorithms(args.use_deterministic_algorithms)
-    last = args.output_dir / "checkpoint.pth"
-    if args.resume == "auto":
-        args.resume = last if last.exists() else None
-    elif last.exists() and not args.resume and not args.test_only:
-        raise CannotRun(
-            f"{args.output_dir} holds a training already: go on with it by --resume auto, or give "
-            "another --output-dir"
-        )
+    if args.use_deterministic_algorithms:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, PyTorch refuses
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not (args.use_deterministic_algorithms or args.test_only)
+    if rank == 0 and not args.test_only:
+        prepare(args)
     if args.test_only:
-        args.weights = args.weights or args.resume
-        trainer, _, (loader, _) = set_up(args, rank, world_size)
-        evaluate(trainer, loader, Report(rank))
+        loader, dataset = evaluation_data(args, rank, world_size)
+        evaluate(Trainer(args, len(dataset.classes), 0, rank, world_size), loader, Report(rank))
         return
     trainer, data, eval_data = set_up(args, rank, world_size)
     if args.resume:
-        try:
-            trainer.load_state_dict(load(args.resume))
-        except (KeyError, RuntimeError, ValueError) as error:
-            message = " ".join(str(error).split())
-            raise CannotRun(f"{args.resume} is of another training: {message}") from error
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    report = Report(rank, args.output_dir, bool(args.resume))
+        trainer.load_state_dict(load(args.resume), args.resume)
+    report = Report(rank, args.output_dir, trainer.epoch if args.resume else 0)
     report.say(f"{args.model}, PyTorch; {len(data[2]):,} images of {len(data[2].classes)} classes")
 
     def save():
         if rank == 0:
-            whole(last, lambda path: torch.save(trainer.state_dict(), path))
+            path = args.output_dir / "checkpoint.pth"
+            whole(path, functools.partial(torch.save, trainer.state_dict()))
 
     top1 = train(trainer, data, eval_data, report, save)
     if rank == 0:
@@ -475,18 +583,24 @@ def main(args, rank=0, world_size=1):
 def run():
     """Parses the command line, and leaves with the exit status."""
     status, message = 0, ""
+    # Of --start-epoch, and of a file that torch.save did not write.
+    warnings.filterwarnings("ignore", message="Detected (call of|pickle protocol)")
     try:
         args = parse()
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world_size = (int(os.environ.get(x, y)) for x, y in (("RANK", 0), ("WORLD_SIZE", 1)))
+        if args.device.type == "cuda":
+            torch.cuda.set_device(args.device)
         if world_size > 1:
             distributed.init_process_group("nccl" if args.device.type == "cuda" else "gloo")
-        main(args, int(os.environ.get("RANK", "0")), world_size)
+        main(args, rank, world_size)
+        if world_size > 1:
+            distributed.destroy_process_group()
     except Diverged as error:
         status, message = 1, error
     except CannotRun as error:
         status, message = 2, error
     except (OSError, ValueError) as error:
-        status, message = 2, str(error).splitlines()[0]
+        status, message = 2, reason(error)
     except KeyboardInterrupt:
         status, message = 130, "stopped"
     if message:
