@@ -60,7 +60,7 @@ DEFAULTS = {
     "epochs": 5,
     "batch_size": 8,
     "opt": "rmsprop",
-    "lr": 0.01,
+    "lr": 0.002,
     "weight_decay": 1e-5,
     "norm_weight_decay": 0.0,
     "label_smoothing": 0.1,
@@ -213,7 +213,10 @@ class Report:
         """Writes the log, and the verdict."""
         self.all.write(self.log)
         rows = self.all.differences
-        worst = max(rows, key=lambda row: row.value / row.bound if row.bound else row.value)
+        worst, largest = max(rows, key=share_of_bound), {}
+        for row in rows:
+            if row.kind not in largest or share_of_bound(row) > share_of_bound(largest[row.kind]):
+                largest[row.kind] = row
         summary = {
             "aligned": self.aligned,
             "records agree": True,
@@ -222,6 +225,7 @@ class Report:
             "worst": f"{worst.where}, {worst.kind} {worst.name}",
             "difference": worst.value if np.isfinite(worst.value) else "inf",
             "threshold": worst.bound,
+            "largest": {kind: (str(row.value), row.bound) for kind, row in largest.items()},
         }
         with whole_file(self.log.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(summary, indent=2) + "\n")
@@ -229,6 +233,10 @@ class Report:
             print("aligned: both trainers take the same steps", flush=True)
         else:
             print(f"Look at: {shown(self.log)}, the lines with 'differs'", flush=True)
+
+
+def share_of_bound(row):
+    return row.value / row.bound if row.bound else row.value
 
 
 @one_torch_thread()
