@@ -90,7 +90,8 @@ class Pair:
             name = f"ended | goes on with epoch {trainer.epoch}, iteration {trainer.iteration}"
             self._note("loop", name if going else "ended | ended", np.inf if going else 0.0)
         except Parted:
-            pass
+            if self.resumed:
+                self.lines.append("Before it all agrees: what does the checkpoint leave out?")
         finally:
             self.reference.leave()
 
@@ -141,7 +142,7 @@ class Pair:
 
     def _step(self, images, labels):
         port, reference = self.port, self.reference
-        self.where = f"step {self.number}"
+        self.where = f"the time before step {self.number}"
         going = reference.go_on()
         mine, theirs = port.trainer, reference.trainer
         self._compare_reports()
@@ -152,7 +153,7 @@ class Pair:
         name += "epoch {}, iteration {}".format(*places[1]) if going else "ended"
         self._note("loop", name, 0.0 if going and places[0] == places[1] else np.inf)
         self._part()
-        self.where += f", epoch {mine.epoch}, iteration {mine.iteration}"
+        self.where = f"step {self.number}, epoch {mine.epoch}, iteration {mine.iteration}"
         if self.resumed:
             self.where += ", the first after going on from a checkpoint"
         self._compare_batch(images, labels)
@@ -201,7 +202,9 @@ class Pair:
         mine, theirs = self.port.log.reports, self.reference.reports
         kinds = [[kind for kind, _ in reports] for reports in (mine, theirs)]
         text = " | ".join(" and ".join(names) or "nothing" for names in kinds)
-        self._note("loop", f"said before it: {text}", 0.0 if kinds[0] == kinds[1] else np.inf)
+        self._note(
+            "loop", f"said since the last step: {text}", 0.0 if kinds[0] == kinds[1] else np.inf
+        )
         self._part()
         if "val" in kinds[0]:
             self._compare_evaluations()

@@ -202,8 +202,7 @@ class Report:
         self.all.differences += comparison.differences
         self.aligned, found = comparison.findings(what)
         if not self.aligned:
-            where = next(row.where for row in comparison.differences if not row.agrees)
-            print(f"NOT ALIGNED: the two trainings part, {where.partition(',')[0]}")
+            print("NOT ALIGNED: the two trainings part")
             print("\n".join([*found, *lines]), flush=True)
         else:
             print(line or "\n".join(found), flush=True)
@@ -259,8 +258,8 @@ def main(args):
         classes = len(trained.classes)
         rules = rules_of(paddle_mv3.MODELS[args.model](num_classes=classes))
         print(
-            f"{args.model}: {args.steps} steps, {per_epoch} in an epoch, of {args.batch_size} of "
-            f"{images} images of {classes} classes, {args.train_crop_size} px",
+            f"{args.model}: {args.steps} steps of {args.batch_size} images, {per_epoch} in an epoch"
+            f" ({images} images of {classes} classes, {args.train_crop_size} px)",
             flush=True,
         )
         alive = Start(alive_weights(args, classes, rules), rules, "float64")

@@ -2743,7 +2743,7 @@ def _(patch):
 @bug(
     "06",
     "checkpoint without the optimizer's state",
-    ["going on from a checkpoint", "update"],
+    ["going on from a checkpoint", "update", "what does the checkpoint leave out?"],
     "a kink in the loss after each resume",
     "only the model's state_dict is saved",
     "save and load optimizer.state_dict() too",
