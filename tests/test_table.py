@@ -19,7 +19,7 @@ sys.exit({status})
 """
 
 
-@pytest.mark.parametrize("statuses", [(0, 0), (0, 1), (1, 2), (2, 0)])
+@pytest.mark.parametrize("statuses", [(0, 0, 0), (0, 1, 0), (1, 2, 1), (2, 0, 0), (0, 0, 1)])
 @pytest.mark.parametrize("records", [True, False])
 def test_table(statuses, records, tmp_path, monkeypatch, capfd):
     steps = {}
@@ -32,14 +32,18 @@ def test_table(statuses, records, tmp_path, monkeypatch, capfd):
     log = tmp_path / "result" / "log"
     log.mkdir(parents=True)
     (log / "step0.json").write_text("of an earlier run")
-    monkeypatch.setattr(table, "STEPS", steps)
+    *others, training = steps
+    monkeypatch.setattr(table, "STEPS", {name: steps[name] for name in others})
+    monkeypatch.setattr(table, "TRAINING", (training, steps[training], ("--steps", "10")))
     monkeypatch.setattr(cli, "ROOT", tmp_path)
     argv = ["alignment", "--result-dir", str(tmp_path / "result")]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as leaving:
         cli.run(table.main, cli.parser(""))
     assert leaving.value.code == max(statuses)
-    rows = capfd.readouterr().out.splitlines()[-len(statuses) :]
+    lines = capfd.readouterr().out.splitlines()
+    assert f"$ python {training} --steps 10" in lines
+    rows = lines[-len(statuses) :]
     for row, status, name in zip(rows, statuses, steps):
         assert row.startswith(name)
         assert ("  aligned", "not aligned", "could not run (exit 2)")[status] in row
