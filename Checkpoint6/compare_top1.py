@@ -14,14 +14,14 @@ not run.
 import sys
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from alignment import environment  # noqa: E402  isort: skip
 
 environment.require("numpy", "PIL", "paddle", "reprod_log")
+
+import numpy as np  # noqa: E402
 
 from alignment.diff import DiffHelper  # noqa: E402
 from alignment.files import CannotRun, load_record, shown  # noqa: E402

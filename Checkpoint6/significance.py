@@ -77,7 +77,8 @@ def power(difference, spreads, counts, alpha=ALPHA):
     error, freedom = _welch(spreads, counts)
     critical = stats.t.isf(alpha / 2, freedom)
     shifted = stats.nct(freedom, difference / error)
-    return float(shifted.sf(critical) + shifted.cdf(-critical))
+    # SciPy gives NaN for a tail that is too small for a float64.
+    return float(np.nan_to_num(shifted.sf(critical)) + np.nan_to_num(shifted.cdf(-critical)))
 
 
 def detectable(spreads, counts, alpha=ALPHA, wanted=POWER):

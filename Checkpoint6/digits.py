@@ -1,6 +1,6 @@
 """Make an image folder of scikit-learn's handwritten digits.
 
-    python data/make_digits.py --output digits
+    python digits.py --output digits
 
 1,797 real 8x8 scans, which come with scikit-learn (Alpaydin and Kaynak, 1998, Optical Recognition
 of Handwritten Digits, UCI, CC BY 4.0); no download. Enlarged to 32x32:
@@ -12,7 +12,6 @@ NNNN is the place of the scan in scikit-learn's data set. Every digit has the sa
 parts. The split is fixed: it is the same at every call.
 """
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -23,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from alignment import environment  # noqa: E402  isort: skip
 
-environment.require("numpy", "PIL", "sklearn")
+environment.require("numpy", "PIL", "paddle", "sklearn")
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -31,6 +30,7 @@ from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.model_selection import train_test_split  # noqa: E402
 
 from alignment.files import CannotRun, first_line, shown  # noqa: E402
+from Checkpoint6 import tools  # noqa: E402
 
 SIZE = 32
 VALIDATION = 360
@@ -90,20 +90,17 @@ def enlarged(scan):
     return image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=ROOT / "data" / "digits", metavar="FOLDER")
-    folder = parser.parse_args().output
-    try:
-        made = make_digits(folder)
-    except CannotRun as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{shown(folder)}: {'made' if made else 'was there'}")
-    return 0
+def parser():
+    flags = tools.parser(__doc__)
+    flags.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    return flags
+
+
+def main(args):
+    """Raises: CannotRun."""
+    made = make_digits(args.output)
+    print(f"{shown(args.output)}: {'made' if made else 'is there already'}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tools.run(main, parser())
