@@ -1,16 +1,20 @@
-# make align   set up .venv if need be, run the five steps, print one table
-# make test    the same, then the tests
-# make lint    ruff, format and rules
+# make align         set up .venv if need be, run the five steps, print one table
+# make train-align   the same set-up; both frameworks learn handwritten digits for a minute or two
+# make test          the same set-up, then the tests
+# make lint          ruff, format and rules
 # ARGS reaches the command: make align ARGS="--model mobilenet_v3_large"
 #                           make test ARGS="-m slow"
 
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: align test lint clean
+.PHONY: align train-align test lint clean
 
 align: .venv/installed
 	$(VENV)/python -m alignment $(ARGS)
+
+train-align: .venv/installed
+	$(VENV)/python Checkpoint6/align_learning.py --short $(ARGS)
 
 test: .venv/installed-dev
 	$(VENV)/python -m pytest $(ARGS)

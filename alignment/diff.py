@@ -37,6 +37,8 @@ def save(logger, path):
 class DiffHelper(ReprodDiffHelper):
     """Compares two records: `load_info` twice, `compare_info(reference, paddle)`, `report`."""
 
+    scale_over_threshold = SCALE_OVER_THRESHOLD
+
     def load_info(self, path):
         """{key: array}. Raises CannotRun where `path` is no record of reprod_log."""
         return load_record(path)
@@ -154,7 +156,7 @@ class DiffHelper(ReprodDiffHelper):
         """{key: Verdict}; arguments as for `report`."""
         thresholds = {key: _fitting(key, diff_threshold) for key in self.diff_dict}
         for key, scale in self.scales.items():
-            if scale < SCALE_OVER_THRESHOLD * thresholds[key]:
+            if scale < self.scale_over_threshold * thresholds[key]:
                 self.reasons[key] = (
                     f"{key}: values of mean size {scale:.2g} are too small for a threshold of "
                     f"{thresholds[key]:g} to tell anything: are the weights freshly initialised?"

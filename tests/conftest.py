@@ -106,7 +106,7 @@ def spawn(tmp_path):
             [sys.executable, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=options.pop("timeout", 120),
             cwd=options.pop("cwd", tmp_path),
             env=environment,
             **options,
