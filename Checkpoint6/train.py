@@ -409,8 +409,7 @@ def train(stop, log, trainer, data, eval_data):
     if trainer.rank == 0:
         record(top1, args.result_dir)
         file = args.result_dir / "train_align_paddle.npy"
-        near = os.path.relpath(file)  # ../result, where this is run in its folder
-        log.say(f"top1 {top1:.3f} -> {file if near.startswith('../..') else near}")
+        log.say(f"top1 {top1:.3f} -> {shown(file)}")
         if trainer.best:
             epoch, best = trainer.best["epoch"], trainer.best["top1"]
             file = shown(args.output_dir / f"best_{epoch:04}.pdparams")

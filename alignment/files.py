@@ -21,9 +21,9 @@ class CannotRun(Exception):
 
 
 def shown(path):
-    """`path` as the user would type it from here."""
+    """`path` as the user would type it from here, or from a folder in here: ../result."""
     relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    return str(path) if relative.startswith("../..") else relative
 
 
 def first_line(error):
