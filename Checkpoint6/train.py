@@ -30,7 +30,6 @@ could not run, 130 or 143 stopped by SIGINT or SIGTERM after saving: start it ag
 
 import contextlib
 import json
-import os
 import signal
 import sys
 import time

@@ -2930,10 +2930,11 @@ def document():
         "# Porting bugs, and the step that finds each",
         "",
         "Made by `python tests/porting_bugs/bugs.py > docs/porting_bugs.md`. "
-        "`make test` makes each of these",
+        "`make test` makes these",
         f"{len(BUGS)} bugs in the port, one at a time, and asserts that the step named turns red "
         "and says what is",
-        "in the column *named*. An unchanged port is green.",
+        "in the column *named*; those of 06, which is `Checkpoint6/align_training.py`, with",
+        '`ARGS="-m slow"`. An unchanged port is green.',
         "",
         "| step | bug | symptom | reason | fix | named |",
         "| --- | --- | --- | --- | --- | --- |",
