@@ -172,4 +172,4 @@ def why_images_differ(args):
                 f"The loader's image is not the one that the data set gives for {draw}: what else "
                 "is in the generator's seed, which worker it is, how many images came before?"
             ]
-    return ["Each image by itself is as the port draws it: mixing, or the order of operations"]
+    return ["What is drawn for an image is right: what is done with it is not, or the mixing"]

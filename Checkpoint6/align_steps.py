@@ -10,14 +10,16 @@ import torch
 from paddle.amp.auto_cast import amp_global_state
 
 import paddle_mv3
-from alignment.thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
+from alignment.thresholds import LEARNING_RATE, TRAIN_FLOAT64
 from alignment.training import (
     Comparison,
     Difference,
     Side,
     as_paddle,
     check_dropout,
+    check_masks,
     compare,
+    compare_gradients,
     compare_updates,
     optimizer_settings,
     paddle_arrays,
@@ -27,6 +29,7 @@ from alignment.training import (
     torch_arrays,
     torch_gradients,
 )
+from Checkpoint6 import train
 from Checkpoint6.align_data import why_images_differ
 from Checkpoint6.align_sides import Parted, Port, Reference
 from Checkpoint6.trainer import Trainer
@@ -58,7 +61,7 @@ class Pair:
         batch: list that holds the Draws of the reference's newest batch; see Draws.replayed.
         steps: how many to compare.
         overflow: number of the step in which a gradient is made infinite: both gradient scalers
-            have to leave that step out.
+            have to leave that step out. They are at work from that step on.
         stop: number of the step after which the port is stopped, saves, and goes on from its
             checkpoint in a new Trainer.
     """
@@ -72,15 +75,20 @@ class Pair:
         self.comparison = Comparison()
         self.found = self.comparison.differences
         self.number, self.resumed, self.before = 0, False, None
+        self.masks = {}  # of dropout, in all steps
         self.checked = 0  # of `found`, how many agree
         self.lines = []  # on what differs, beside the comparison
 
     def run(self):
         """Trains both to the end, or to the first step that differs."""
+        recorded = []
         try:
             original = Trainer.gradient_scaler
             scaler = partialmethod(gradient_scaler, original=original)
-            with mock.patch.object(Trainer, "gradient_scaler", scaler):
+            with (
+                mock.patch.object(Trainer, "gradient_scaler", scaler),
+                mock.patch.object(train, "record", lambda top1, _: recorded.append(top1)),
+            ):
                 while not self.port.run(self._prepare):
                     self.resumed = True
             going = self.reference.go_on()
@@ -89,6 +97,8 @@ class Pair:
             trainer = self.reference.trainer
             name = f"ended | goes on with epoch {trainer.epoch}, iteration {trainer.iteration}"
             self._note("loop", name if going else "ended | ended", np.inf if going else 0.0)
+            name = f"recorded top1 {recorded[0]!r} | {trainer.top1!r}"
+            self._note("evaluation", name, abs(recorded[0] - trainer.top1), REPORTED["top1"])
         except Parted:
             if self.resumed:
                 self.lines.append("Before it all agrees: what does the checkpoint leave out?")
@@ -170,10 +180,14 @@ class Pair:
         hooks, self.theirs = [], {}
         if self.number == self.overflow:
             hooks += self._make_infinite()
+        scalers = mine.scaler, theirs.scaler
+        if self.number < self.overflow:
+            mine.scaler = theirs.scaler = None  # as without --amp
         with contextlib.redirect_stdout(None):  # Paddle says that there was an overflow
             loss, output = port.step(images, labels)
         hooks.append(self._give_gradients())
         reference.step()
+        mine.scaler, theirs.scaler = scalers
         for hook in hooks:
             hook.remove()
         self._compare_forward(loss, output)
@@ -306,7 +320,7 @@ class Pair:
         return [parameter.register_hook(lambda grad: grad * float("inf")) for parameter in pair]
 
     def _compare_forward(self, loss, output):
-        checks = check_dropout(self.dropouts)
+        checks = check_dropout(self.dropouts) + check_masks(self.dropouts, self.masks)
         self.found += [Difference(self.where, "dropout", *check, 0.0) for check in checks]
         mine, theirs = output.numpy(), self.reference.output.numpy()
         difference = np.abs(mine - theirs).max() / np.abs(theirs).max()
@@ -339,9 +353,7 @@ class Pair:
     def _compare_gradients(self):
         """As the optimizer gets them: unscaled, clipped."""
         mine = paddle_gradients(self.port.trainer.model, self.rules)
-        self.found += compare(self.where, "gradient", mine, self.theirs)
-        norms = [_norm(gradients.values()) for gradients in (mine, self.theirs)]
-        self._note_values("gradient norm", *norms, GRADIENT_FLOAT64)
+        self.found += compare_gradients(self.where, mine, self.theirs)
 
     def _averages(self):
         trainers = self.port.trainer, self.reference.trainer
@@ -367,7 +379,3 @@ class Pair:
 def _draw(draw):
     text = f"image {draw.index} in epoch {draw.epoch}"
     return text + f", repetition {draw.repetition}" * bool(draw.repetition)
-
-
-def _norm(gradients):
-    return float(np.sqrt(sum(float((g**2).sum()) for g in gradients if g is not None)))

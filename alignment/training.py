@@ -161,6 +161,23 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64):
     return rows
 
 
+def compare_gradients(where, port, reference, bound=GRADIENT_FLOAT64):
+    """[Difference] of gradients and of their norm, which comes first if a factor is all."""
+    rows = compare(where, "gradient", port, reference, bound=bound)
+    mine, theirs = (
+        float(np.sqrt(sum(float((x**2).sum()) for x in gradients.values() if x is not None)))
+        for gradients in (port, reference)
+    )
+    ratio = mine / theirs if theirs else np.inf
+    name = f"{mine:.9g} | {theirs:.9g}, {ratio:.3g} times"
+    norm = Difference(where, "gradient norm", name, _finite(abs(ratio - 1)), bound)
+    if np.isfinite(ratio) and not norm.agrees:
+        scaled = {name: None if x is None else ratio * x for name, x in reference.items()}
+        if all(row.agrees for row in compare(where, "gradient", port, scaled, bound=bound)):
+            return [norm, *rows]
+    return [*rows, norm]
+
+
 def as_paddle(array, rule):
     return array.T if rule == "transpose" else array
 
@@ -292,6 +309,35 @@ def check_dropout(shared):
     return found
 
 
+def check_masks(shared, earlier):
+    """[(what, 0 or inf)]: whether the mask of a step's first image is drawn for it alone.
+
+    Args:
+        shared: of `share_dropout`.
+        earlier: {name: [(where it can be seen, what is kept)]} of the steps before; this step's is
+            added.
+    """
+    found = []
+    for name, (module, seen) in shared.items():
+        if "input" not in seen:
+            continue  # check_dropout says so
+        first, *others = ((x != 0, y != 0) for x, y in zip(seen["input"], seen["output"]))
+        before = earlier.setdefault(name, [])
+        for what, masks in (("another image's", others), ("an earlier step's", before)):
+            same = any(_same_mask(first, mask, module.p) for mask in masks)
+            text = f"{name}: an image's mask is {what}" if same else f"{name}: not {what} mask"
+            found.append((text, np.inf if same else 0.0))
+        before.append(first)
+    return found
+
+
+def _same_mask(one, other, rate):
+    """Whether two masks agree where both can be seen, and not by chance."""
+    visible = one[0] & other[0]
+    chance = (rate**2 + (1 - rate) ** 2) ** visible.sum()
+    return chance < 1e-9 and np.array_equal(one[1][visible], other[1][visible])
+
+
 class Comparison:
     """What was compared of two trainings, in the order in which things happen."""
 
@@ -348,7 +394,7 @@ class Comparison:
 
 
 ADVICE = {
-    "dropout": "dropout: its rate, its scaling, or that it is not called in train mode",
+    "dropout": "dropout: its rate, its scaling, its seed, or that it is not called in train mode",
     "learning rate": "the schedule: its constants, and when it is stepped",
     "loss": "the forward pass in train mode (batch norm, dropout), then the loss",
     "gradient": "the backward pass: something detached, or gradients that were not cleared; of "
@@ -366,12 +412,14 @@ ADVICE = {
     "evaluation": "the evaluation: its images, its mode, how it adds up; or the eval-mode forward",
     "between steps": "what the loop does between two steps (evaluation, saving, loading)",
     "order": "the sampler: its epoch (set_epoch), its seed, its share, the size of a batch",
-    "images": "the data: what is drawn for an image, or what is done with it (step 02)",
+    "images": "the data: what is drawn for an image, or what is done with it (step 02); of several "
+    "processes, which images each gets",
     "labels": "the labels: class indices, or the shares that mixing gives (step 02)",
     "loss scale": "the gradient scaler: when it is updated, after which gradients it halves",
     "logits": "the forward pass in train mode: the mode, batch norm, dropout",
     "ranks": "how ranks are kept the same: DataParallel, its gradients, what is drawn on each rank",
-    "gradient norm": "gradients that are scaled, or clipped, otherwise",
+    "gradient norm": "a factor of all gradients: clipping, the loss scale; of several processes, "
+    "their average",
 }
 
 
