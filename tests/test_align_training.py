@@ -59,12 +59,25 @@ def test_both_trainers_take_the_same_steps(run, tmp_path):
         ["--opt", "sgd", "--cutmix-alpha", "0", "--mixup-alpha", "0", "--random-erase", "0"],
         ["@{recipes}/mobilenet_v3_small_600.txt", "-b", "8"],
         ["@{recipes}/mobilenet_v3_small_120.txt", "-b", "8", "--workers", "0"],
-        ["--ra-sampler", "--steps", "165", "--train-crop-size", "32", "--seed", "3"],
     ],
 )
 def test_other_recipes(options, run):
     options = [option.format(recipes=ROOT / "Checkpoint6" / "recipes") for option in options]
     result = run(*SHORT, *options, "--train-crop-size", "64")
+    assert result.status == 0, result.out + result.err
+
+
+@pytest.mark.slow
+def test_repeated_augmentation(run, tmp_path):
+    for part in ("train", "val"):
+        for number in range(264):
+            folder = tmp_path / part / f"class{number % 4}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 40), 64).convert("RGB").save(folder / f"{number}.png")
+    result = run(
+        *(SCRIPT, "--processes", "1", "--data-path", tmp_path, "--ra-sampler", "--epochs", "2"),
+        *("--steps", "66", "--lr-warmup-epochs", "1", "--train-crop-size", "32"),
+    )
     assert result.status == 0, result.out + result.err
 
 
