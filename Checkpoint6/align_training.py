@@ -246,11 +246,14 @@ def main(args):
     args = settle(args)
     require_comparable(args)
     log_dir = args.result_dir / "log"
+    with whole_file(log_dir / ".probe") as temporary:  # before any time is spent
+        temporary.write_text("")
+    (log_dir / ".probe").unlink()
     work = Path(tempfile.mkdtemp(prefix="align_training_"))
     try:
         per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
         # Each epoch ends in a smaller batch.
-        images = per_epoch * args.batch_size - args.batch_size // 2 - 1
+        images = (per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
         linked = on_links(args, work, images)
         trained, evaluated = (
             paddle_mv3.ImageFolder(linked.data_path / name) for name in ("train", "val")

@@ -154,6 +154,22 @@ def test_what_cannot_be_compared_is_said(options, words, run):
     assert words in result.error_line
 
 
+def test_an_image_that_cannot_be_decoded_is_named_where_it_is(run, tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        for number in range(40):
+            (tmp_path / part / "a" / f"{number}.png").write_bytes(b"no image")
+    result = run(*SHORT, "--data-path", tmp_path)
+    assert f"{tmp_path}/train/a/0.png" in result.error_line
+
+
+def test_a_result_folder_that_cannot_be_is_said_first(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(*SHORT, "--result-dir", tmp_path / "file" / "result")
+    assert "cannot write" in result.error_line
+    assert not result.out
+
+
 def test_a_subset_takes_classes_by_turns(tmp_path):
     for name, count in (("a", 5), ("b", 1), ("c", 3)):
         (tmp_path / "from" / name).mkdir(parents=True)
