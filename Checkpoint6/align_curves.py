@@ -7,24 +7,27 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from alignment.files import whole_file
-from alignment.thresholds import IMPRECISE
 from alignment.training import Difference, share_dropout
 from Checkpoint6.align_sides import Parted, Port, Reference
 
-__all__ = ["COPIES", "draw", "free_runs", "parting", "rounded_otherwise"]
+__all__ = ["UNITS", "compare_curves", "draw", "free_runs", "parting"]
 
-COPIES = 3  # of the reference, from starts that are rounded otherwise
+COPIES = 3  # of the reference, from starts that are moved
+# by so many units of float32's last place. Paddle rounds in each operation of each step, up to ten
+# times as coarsely as PyTorch (thresholds.IMPRECISE).
+UNITS = 32
+FURTHER = 3.0  # times that the port may be further away than the furthest copy
 # Steps by which the port may be ahead of the copies: rounding grows by jumps, where an activation
 # crosses a kink, and a copy may meet with its first one later.
 AHEAD = 3
 VALUES = ("loss", "top1", "lr")
 
 
-def rounded_otherwise(start, seed):
-    """{name: array} with each value moved up or down by a unit of float32's last place."""
+def moved(start, seed):
+    """{name: array} with each value moved up or down by UNITS of float32's last place."""
     rng = np.random.default_rng(seed)
-    eps = np.finfo(np.float32).eps
-    return {n: x * (1 + eps * rng.choice((-1, 1), x.shape)) for n, x in start.items()}
+    share = UNITS * np.finfo(np.float32).eps
+    return {n: x * (1 + share * rng.choice((-1, 1), x.shape)) for n, x in start.items()}
 
 
 def free_runs(args, start, steps):
@@ -40,7 +43,7 @@ def free_runs(args, start, steps):
     """
     references = [Reference(args, start)]
     for seed in range(COPIES):
-        weights = rounded_otherwise(start.weights, seed)
+        weights = moved(start.weights, seed)
         references.append(Reference(args, replace(start, weights=weights)))
 
     def one_step(images, labels):
@@ -80,8 +83,8 @@ def parting(curves):
     """How far the losses have parted up to each step: ((steps,) of the port, of the copies, bound).
 
     Training is chaotic: rounding grows from step to step. How fast, the reference alone shows, in
-    copies that begin a unit of the last place away. The port may be as far off as `IMPRECISE`
-    times the furthest of them is within the next `AHEAD` steps.
+    copies that begin UNITS of the last place away. The port may be as far off as FURTHER times
+    the furthest of them is within the next AHEAD steps.
     """
     loss = curves["reference"]["loss"]
     copies = [curve["loss"] for name, curve in curves.items() if name.startswith("copy")]
@@ -89,7 +92,7 @@ def parting(curves):
     theirs = np.maximum.accumulate(np.max([np.abs(copy - loss) for copy in copies], axis=0))
     later = np.append(theirs[AHEAD:], np.full(min(AHEAD, len(theirs)), theirs[-1]))
     least = 8 * np.finfo(np.float32).eps * np.abs(loss)
-    return mine, theirs, np.maximum(IMPRECISE * later, least)
+    return mine, theirs, np.maximum(FURTHER * later, least)
 
 
 def compare_curves(curves):
@@ -116,18 +119,19 @@ def draw(curves, path):
     steps = np.arange(len(curves["port"]["loss"]))
     losses = [curve["loss"] for name, curve in curves.items() if name != "port"]
     band = np.min(losses, axis=0), np.max(losses, axis=0)
-    left.fill_between(steps, *band, color="0.8", label="PyTorch, starts rounded otherwise")
+    left.fill_between(steps, *band, color="0.8", label="PyTorch, starts moved")
     left.plot(steps, curves["reference"]["loss"], color="tab:orange", label="PyTorch")
     left.plot(steps, curves["port"]["loss"], color="tab:blue", ls="--", label="Paddle")
     left.set(xlabel="step", ylabel="loss", title="free run in float32")
     left.legend(fontsize=8)
 
     mine, theirs, bounds = parting(curves)
+    right.semilogy(steps, bounds, color="0.6", ls=":", label="bound")
     right.semilogy(
-        steps, bounds, color="0.6", ls=":", label=f"bound, {IMPRECISE:g} times PyTorch's"
-    )
-    right.semilogy(
-        steps, np.maximum(theirs, 1e-9), color="tab:orange", label="PyTorch, by rounding"
+        steps,
+        np.maximum(theirs, 1e-9),
+        color="tab:orange",
+        label=f"PyTorch, moved by {UNITS} units",
     )
     right.semilogy(steps, np.maximum(mine, 1e-9), color="tab:blue", ls="--", label="Paddle")
     right.set(xlabel="step", ylabel="loss, difference from PyTorch's", title="how far they part")

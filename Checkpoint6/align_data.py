@@ -26,7 +26,7 @@ def subset(source, target, images):
         images: how many; with more classes than that, the first classes.
 
     Raises:
-        CannotRun: no such folder, or too few images in it.
+        CannotRun: no such folder, too few images in it, or one that cannot be decoded.
     """
     try:
         dataset = paddle_mv3.ImageFolder(source)
@@ -42,6 +42,11 @@ def subset(source, target, images):
             f"{shown(source)} has {len(chosen)} images, {images} are needed: give fewer --steps or "
             "a smaller --batch-size"
         )
+    for path in chosen:
+        try:
+            dataset.loader(path)
+        except OSError as error:
+            raise CannotRun(f"{error}. Mend or remove it") from error
     for number, path in enumerate(map(Path, chosen)):
         folder = target / path.relative_to(source).parts[0]
         folder.mkdir(parents=True, exist_ok=True)

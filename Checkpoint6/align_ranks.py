@@ -327,8 +327,10 @@ def _compare_runs(what, mine, theirs, kinds, same_images=False):
     reports = [record[0]["reports"] for record in records]
     kinds = [[kind for kind, _ in side] for side in reports]
     same = kinds[0] == kinds[1]
-    said = " | ".join(f"{len(side)} lines" for side in kinds)
+    said = " | ".join(f"said {', '.join(side)}" for side in kinds)
     note(f"{what}, the end", "loop", said, 0.0 if same else np.inf)
+    if not same:
+        return found
     for (kind, values), (_, theirs_values) in zip(*reports):
         where = f"{what}, lines"
         for name, value in theirs_values.items():

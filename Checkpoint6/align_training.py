@@ -43,7 +43,7 @@ from alignment.threads import one_torch_thread  # noqa: E402
 from alignment.training import Comparison, torch_arrays  # noqa: E402
 from alignment.weights import make_alive  # noqa: E402
 from Checkpoint6 import distributed  # noqa: E402
-from Checkpoint6.align_curves import compare_curves, draw, free_runs, parting  # noqa: E402
+from Checkpoint6.align_curves import UNITS, compare_curves, draw, free_runs, parting  # noqa: E402
 from Checkpoint6.align_data import Draws, subset  # noqa: E402
 from Checkpoint6.align_ranks import PROCESSES, compare_ranks  # noqa: E402
 from Checkpoint6.align_sides import Start  # noqa: E402
@@ -154,6 +154,8 @@ def fresh_weights(args, classes, rules):
 
 def compare_float64(args, start, steps, per_epoch):
     """(Comparison, lines on what differs) of Pair."""
+    if args.ra_sampler:
+        per_epoch = len(Draws(args).sampler) // args.batch_size
     # After the warm-up, in which the moving average is the model.
     stop = 3 * steps // 4 // per_epoch * per_epoch
     if per_epoch > 2:
@@ -176,7 +178,7 @@ def compare_float32(args, start, steps, picture):
     comparison.differences = compare_curves(curves)
     return comparison, (
         f"float32, {len(mine)} steps, each on its own: losses part by {mine[0]:.0e} at first and "
-        f"{mine[-1]:.0e} at last; PyTorch's own, begun one unit of rounding away, by "
+        f"{mine[-1]:.0e} at last; PyTorch's own, begun {UNITS} units of rounding away, by "
         f"{theirs[0]:.0e} and {theirs[-1]:.0e}"
     )
 
@@ -253,11 +255,14 @@ def main(args):
     args = settle(args)
     require_comparable(args)
     log_dir = args.result_dir / "log"
+    with whole_file(log_dir / ".probe") as temporary:  # before any time is spent
+        temporary.write_text("")
+    (log_dir / ".probe").unlink()
     work = Path(tempfile.mkdtemp(prefix="align_training_"))
     try:
         per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
         # Each epoch ends in a smaller batch.
-        images = per_epoch * args.batch_size - args.batch_size // 2 - 1
+        images = (per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
         linked = on_links(args, work, images)
         trained, evaluated = (
             paddle_mv3.ImageFolder(linked.data_path / name) for name in ("train", "val")

@@ -2824,6 +2824,89 @@ def _(patch):
     )
 
 
+@bug(
+    "06",
+    "the same dropout mask in each step",
+    ["step 1", "dropout", "an earlier step's"],
+    "dropout thins the network out once and for all",
+    "a constant seed set in each step, for reproducible steps",
+    "a seed of epoch and iteration",
+)
+def _(patch):
+    patch(paddle_mv3, "step_seed", lambda *_: 0)
+
+
+@bug(
+    "06",
+    "gradients clipped in mixed precision only",
+    ["step 1", "gradient norm"],
+    "without --amp, a step that is far too large now and then",
+    "clipping moved into the branch that unscales",
+    "clip in both branches",
+    TRAIN,
+)
+def _(patch):
+    clip = paddle_mv3.clip_grad_norm_
+
+    def change(self, step):
+        patch(paddle_mv3, "clip_grad_norm_", clip if self.scaler else lambda *_: None)
+        return step()
+
+    each_step(patch, change)
+
+
+@bug(
+    "06",
+    "evaluation cropped as training is",
+    ["evaluation", "images of shape (3, 64, 64) | (3, 56, 56)"],
+    "accuracy at another resolution than the recipe's",
+    "--train-crop-size for both data sets",
+    "--val-crop-size for evaluation",
+    TRAIN,
+)
+def _(patch):
+    original = train.evaluation_data
+
+    def evaluation_data(args, rank, world_size):
+        changed = {**vars(args), "val_crop_size": args.train_crop_size}
+        return original(type(args)(**changed), rank, world_size)
+
+    patch(train, "evaluation_data", evaluation_data)
+
+
+@bug(
+    "06",
+    "moving average that goes on from the model after a stop",
+    ["going on from a checkpoint", "between steps", "average"],
+    "the average forgets at each resume",
+    "the average is made anew of the loaded model; its count is loaded",
+    "save and load its weights",
+    TRAIN,
+)
+def _(patch):
+    load = trainer.Trainer.set_state_dict
+
+    def set_state_dict(self, state, path):
+        load(self, state, path)
+        self.model_ema.module.set_state_dict(self.model.state_dict())
+
+    patch(trainer.Trainer, "set_state_dict", set_state_dict)
+
+
+@bug(
+    "06",
+    "accuracy recorded as a share of 1",
+    ["the end", "evaluation", "recorded top1"],
+    "a hundredth of the reference's result",
+    "what a metric returns, as it stands",
+    "per cent, as torchvision",
+    TRAIN,
+)
+def _(patch):
+    evaluate = train.evaluate
+    patch(train, "evaluate", lambda *args: evaluate(*args) / 100)
+
+
 # --- training in two processes -----------------------------------------------------------------
 
 PARALLEL = API + "DataParallel_en.html"
@@ -2922,6 +3005,56 @@ def _(patch):
 )
 def _(patch):
     patch(trainer.distributed, "sum_over_ranks", lambda array, world_size: array)
+
+
+@bug(
+    "06, two processes",
+    "the same dropout masks in all processes",
+    ["ranks", "dropout masks of their own"],
+    "a little less regularisation",
+    "one seed on all ranks",
+    "a seed of the rank as well",
+    TRAIN,
+)
+def _(patch):
+    seed = paddle_mv3.step_seed
+    patch(paddle_mv3, "step_seed", lambda *place: seed(*place[:3]))
+
+
+@bug(
+    "06, two processes",
+    "images that cannot be shared evenly left out",
+    ["2 processes and PyTorch's 2", "images of rank"],
+    "an epoch has fewer images than the reference's",
+    "drop_last=True of the sampler",
+    "fill up from the beginning of the order",
+    API + "io/DistributedBatchSampler_en.html",
+)
+def _(patch):
+    init = paddle_mv3.DistributedSampler.__init__
+    patch(
+        paddle_mv3.DistributedSampler,
+        "__init__",
+        lambda self, dataset, **share: init(self, dataset, **share, drop_last=True),
+    )
+
+
+@bug(
+    "06, two processes",
+    "decay of the moving average without the number of processes",
+    ["moving average", "The mistake is in the moving average"],
+    "the average reaches back further than the reference's",
+    "images of one process in place of all",
+    "adjusted_decay(…, world_size, …)",
+    TRAIN,
+)
+def _(patch):
+    adjusted = paddle_mv3.adjusted_decay
+    patch(
+        paddle_mv3,
+        "adjusted_decay",
+        lambda decay, batch_size, world_size, *rest: adjusted(decay, batch_size, 1, *rest),
+    )
 
 
 def document():
