@@ -46,6 +46,7 @@ from Checkpoint6.align_steps import REPORTED  # noqa: E402
 
 SCRIPT = Path(__file__)  # what the launchers start
 PROCESSES = 2
+LIMIT = 600  # seconds
 PORT = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
 REFERENCE = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 # Each run goes on from its own state, so what the gradients differ by grows from step to step;
@@ -277,7 +278,14 @@ def _launched(command, runs, start, steps, work):
 
 
 def _wait(process):
-    if process.wait():
+    try:
+        failed = process.wait(LIMIT)
+    except subprocess.TimeoutExpired:
+        raise CannotRun(
+            f"{PROCESSES} processes have not taken their steps in {LIMIT} seconds: do all ranks "
+            "take as many? --processes 1 leaves them out"
+        ) from None
+    if failed:
         lines = [line for line in process.output.read_text().splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line or "error:" in line]
         raise CannotRun(
