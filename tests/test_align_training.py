@@ -112,6 +112,7 @@ def test_a_free_run_may_part_as_the_reference_alone_does():
     assert agree(2) and not agree(1000)
 
 
+@pytest.mark.slow
 def test_half_precision_is_found_in_the_free_run(run, monkeypatch):
     """In float64 its steps are right: the port rounds only what is float32."""
     forward = paddle.nn.Conv2D.forward

@@ -109,6 +109,7 @@ def test_what_the_test_can_find_is_found_as_often_as_said():
     assert found.mean() == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_margin_that_is_called_equivalent_holds():
     """At a true difference as large as the margin, it is called smaller one time in a hundred."""
     rng = np.random.default_rng(0)
