@@ -143,7 +143,7 @@ def test_a_line_is_on_all_steps_since_the_last(run, monkeypatch):
     monkeypatch.setattr(trainer.Window, "add", newest)
     result = run(SCRIPT, "--steps", "15", "--processes", "1")
     assert result.status == 1
-    assert "First to part: step 2, log train loss" in result.out
+    assert "First to part: the time before step 2, log train loss" in result.out
 
 
 @pytest.mark.parametrize(
