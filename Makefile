@@ -1,4 +1,4 @@
-# make align         set up .venv if need be, run the five steps, print one table
+# make align         set up .venv if need be, run the five steps and ten of training, one table
 # make train-align   the same set-up; both frameworks learn handwritten digits for a minute or two
 # make test          the same set-up, then the tests
 # make lint          ruff, format and rules

@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from alignment.files import whole_file
+from alignment.thresholds import LEARNING_RATE
 from alignment.training import Difference, share_dropout
 from Checkpoint6.align_sides import Parted, Port, Reference
 
@@ -20,7 +21,7 @@ FURTHER = 3.0  # times that the port may be further away than the furthest copy
 # Steps by which the port may be ahead of the copies: rounding grows by jumps, where an activation
 # crosses a kink, and a copy may meet with its first one later.
 AHEAD = 3
-VALUES = ("loss", "top1", "lr")
+VALUES = ("loss", "lr")
 
 
 def moved(start, seed):
@@ -39,7 +40,7 @@ def free_runs(args, start, steps):
         steps: how many.
 
     Returns:
-        {"port" | "reference" | "copy 1" ...: {"loss", "top1", "lr": (steps,) float64}}
+        {"port" | "reference" | "copy 1" ...: {"loss", "lr": (steps,) float64}}
     """
     references = [Reference(args, start)]
     for seed in range(COPIES):
@@ -107,7 +108,7 @@ def compare_curves(curves):
         rates = port["lr"][step], reference["lr"][step]
         name = f"{rates[0]!r} | {rates[1]!r}"
         value = float(abs(rates[0] - rates[1]))
-        found.append(Difference(where, "learning rate", name, value, 1e-12))
+        found.append(Difference(where, "learning rate", name, value, LEARNING_RATE))
     return found
 
 

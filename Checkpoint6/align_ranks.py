@@ -29,7 +29,6 @@ import torch  # noqa: E402
 from alignment.files import CannotRun  # noqa: E402
 from alignment.thresholds import GRADIENT_FLOAT64  # noqa: E402
 from alignment.training import (  # noqa: E402
-    OPTIMIZER_STATE,
     Difference,
     as_paddle,
     compare,
@@ -42,13 +41,14 @@ from alignment.training import (  # noqa: E402
 from Checkpoint6 import distributed  # noqa: E402
 from Checkpoint6.align_data import Draws  # noqa: E402
 from Checkpoint6.align_sides import Parted, Port, Reference, Start  # noqa: E402
-from Checkpoint6.align_steps import REPORTED  # noqa: E402
+from Checkpoint6.align_steps import compare_reports  # noqa: E402
 
 SCRIPT = Path(__file__)  # what the launchers start
 PROCESSES = 2
 LIMIT = 600  # seconds
-PORT = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
-REFERENCE = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+COUNT = ["--nproc_per_node", str(PROCESSES)]
+PORT = [sys.executable, "-m", "paddle.distributed.launch", *COUNT]
+REFERENCE = [sys.executable, "-m", "torch.distributed.run", "--standalone", *COUNT]
 # Each run goes on from its own state, so what the gradients differ by grows from step to step;
 # 1.2e-6 was measured, of the update in step 2.
 GROWN = 1e-4
@@ -112,14 +112,9 @@ def record_port(args, start, steps, folder, rank=0, world_size=1):
     def others():
         trainer = port.trainer
         gradients = paddle_gradients(trainer.model, start.rules)
-        names = {p.name: name for name, p in trainer.model.named_parameters()}
         return {
             "gradient": {name: x for name, x in gradients.items() if x is not None},
-            "optimizer state": {
-                f"{OPTIMIZER_STATE.get(kind, kind)} {names[name]}": tensor.numpy()
-                for kind, tensors in trainer.optimizer._accumulators.items()
-                for name, tensor in tensors.items()
-            },
+            "optimizer state": port.optimizer_states(),
             "moving average": paddle_arrays(trainer.model_ema.module) if trainer.model_ema else {},
         }
 
@@ -230,7 +225,7 @@ def compare_ranks(args, uneven, start, steps, work):
     port = [*PORT, "--log_dir", str(work / "log")]
     with (
         _launched(port, [synchronized, apart], start, steps, work) as mine,
-        _launched([*REFERENCE, str(PROCESSES)], [reference], start, steps, work) as theirs,
+        _launched(REFERENCE, [reference], start, steps, work) as theirs,
     ):
         record_port(arguments(one["args"]), start, steps, one["folder"])
         _wait(mine)
@@ -339,13 +334,8 @@ def _compare_runs(what, mine, theirs, kinds, same_images=False):
     note(f"{what}, the end", "loop", said, 0.0 if same else np.inf)
     if not same:
         return found
-    for (kind, values), (_, theirs_values) in zip(*reports):
-        where = f"{what}, lines"
-        for name, value in theirs_values.items():
-            if name.removeprefix("ema_") in REPORTED:
-                difference = abs(values[name] - value) / max(abs(value), 1.0)
-                text = f"{kind} {name} {values[name]!r} | {value!r}"
-                note(where, "evaluation" if kind == "val" else "log", text, difference, GROWN)
+    for kind, text, difference, _ in compare_reports(*reports):
+        note(f"{what}, lines", kind, text, difference, GROWN)
     return found
 
 

@@ -15,7 +15,7 @@ import torch_ref.train
 from alignment.files import CannotRun
 from alignment.lockstep import Follower
 from alignment.precision import round_attributes
-from alignment.training import Side, as_paddle
+from alignment.training import OPTIMIZER_STATE, as_paddle
 from Checkpoint6 import train
 from Checkpoint6.logs import Log
 from Checkpoint6.trainer import Stopped
@@ -163,11 +163,6 @@ class Reference:
     def step(self):
         self._follower.resume()
 
-    @property
-    def side(self):
-        t = self.trainer
-        return Side(t.model, t.criterion, t.optimizer, t.schedule, None)
-
 
 def _reference_arguments(args):
     """The same command line for torch_ref/train.py."""
@@ -226,6 +221,15 @@ class Port:
         """[Draw] of the batch of the step that is next."""
         return self.draws[self.trainer.iteration - self.first]
 
+    def optimizer_states(self):
+        """{"square_avg features.0.0.weight": array, ...}: PyTorch's names of the states."""
+        names = {p.name: name for name, p in self.trainer.model.named_parameters()}
+        return {
+            f"{OPTIMIZER_STATE.get(kind, kind)} {names[name]}": tensor.numpy()
+            for kind, tensors in self.trainer.optimizer._accumulators.items()
+            for name, tensor in tensors.items()
+        }
+
     def step(self, images, labels):
         self.watch.in_step = True
         if labels.ndim == 2:
@@ -233,8 +237,3 @@ class Port:
         result = self._step(images, labels)
         self.watch.in_step = False
         return result
-
-    @property
-    def side(self):
-        t = self.trainer
-        return Side(t.model, t.criterion, t.optimizer, t.schedule, None)

@@ -34,10 +34,27 @@ from Checkpoint6.align_data import why_images_differ
 from Checkpoint6.align_sides import Parted, Port, Reference
 from Checkpoint6.trainer import Trainer
 
-__all__ = ["REPORTED", "Pair"]
+__all__ = ["Pair", "compare_reports"]
 
 # What both trainers report, and how closely it has to agree.
 REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1e-12, "images": 0.0}
+
+
+def compare_reports(mine, theirs):
+    """(kind of quantity, text, difference, bound) of each value that both loops have said.
+
+    Args:
+        mine, theirs: [(kind of line, {name: number})] of the port and of the reference, of as many
+            lines of the same kinds.
+    """
+    for (kind, values), (_, values_ref) in zip(mine, theirs):
+        for name, b in values_ref.items():
+            bound = REPORTED.get(name.removeprefix("ema_"))
+            if bound is not None:
+                what = "evaluation" if kind == "val" else "log"
+                what = "learning rate" if name == "lr" else what
+                a = values.get(name, np.nan)
+                yield what, f"{kind} {name} {a!r} | {b!r}", abs(a - b) / max(abs(b), 1.0), bound
 
 
 def gradient_scaler(trainer, original):
@@ -72,6 +89,7 @@ class Pair:
         self.reference = Reference(args, start)
         self.reference.trainer.scaler = torch.amp.GradScaler("cpu")
         self.port = Port(args, start, self._step)
+        self.images = paddle_mv3.ImageFolder(args.data_path / "train")
         self.comparison = Comparison()
         self.found = self.comparison.differences
         self.number, self.resumed, self.before = 0, False, None
@@ -193,7 +211,7 @@ class Pair:
         self._compare_forward(loss, output)
         if self.number != self.overflow:
             self._compare_gradients()
-        sides = port.side, reference.side
+        sides = [Side(trainer.model, optimizer=trainer.optimizer) for trainer in (mine, theirs)]
         self.found += compare_updates(self.where, *sides, self.rules, before)
         if mine.model_ema:
             self._compare_averages(before_ema)
@@ -202,8 +220,7 @@ class Pair:
 
         restart(*sides, self.rules)
         if mine.model_ema:
-            pair = (mine.model_ema.module, theirs.model_ema.module)
-            restart(*(Side(m, None, None, None, None) for m in pair), self.rules)
+            restart(Side(mine.model_ema.module), Side(theirs.model_ema.module), self.rules)
         self.before = self._state()
         self.resumed = False
         if self.number == self.stop:
@@ -222,15 +239,8 @@ class Pair:
         self._part()
         if "val" in kinds[0]:
             self._compare_evaluations()
-        for (kind, values), (_, values_ref) in zip(mine, theirs):
-            for name, value in values_ref.items():
-                bound = REPORTED.get(name.removeprefix("ema_"))
-                if bound is not None:
-                    what = "evaluation" if kind == "val" else "log"
-                    what = "learning rate" if name == "lr" else what
-                    a, b = values.get(name, np.nan), value
-                    difference = abs(a - b) / max(abs(b), 1.0)
-                    self._note(what, f"{kind} {name} {a!r} | {b!r}", difference, bound)
+        for row in compare_reports(mine, theirs):
+            self._note(*row)
         mine.clear()
         theirs.clear()
         self._part()
@@ -273,13 +283,12 @@ class Pair:
             if not same:
                 text = f"{mine.dtype} {mine.shape} | {theirs.dtype} {theirs.shape}"
                 self._note(what, text, np.inf)
-        if not all(row.agrees for row in self.found if row.kind == "images"):
+        if not all(row.agrees for row in self.found[self.checked :] if row.kind == "images"):
             self.lines += why_images_differ(self.args)
 
     def _file(self, place):
-        trained = self.args.data_path / "train"
-        dataset = self.dataset = getattr(self, "dataset", None) or paddle_mv3.ImageFolder(trained)
-        return str(dataset.samples[self.batch[place].index][0]).removeprefix(f"{trained}/")
+        path, _ = self.images.samples[self.batch[place].index]
+        return path.removeprefix(f"{self.images.root}/")
 
     def _state(self):
         """{name: array or number} of all that the port goes on from, but the schedule."""
@@ -289,10 +298,7 @@ class Pair:
             ema = paddle_arrays(trainer.model_ema.module)
             state |= {f"average {name}": x for name, x in ema.items()}
             state["average's count of updates"] = np.array(trainer.model_ema.n_averaged)
-        names = {p.name: name for name, p in trainer.model.named_parameters()}
-        for kind, tensors in trainer.optimizer._accumulators.items():
-            state |= {f"{kind} of {names[n]}": x.numpy() for n, x in tensors.items()}
-        return state
+        return state | self.port.optimizer_states()
 
     def _compare_states(self):
         """Whether what was there after the last step is there still."""

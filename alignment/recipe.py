@@ -90,7 +90,7 @@ def live_models(make_models, rules, rng):
     with torch.no_grad():
         for tensor in float_tensors(torch_model):
             tensor.copy_(torch.from_numpy(0.1 + 0.1 * rng.standard_normal(tensor.shape)))
-    restart(_side(paddle_model), _side(torch_model), rules(paddle_model))
+    restart(Side(paddle_model), Side(torch_model), rules(paddle_model))
     return paddle_model, torch_model
 
 
@@ -100,10 +100,6 @@ def float_tensors(model):
     return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
-def _side(model, optimizer=None):
-    return Side(model, None, optimizer, None, None)
-
-
 def build_optimizers(port, reference, models, name, momentum):
     """Both sides' optimizer `name`, on parameters in groups of three weight decays: two Sides."""
     decays, lr = DECAYS[-1], LEARNING_RATES[name]
@@ -111,7 +107,7 @@ def build_optimizers(port, reference, models, name, momentum):
     for side, model in zip((port, reference), models):
         groups = side.weight_decay_groups(model, *decays)
         optimizer = side.create_optimizer(name, groups, lr, momentum, decays[0])
-        sides.append(_side(model, optimizer))
+        sides.append(Side(model, optimizer=optimizer))
     return sides
 
 
@@ -241,7 +237,7 @@ def compare_moving_average(port, reference, models, rules, rng):
         with torch.no_grad():
             for tensor in float_tensors(models[1]):
                 tensor.add_(torch.from_numpy(rng.standard_normal(tensor.shape)))
-        restart(_side(models[0]), _side(models[1]), rules)
+        restart(Side(models[0]), Side(models[1]), rules)
         average.update(models[0])
         average_ref.update_parameters(models[1])
         sides = paddle_arrays(average.module), torch_arrays(average_ref.module, rules)

@@ -34,10 +34,10 @@ class Side:
     """
 
     model: object
-    criterion: object
-    optimizer: object
-    scheduler: object
-    loop: object
+    criterion: object = None
+    optimizer: object = None
+    scheduler: object = None
+    loop: object = None
 
 
 @dataclass

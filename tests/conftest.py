@@ -1,3 +1,4 @@
+import json
 import os
 import runpy
 import subprocess
@@ -17,6 +18,7 @@ STEPS = sorted(path.name for path in ROOT.glob("0[1-5]_test_*.py"))
 from alignment import cli  # noqa: E402  isort: skip  (settles the frameworks' warnings)
 
 import paddle  # noqa: E402
+import torch  # noqa: E402
 
 import torch2paddle  # noqa: E402
 from alignment.fake import gen_fake_data, load_fake_data  # noqa: E402, F401
@@ -114,3 +116,27 @@ def spawn(tmp_path):
         return Result(result.returncode, result.stdout, result.stderr)
 
     return spawn_python
+
+
+def same(a, b, where=""):
+    """Asserts that two states are the same to the last bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            same(x, y, f"{where}/{i}")
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and np.array_equal(a, b), where
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def records(out, kind="train"):
+    """The objects of a kind in a training's train.jsonl."""
+    entries = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if entry["kind"] == kind]

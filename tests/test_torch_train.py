@@ -1,6 +1,5 @@
 """torch_ref/train.py: the flags, recipes and lines of Checkpoint6/train.py, and what it trains."""
 
-import json
 import math
 import os
 import re
@@ -12,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Result
+from conftest import ROOT, Result, records, same
 
 import torch_ref
 from alignment.files import load_record
@@ -47,27 +46,6 @@ def run(images, tmp_path, monkeypatch, capfd):
 def parse(images, *options):
     folders = ["--data-path", images, "--output-dir", "none"]
     return train.parse([str(x) for x in [*shlex.split(SMALL), *folders, *options]])
-
-
-def records(out, kind):
-    entries = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    return [entry for entry in entries if entry["kind"] == kind]
-
-
-def same(a, b, where=""):
-    """Asserts that two states are the same to the last bit."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    elif isinstance(a, list):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b)):
-            same(x, y, f"{where}/{i}")
-    else:
-        assert a == b, where
 
 
 def weights(out):

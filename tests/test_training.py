@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import pickle
 import random
@@ -20,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT, Result
+from conftest import ROOT, Result, records, same
 
 import paddle_mv3
 from alignment.diff import DiffHelper
@@ -97,23 +96,6 @@ def straight(images, tmp_path_factory):
 
 def last(out):
     return checkpoint.load(checkpoint.checkpoints(out)[0])
-
-
-def same(a, b, where=""):
-    """Asserts that two states are the same to the last bit."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, np.ndarray):
-        assert a.dtype == b.dtype and np.array_equal(a, b), where
-    else:
-        assert a == b, where
-
-
-def records(out, kind="train"):
-    entries = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    return [entry for entry in entries if entry["kind"] == kind]
 
 
 # --- a training from beginning to end ---
