@@ -10,6 +10,8 @@ forward_initialisation.log; if the step is red, or with --layers, also forward_l
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
 
+from functools import partial
+
 import paddle
 import torch
 from reprod_log import ReprodLogger
@@ -42,15 +44,15 @@ def forward_torch(model, inputs, device):
 
 def main(args):
     layer_map = read_layer_map(args.layer_map)
-    torch_file, paddle_file = prepare(args)
-    inputs, _ = load_fake_data(args.data_dir)
 
     # The port and the reference, with the same weights. Eval mode: no dropout, batch norm with
     # its running statistics.
     paddle_model = paddle_mv3.MODELS[args.model]()
-    load_paddle(paddle_model, paddle_file)
-    paddle_model.eval()
     torch_model = torch_ref.MODELS[args.model]()
+    torch_file, paddle_file, pairing = prepare(args, paddle_model, torch_model)
+    inputs, _ = load_fake_data(args.data_dir)
+    load_paddle(paddle_model, paddle_file, pairing)
+    paddle_model.eval()
     load_torch(torch_model, torch_file)
     torch_model.eval().to(args.torch_device)
 
@@ -78,7 +80,7 @@ def main(args):
             lambda: compare_initialisation(
                 paddle_mv3.MODELS[args.model],
                 torch_ref.MODELS[args.model],
-                rules,
+                partial(rules, layer_map=layer_map),
                 args.result_dir / "log" / "forward_initialisation.log",
             )
         ],
@@ -88,13 +90,14 @@ def main(args):
             lambda model: forward_paddle(model, inputs),
             lambda model: forward_torch(model, inputs, args.torch_device),
             args.result_dir / "log" / "forward_layers.log",
-            layer_map,
+            {**layer_map, **pairing.renamed},
         ),
         always_locate=args.layers,
+        pairing=pairing,
         hint="the layer that is named, beside the reference's; python torch2paddle.py shows what "
         "became of each weight",
     )
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.add_layers(cli.parser(__doc__)))
+    cli.run(main, cli.add_layers(cli.parser(__doc__)), log="forward_diff")

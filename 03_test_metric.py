@@ -31,10 +31,10 @@ def compute_logits(args, image_dir):
 
     Small images, 96 px, as only the order of the logits counts here.
     """
-    torch_file, paddle_file = prepare(args)
     paddle_model = paddle_mv3.MODELS[args.model]()
     torch_model = torch_ref.MODELS[args.model]()
-    load_paddle(paddle_model, paddle_file)
+    torch_file, paddle_file, pairing = prepare(args, paddle_model, torch_model)
+    load_paddle(paddle_model, paddle_file, pairing)
     load_torch(torch_model, torch_file)
     paddle_model.eval()
     torch_model.eval().to(args.torch_device)
@@ -114,6 +114,7 @@ def main(args):
             batch_by_batch(paddle_mv3, paddle.to_tensor),
             batch_by_batch(torch_ref, torch.from_numpy),
         ),
+        pairing=args.pairing,
         hint="acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. "
         "model_acc_* alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks",
     )
@@ -122,4 +123,4 @@ def main(args):
 if __name__ == "__main__":
     arguments = cli.parser(__doc__)
     cli.add_image_dir(arguments)
-    cli.run(main, arguments)
+    cli.run(main, arguments, log="metric_diff")

@@ -56,8 +56,6 @@ def soft_labels(labels, classes):
 
 def main(args):
     layer_map = read_layer_map(args.layer_map)
-    torch_file, paddle_file = prepare(args)
-    inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
     paddle_criterion = paddle.nn.CrossEntropyLoss()
     torch_criterion = torch.nn.CrossEntropyLoss()
     # For training: label smoothing, and with mixup labels that are probabilities.
@@ -65,9 +63,11 @@ def main(args):
     torch_smoothed = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
     paddle_model = paddle_mv3.MODELS[args.model]()
-    load_paddle(paddle_model, paddle_file)
-    paddle_model.eval()
     torch_model = torch_ref.MODELS[args.model]()
+    torch_file, paddle_file, pairing = prepare(args, paddle_model, torch_model)
+    inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
+    load_paddle(paddle_model, paddle_file, pairing)
+    paddle_model.eval()
     load_torch(torch_model, torch_file)
     torch_model.eval().to(args.torch_device)
 
@@ -98,13 +98,14 @@ def main(args):
             (paddle_model, paddle_criterion, run_paddle),
             (torch_model, torch_criterion, run_torch),
             args.result_dir / "log" / "loss_layers.log",
-            layer_map,
+            {**layer_map, **pairing.renamed},
         ),
         always_locate=args.layers,
+        pairing=pairing,
         hint="the loss (mean or sum, label smoothing, softmax applied twice, class weights, "
         "ignored labels) if the layers agree, else step 01",
     )
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.add_layers(cli.parser(__doc__)))
+    cli.run(main, cli.add_layers(cli.parser(__doc__)), log="loss_diff")

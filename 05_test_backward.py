@@ -10,6 +10,8 @@ backward_recipe.log; if the step is red, or with --layers, also backward_layers.
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
 
+from functools import partial
+
 import paddle
 import torch
 
@@ -57,10 +59,10 @@ def train_torch(inputs, labels, model, criterion, optimizer, scheduler):
 
 
 def load_models(args, **arguments):
-    torch_file, paddle_file = prepare(args)
     paddle_model = paddle_mv3.MODELS[args.model](**arguments)
-    load_paddle(paddle_model, paddle_file)
     torch_model = torch_ref.MODELS[args.model](**arguments)
+    torch_file, paddle_file, pairing = prepare(args, paddle_model, torch_model)
+    load_paddle(paddle_model, paddle_file, pairing)
     load_torch(torch_model, torch_file)
     return paddle_model, torch_model.to(args.torch_device)
 
@@ -96,14 +98,17 @@ def main(args):
     models = load_models(args)
     notes = to_float64(*models)
     sides = start(*models, crop, labels)
-    training = compare_training(*sides, rules(models[0]), max(args.steps, MAX_ITER))
+    pairing = args.pairing
+    training = compare_training(*sides, pairing.table, max(args.steps, MAX_ITER))
     training.write(log_dir / "backward_training.log")
 
     def compare_recipes():
         def make_models():
             return paddle_mv3.MODELS[args.model](**SMALL), torch_ref.MODELS[args.model](**SMALL)
 
-        recipe = compare_recipe(paddle_mv3, torch_ref, make_models, rules)
+        recipe = compare_recipe(
+            paddle_mv3, torch_ref, make_models, partial(rules, layer_map=layer_map)
+        )
         recipe.write(log_dir / "backward_recipe.log")
         agrees, lines = recipe.findings("the parts of torchvision's recipes")
         look = [f"Look at: {shown(log_dir / 'backward_recipe.log')}, the lines with 'differs'"]
@@ -130,9 +135,10 @@ def main(args):
         locate=lambda: locate_training(
             *start(*models, crop, labels),
             log_dir / "backward_layers.log",
-            layer_map,
+            {**layer_map, **pairing.renamed},
         ),
         always_locate=args.layers,
+        pairing=pairing,
         hint=f"{shown(log_dir / 'backward_training.log')}, every quantity of every iteration",
     )
 
@@ -145,4 +151,4 @@ if __name__ == "__main__":
         default=MAX_ITER,
         help="iterations that are compared in float64",
     )
-    cli.run(main, arguments)
+    cli.run(main, arguments, log="backward_diff")

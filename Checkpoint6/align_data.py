@@ -155,26 +155,30 @@ class Draws:
             yield batch
 
 
-def why_images_differ(args):
+def why_images_differ(args, epoch):
     """Lines on where the port's training images come from, for when they are not the reference's.
 
-    Looks at the port alone: what its data set gives for a Draw, and what its loader gives.
+    Looks at the port alone: what its data set gives for a Draw, and what its loader gives, over all
+    batches of an epoch: those of the second worker too.
     """
     args = type(args)(**{**vars(args), "mixup_alpha": 0.0, "cutmix_alpha": 0.0})
     loader, batches, dataset = training_data(args, 0, 1)
     agrees, lines = compare_items(dataset, paddle_mv3.Draw)
     if not agrees:
         return lines
-    batches.set_epoch(1)
-    wanted = next(iter(batches))
-    images = next(iter(loader))[0].numpy()
-    for image, draw in zip(images, wanted):
-        item = np.asarray(dataset[draw][0])
-        if item.dtype == np.uint8:
-            item = paddle_mv3.normalize_batch(item[None])[0]
-        if not np.array_equal(image, item):
-            return [
-                f"The loader's image is not the one that the data set gives for {draw}: what else "
-                "is in the generator's seed, which worker it is, how many images came before?"
-            ]
-    return ["What is drawn for an image is right: what is done with it is not, or the mixing"]
+    batches.set_epoch(epoch)
+    for number, (draws, (images, *_)) in enumerate(zip(list(batches), loader)):
+        for image, draw in zip(images.numpy(), draws):
+            item = np.asarray(dataset[draw][0])
+            if item.dtype == np.uint8:
+                item = paddle_mv3.normalize_batch(item[None])[0]
+            if not np.array_equal(image, item):
+                return [
+                    f"Batch {number}: the loader's image is not the one that the data set gives "
+                    f"for {draw}: what else is in the generator's seed, which worker it is, how "
+                    "many images came before?"
+                ]
+    return [
+        "For the same draw the loader gives the data set's own image in each batch: the mistake "
+        "is in what is done with an image, or in the mixing (step 02)"
+    ]

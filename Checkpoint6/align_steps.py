@@ -20,14 +20,19 @@ from alignment.training import (
     check_masks,
     compare,
     compare_gradients,
+    compare_logits,
+    compare_losses,
+    compare_rates,
     compare_updates,
     optimizer_settings,
     paddle_arrays,
     paddle_gradients,
+    rates_at_use,
     restart,
     share_dropout,
     torch_arrays,
     torch_gradients,
+    why_no_gradient,
 )
 from Checkpoint6 import train
 from Checkpoint6.align_data import why_images_differ
@@ -127,7 +132,10 @@ class Pair:
         mine, theirs = self.port.trainer, self.reference.trainer
         mine.scaler._scale = mine.scaler._scale.astype("float64")  # as the gradients are
         if not self.resumed:
-            self.comparison.settings += optimizer_settings(mine.optimizer, theirs.optimizer)
+            self.comparison.settings += optimizer_settings(
+                Side(mine.model, optimizer=mine.optimizer),
+                Side(theirs.model, optimizer=theirs.optimizer),
+            )
             self.comparison.settings += self._decays()
         self.dropouts = share_dropout(mine.model, theirs.model)
 
@@ -201,16 +209,19 @@ class Pair:
         scalers = mine.scaler, theirs.scaler
         if self.number < self.overflow:
             mine.scaler = theirs.scaler = None  # as without --amp
-        with contextlib.redirect_stdout(None):  # Paddle says that there was an overflow
-            loss, output = port.step(images, labels)
-        hooks.append(self._give_gradients())
-        reference.step()
+        with rates_at_use(mine.optimizer, theirs.optimizer) as used:
+            with contextlib.redirect_stdout(None):  # Paddle says that there was an overflow
+                loss, output = port.step(images, labels)
+            hooks.append(self._give_gradients())
+            reference.step()
         mine.scaler, theirs.scaler = scalers
         for hook in hooks:
             hook.remove()
         self._compare_forward(loss, output)
         if self.number != self.overflow:
             self._compare_gradients()
+        rates = used.get("port"), used.get("reference")
+        self.found.append(compare_rates(self.where, *rates, at_use=True))
         sides = [Side(trainer.model, optimizer=trainer.optimizer) for trainer in (mine, theirs)]
         self.found += compare_updates(self.where, *sides, self.rules, before)
         if mine.model_ema:
@@ -284,7 +295,7 @@ class Pair:
                 text = f"{mine.dtype} {mine.shape} | {theirs.dtype} {theirs.shape}"
                 self._note(what, text, np.inf)
         if not all(row.agrees for row in self.found[self.checked :] if row.kind == "images"):
-            self.lines += why_images_differ(self.args)
+            self.lines += why_images_differ(self.args, self.port.trainer.epoch)
 
     def _file(self, place):
         path, _ = self.images.samples[self.batch[place].index]
@@ -328,10 +339,9 @@ class Pair:
     def _compare_forward(self, loss, output):
         checks = check_dropout(self.dropouts) + check_masks(self.dropouts, self.masks)
         self.found += [Difference(self.where, "dropout", *check, 0.0) for check in checks]
-        mine, theirs = output.numpy(), self.reference.output.numpy()
-        difference = np.abs(mine - theirs).max() / np.abs(theirs).max()
-        self._note("logits", "", difference, TRAIN_FLOAT64)
-        self._note_values("loss", float(loss), float(self.reference.loss), TRAIN_FLOAT64)
+        logits = compare_logits(self.where, output.numpy(), self.reference.output.numpy())
+        losses = float(loss), float(self.reference.loss)
+        self.found += [*logits, compare_losses(self.where, *losses, after=logits)]
 
     def _give_gradients(self):
         """Lets the reference's optimizer, too, use the gradients that the port's has used.
@@ -358,8 +368,10 @@ class Pair:
 
     def _compare_gradients(self):
         """As the optimizer gets them: unscaled, clipped."""
-        mine = paddle_gradients(self.port.trainer.model, self.rules)
-        self.found += compare_gradients(self.where, mine, self.theirs)
+        models = self.port.trainer.model, self.reference.trainer.model
+        mine = paddle_gradients(models[0], self.rules)
+        reasons = why_no_gradient(*models, self.rules)
+        self.found += compare_gradients(self.where, mine, self.theirs, reasons=reasons)
 
     def _averages(self):
         trainers = self.port.trainer, self.reference.trainer

@@ -40,6 +40,7 @@ import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
 from alignment.files import CannotRun, shown, whole_file  # noqa: E402
 from alignment.threads import one_torch_thread  # noqa: E402
+from alignment.trace import read_layer_map  # noqa: E402
 from alignment.training import Comparison, torch_arrays  # noqa: E402
 from alignment.weights import make_alive  # noqa: E402
 from Checkpoint6 import distributed  # noqa: E402
@@ -50,7 +51,7 @@ from Checkpoint6.align_sides import Start  # noqa: E402
 from Checkpoint6.align_steps import Pair  # noqa: E402
 from Checkpoint6.arguments import TRY_OUT, parser, settle  # noqa: E402
 from Checkpoint6.data import require_same_data  # noqa: E402
-from torch2paddle import rules as rules_of  # noqa: E402
+from torch2paddle import pair_weights  # noqa: E402
 
 # All that torchvision's recipes have, small enough for a minute; the schedule goes through warm-up
 # and a step within EPOCHS. Not a flag's own default: a flag that has no effect would not be seen.
@@ -102,6 +103,7 @@ def flags():
         default=PROCESSES,
         help="1 leaves out the comparison of two processes",
     )
+    found.add_argument("--layer-map", type=Path, help="as of 01_test_forward.py")
     found.set_defaults(**DEFAULTS)
     return found
 
@@ -269,7 +271,16 @@ def main(args):
         )
         require_same_data(linked, trained, evaluated, 1)
         classes = len(trained.classes)
-        rules = rules_of(paddle_mv3.MODELS[args.model](num_classes=classes))
+        pairing = pair_weights(
+            paddle_mv3.MODELS[args.model](num_classes=classes),
+            torch_ref.MODELS[args.model](num_classes=classes).state_dict(),
+            read_layer_map(args.layer_map),
+        )
+        if not pairing.fits:
+            lines = [f"NOT ALIGNED: {pairing.verdict()}", *pairing.lines()]
+            print("\n".join([*lines, "Look at: 01_test_forward.py, which says more"]))
+            return False
+        rules = pairing.table
         print(
             f"{args.model}: {args.steps} steps of {args.batch_size} images, {per_epoch} in an epoch"
             f" ({images} images of {classes} classes, {args.train_crop_size} px)",

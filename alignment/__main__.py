@@ -43,6 +43,8 @@ def run_step(script, summary_file, options, own=()):
     start = time.perf_counter()
     status = subprocess.run([sys.executable, cli.ROOT / script, *own, *options]).returncode
     seconds = time.perf_counter() - start
+    if not summary_file.exists() and status == cli.NOT_ALIGNED:
+        return status, [Path(script).name, "", "", "", "misaligned", seconds]
     if not summary_file.exists():
         return status, [Path(script).name, "", "", "", f"could not run (exit {status})", seconds]
     summary = json.loads(summary_file.read_text())
@@ -63,6 +65,8 @@ def main(args):
     script, stem, short = TRAINING
     summary_file = args.result_dir / "log" / f"{stem}.json"
     shared = ["--model", args.model, "--result-dir", str(args.result_dir)]
+    if args.layer_map:
+        shared += ["--layer-map", str(args.layer_map)]
     results.append(run_step(script, summary_file, shared, short))
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .data import describe
+from .data import describe_difference
 from .files import shown, whole_file
 from .statistics import same_distribution
 from .threads import one_torch_thread
@@ -98,17 +98,18 @@ class _Comparison:
             if forms[0] is forms[1]:
                 parted = _first_to_part(port.steps(image, drawn), steps)
             else:  # another policy, which cannot do what this one drew
-                parted = ("of the policy", *(f"draws of type {form.__name__}" for form in forms))
+                kinds = " | ".join(form.__name__ for form in forms)
+                parted = "of the policy", f"draws of another type, {kinds}"
             self.log.append(
                 f"image     {'differs' if parted else 'same   '}  {_title(policy)}, {shown(path)}: "
                 + ", ".join(label for label, _ in steps)
             )
             if parted and not self.parted:
-                label, a, b = parted
+                label, difference = parted
                 self.parted = [
                     f"First to part in training: {_title(policy)}, {shown(path)}, stage {label}",
                     "It goes into this stage the same on both sides, with the same draws, and "
-                    f"comes out as {a} | {b}: the mistake is in this stage",
+                    f"comes out with {difference}: the mistake is in this stage",
                 ]
 
     def batches(self, port, reference, rng):
@@ -124,10 +125,10 @@ class _Comparison:
                 f"batch     {'differs' if parted else 'same   '}  {kind} {number}: {drawn}"
             )
             if parted and not self.parted:
-                label, a, b = parted
+                label, difference = parted
                 self.parted = [
                     f"First to part in training: {kind}, its {label}",
-                    f"With the same draws they come out as {a} | {b}",
+                    f"With the same draws they come out with {difference}",
                 ]
 
     def draws(self, presets, rng):
@@ -204,16 +205,16 @@ def _title(policy):
 
 
 def _first_to_part(steps, expected):
-    """(label, port's, reference's) of the first of two rows of (label, array) that differ."""
+    """(label, what differs) of the first of two rows of (label, array) that differ, or None."""
     steps = iter(steps)
     for label_ref, b in expected:
-        label, a = next(steps, ("nothing", np.zeros(0)))
+        label, a = next(steps, ("nothing", None))
         if label != label_ref:
-            return label_ref, label, label_ref
-        a, b = np.asarray(a), np.asarray(b)
-        if a.shape != b.shape or a.dtype != b.dtype or not np.array_equal(a, b):
-            return label, describe(a), describe(b)
-    return next(((label, "one stage more", "nothing") for label, _ in steps), None)
+            return label_ref, f"another stage, {label} | {label_ref}"
+        difference = describe_difference(np.asarray(a), np.asarray(b))
+        if difference:
+            return label, difference
+    return next(((label, f"one stage more, {label} | nothing") for label, _ in steps), None)
 
 
 # --- statistics of draws: {name: array (continuous) or list (discrete), one for each draw} -------

@@ -73,14 +73,23 @@ def parser(description):
     shared.add_argument(
         "--result-dir", type=Path, default=ROOT / "result", help="folder of records and logs"
     )
+    shared.add_argument(
+        "--layer-map",
+        type=Path,
+        help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
+    )
     return shared
 
 
-def run(step, arguments):
+def run(step, arguments, log=None):
     """Parses the command line, runs `step(args)`, leaves with the exit status.
 
     0 if `step` returns True (aligned) or None (done), 1 if it returns False, 2 with one line on
     stderr if it raises CannotRun or OSError. `args.torch_device` is the device for PyTorch.
+
+    Args:
+        log: name of the step's log. A port that breaks off, and of which `args.pairing` says that
+            it is not built as the reference is, is not aligned: that is written there.
     """
     args = arguments.parse_args()
     try:
@@ -93,6 +102,12 @@ def run(step, arguments):
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # most likely the port: its author needs to see where
+        pairing = getattr(args, "pairing", None)
+        if log and pairing and not pairing.fits:
+            from .diff import report_misfits
+
+            report_misfits(pairing, error, args.result_dir / "log" / f"{log}.log")
+            raise SystemExit(NOT_ALIGNED) from None
         traceback.print_exc()
         _fail(f"the step broke off: {type(error).__name__}: {first_line(error)}")
     raise SystemExit(NOT_ALIGNED if aligned is False else ALIGNED)
@@ -141,13 +156,8 @@ def image_dir(args):
 
 
 def add_layers(shared):
-    """Adds the options of the steps that can say in which layer two models part."""
+    """Adds the option of the steps that can say in which layer two models differ."""
     shared.add_argument(
         "--layers", action="store_true", help="compare layer by layer also if the step is aligned"
-    )
-    shared.add_argument(
-        "--layer-map",
-        type=Path,
-        help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
     )
     return shared

@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 import json
 import logging
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +18,9 @@ import numpy as np
 from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
-from .files import CannotRun, load_record, shown, whole_file
+from .files import CannotRun, first_line, load_record, shown, whole_file
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
-from .trace import relative
+from .trace import incomparable, relative
 
 # A difference can only be judged where the values are larger than the threshold allows them to
 # differ. Logits of a freshly initialised MobileNetV3 (mean size 1.7e-10) fall short by a million.
@@ -52,7 +53,7 @@ class DiffHelper(ReprodDiffHelper):
         """
         self.records = reference, port
         self.diff_dict, self.reasons, self.scales = {}, {}, {}
-        self.float64, self.amplified = {}, {}
+        self.float64, self.amplified, self.incomparable64 = {}, {}, {}
         for key in [*reference, *(key for key in port if key not in reference)]:
             reason = _why_not_comparable(reference.get(key), port.get(key))
             if reason:
@@ -66,12 +67,16 @@ class DiffHelper(ReprodDiffHelper):
             self.scales[key] = np.abs(a).mean()
             if reference64 is not None:
                 a64, b64 = reference64[key], port64[key]
+                if a64.shape != b64.shape:
+                    self.reasons[key] = f"{key}: in float64, {incomparable(b64, a64)}"
+                    continue
                 # An error of 0 by luck, as a scalar's often is, counts as four units of float32.
                 floor = 4 * np.finfo(np.float32).eps * self.scales[key]
                 error_ratio = np.abs(b - b64).mean() / max(np.abs(a - a64).mean(), floor)
                 # How much the network itself amplifies rounding, seen on the reference alone.
                 amplified = relative(a, a64) * FLOAT64_OVER_FLOAT32
                 self.float64[key] = relative(b64, a64), float(error_ratio)
+                self.incomparable64[key] = incomparable(b64, a64)
                 self.amplified[key] = amplified if np.isfinite(amplified) else 0.0
 
     def report(
@@ -87,6 +92,7 @@ class DiffHelper(ReprodDiffHelper):
         further=(),
         locate=None,
         always_locate=False,
+        pairing=None,
     ):
         """Prints reprod_log's report and the verdict under it; writes both to `path`.
 
@@ -110,6 +116,7 @@ class DiffHelper(ReprodDiffHelper):
             locate: called without arguments if the records or the findings disagree; returns lines
                 that say where.
             always_locate: call it in any case.
+            pairing: the Pairing of both models' parameters; one that does not fit is a finding.
 
         Returns:
             bool, whether all keys and the findings are aligned.
@@ -122,6 +129,9 @@ class DiffHelper(ReprodDiffHelper):
             self.compare_info(*self.records, *float64())
             verdicts = self.judge(diff_method, diff_threshold, bound)
         agree, found = findings or (True, [])
+        misfits = [] if pairing is None or pairing.fits else pairing.lines()
+        if misfits:
+            agree, found = False, [*misfits, *found]
         records_agree = all(v.name in ("aligned", "rounding") for v in verdicts.values())
         to_locate = not (agree and records_agree)
         for comparison in further:
@@ -131,6 +141,8 @@ class DiffHelper(ReprodDiffHelper):
         aligned = agree and records_agree
         beside = not to_locate and not agree
         lines = self._verdict_lines(verdicts, diff_method, agree, beside)
+        if misfits:
+            lines = [f"NOT ALIGNED: {pairing.verdict()}", *self._records_beside_misfits(verdicts)]
         where = locate() if locate and (always_locate or to_locate) else []
         # What can be read off comes first.
         lines += sorted([*found, *where], key=lambda line: not line.startswith("Differs"))
@@ -182,6 +194,8 @@ class DiffHelper(ReprodDiffHelper):
         if difference > bound:
             text = f"{key}: in float64 they differ by {difference:.1e} of their size"
             text += f", bound {bound:.0e}"
+            if not np.isfinite(difference):
+                text = f"{key}: in float64, {self.incomparable64[key]}"
             return Verdict("misaligned", text, value, threshold, difference, difference / bound)
         agreed = f"in float64 they agree to {difference:.1e} of their size"
         if within:
@@ -215,6 +229,13 @@ class DiffHelper(ReprodDiffHelper):
             line += f"; in float64 {max(d for d, _ in self.float64.values()):.1e} of their size"
         return [line]
 
+    def _records_beside_misfits(self, verdicts):
+        """Lines on the records of models whose parameters do not all fit."""
+        worst = verdicts[self.worst]
+        if worst.name in ("aligned", "rounding"):
+            return [f"With the weights that fit, the records agree: {worst.text}"]
+        return [f"With the weights that fit, the records differ: {worst.text}"]
+
     def _summary(self, verdicts, aligned, agree, found):
         worst = verdicts[self.worst]
         name = worst.name if agree else "misaligned"
@@ -232,6 +253,53 @@ class DiffHelper(ReprodDiffHelper):
             "findings": found,
         }
 
+
+def report_misfits(pairing, error, path):
+    """The report of a step whose port broke off, as it is not built as the reference is.
+
+    Args:
+        pairing: a Pairing that does not fit.
+        error: the exception.
+        path: of the log.
+    """
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    lines = [
+        f"NOT ALIGNED: {pairing.verdict()}",
+        *pairing.lines(),
+        f"With the weights that fit, the port cannot be run: {reason}{_place(error)}",
+        "Look at: the layers that are named, beside the reference's",
+    ]
+    with whole_file(path) as temporary:
+        with _logger_of_reprod_log(temporary) as logger:
+            logger.info("diff check failed")
+        with open(temporary, "a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    print("\n".join(lines), flush=True)
+    summary = {
+        "aligned": False,
+        "records agree": False,
+        "verdict": "misaligned",
+        "compared": ["parameters"],
+        "worst": pairing.verdict(),
+        "difference": "inf",
+        "threshold": 0.0,
+        "findings": lines,
+    }
+    with whole_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _place(error):
+    """Where in the user's own code an exception was raised: the innermost line of it."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and Path(frame.filename).parent != HERE
+    ]
+    return f" ({shown(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+
+
+HERE = Path(__file__).resolve().parent
 
 # From good to bad.
 VERDICTS = ("aligned", "rounding", "imprecise", "misaligned")

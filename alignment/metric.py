@@ -14,30 +14,33 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
             side's own, keys "ranks_*" from the same logits on several ranks.
         port_batches, reference_batches: [[accuracy by k, …] of each batch alone].
     """
-    lines = []
-    for key, reference in reference_record.items():
-        allowed = EVAL_LOSS if key.endswith("loss") else METRIC
-        different = [(a, b) for a, b in zip(port_record[key], reference) if abs(a - b) > allowed]
-        if different:
-            a, b = map(float, different[0])
-            lines.append(f"First to part: {key} {a:.6g} | {b:.6g}")
-            if abs(100 * a - b) < 1e-9 * b:
-                lines.append("The port's is a hundredth of it: a fraction, not per cent")
-            break
-    if not lines:
+    key, line = _first_different(port_record, reference_record)
+    if key is None:
         return ["All accuracies agree"]
-    if lines[0].split()[3].startswith("model_"):
+    lines = [f"First to part: {key} {line}"]
+    if key not in port_record:
+        return lines
+    a, b = (float(np.ravel(record[key])[0]) for record in (port_record, reference_record))
+    if abs(100 * a - b) < 1e-9 * b:
+        lines.append("The port's is a hundredth of it: a fraction, not per cent")
+    if key.startswith("model_"):
         return [
             *lines,
             "The metric agrees on the same logits: the mistake is in the model, step 01",
         ]
-    if lines[0].split()[3].startswith("ranks_"):
+    if key.startswith("ranks_"):
         return [
             *lines,
             "One process gets it right: the mistake is in how images are dealt out to ranks (some "
             "twice, or none), or in how ranks are added up",
         ]
-    if np.allclose(port_batches, reference_batches, rtol=0, atol=EVAL_LOSS):
+    shapes = [
+        [np.shape(value) for values in side for value in values]
+        for side in (port_batches, reference_batches)
+    ]
+    if shapes[0] == shapes[1] and np.allclose(
+        port_batches, reference_batches, rtol=0, atol=EVAL_LOSS
+    ):
         lines.append(
             "On each batch alone both agree: the mistake is in putting batches together "
             "(the weight of the last one, or that it is left out)"
@@ -48,3 +51,19 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
             "model is not in eval mode"
         )
     return lines
+
+
+def _first_different(port_record, reference_record):
+    """(key, "port | reference") of the first value that differs, or (None, "")."""
+    for key, reference in reference_record.items():
+        port = port_record.get(key)
+        if port is None:
+            return key, "none in the port"
+        if port.shape != reference.shape:
+            return key, f"shape {port.shape} | {reference.shape}"
+        allowed = EVAL_LOSS if key.endswith("loss") else METRIC
+        different = ~(np.abs(port - reference) <= allowed)
+        if different.any():
+            a, b = (float(values[different][0]) for values in (port, reference))
+            return key, f"{a:.6g} | {b:.6g}"
+    return None, ""

@@ -20,6 +20,7 @@ from .training import (
     as_paddle,
     compare,
     compare_updates,
+    optimizer_settings,
     paddle_arrays,
     paddle_gradients,
     restart,
@@ -63,6 +64,8 @@ def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
     to_float64(*models)
     table = rules(models[0])
 
+    comparison = Comparison()
+
     def parts():
         yield compare_weight_decay(port, reference, models, table)
         yield compare_schedules(port, reference)
@@ -71,12 +74,12 @@ def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
         for name, momentum in [("sgd", 0.0), *((name, 0.9) for name in port.OPTIMIZERS)]:
             where = f"optimizer {name}" if momentum else f"optimizer {name} without momentum"
             sides = build_optimizers(port, reference, models, name, momentum)
+            comparison.settings = optimizer_settings(*sides)
             yield compare_optimizers(where, sides, table, steps, rng)
             models32 = live_models(make_models, rules, rng)
             sides = build_optimizers(port, reference, models32, name, momentum)
             yield compare_free_run(where, sides, table, steps, rng)
 
-    comparison = Comparison()
     for differences in parts():
         comparison.differences += differences
         if not all(row.agrees for row in differences):
@@ -120,15 +123,20 @@ def compare_weight_decay(port, reference, models, rules):
             for side, model in zip((port, reference), models)
             for groups in [side.weight_decay_groups(model, *decays)]
         ]
+        where = "weight decay {}, of norms {}, of biases {}".format(*decays)
         theirs = dict(models[1].named_parameters())
-        for name, parameter in models[0].named_parameters():
-            source = rules[name][0]
-            if source not in theirs:
-                continue
-            a, b = by_tensor[0].get(id(parameter)), by_tensor[1].get(id(theirs[source]))
-            where = "weight decay {}, of norms {}, of biases {}".format(*decays)
+        pairs = {
+            name: (by_tensor[0].get(id(parameter)), by_tensor[1].get(id(theirs[rules[name][0]])))
+            for name, parameter in models[0].named_parameters()
+            if rules[name][0] in theirs
+        }
+        forgotten = sum(a is None and b is not None for a, b in pairs.values())
+        for name, (a, b) in pairs.items():
+            reason = ""
+            if a is None and b is not None:
+                reason = f"{forgotten} parameters are in no group: never updated"
             value = 0.0 if a == b else np.inf
-            found.append(Difference(where, "weight decay", f"{name} {a} | {b}", value, 0.0))
+            found.append(Difference(where, "weight decay", f"{name} {a} | {b}", value, 0.0, reason))
     return found
 
 

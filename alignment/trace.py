@@ -11,6 +11,7 @@ import paddle
 import torch
 
 from .files import CannotRun, first_line, shown, whole_file
+from .pairing import counterpart
 from .thresholds import FORWARD_FLOAT64, GRADIENT_FLOAT64, TRAIN_FLOAT64
 
 # What can be read off a layer: its name here, Paddle's attribute, PyTorch's.
@@ -41,14 +42,21 @@ SETTINGS = [
 ]
 
 
+SHOWN = 8  # lines on settings that differ: of another width, hundreds do
+
+
 @dataclass
 class Seen:
-    """What one call of a layer took and gave; arrays, or None where it was no tensor."""
+    """What one call of a layer took and gave; arrays, or None where it was no tensor.
+
+    `wants_gradient`: whether the output takes part in a backward pass.
+    """
 
     layer: object
     input: np.ndarray | None
     output: np.ndarray | None = None
     output_gradient: np.ndarray | None = None
+    wants_gradient: bool = False
 
 
 @dataclass
@@ -93,8 +101,8 @@ def record(model, run):
             seen.output = array(output)
             finished.setdefault(name, seen)
             tensor = output[0] if isinstance(output, (tuple, list)) else output
-            wants = not tensor.stop_gradient if is_paddle else tensor.requires_grad
-            if wants:
+            seen.wants_gradient = not tensor.stop_gradient if is_paddle else tensor.requires_grad
+            if seen.wants_gradient:
                 tensor.register_hook(lambda g: setattr(seen, "output_gradient", array(g)))
 
         return hook
@@ -124,6 +132,23 @@ def relative(port, reference):
     return float(difference) if np.isfinite(difference) else np.inf
 
 
+def incomparable(port, reference):
+    """Why two arrays cannot be subtracted, "port | reference"; "" if they can."""
+    if port is None or reference is None:
+        return f"none in the {'port' if port is None else 'reference'}"
+    if port.shape != reference.shape:
+        return f"shape {port.shape} | {reference.shape}"
+    for side, array in (("port", port), ("reference", reference)):
+        if not np.isfinite(array).all():
+            return f"NaN or infinity in the {side}"
+    return ""
+
+
+def how_far(port, reference):
+    """How far apart two arrays are, in words: "by 1.2e-03", or why that cannot be said."""
+    return incomparable(port, reference) or f"by {relative(port, reference):.1e}"
+
+
 def kind(layer):
     """The framework's own class behind a layer, in lower case: conv2d, batchnorm2d, …
 
@@ -142,9 +167,11 @@ def match(port, reference, layer_map=None):
 
     Args:
         port, reference: {name: Seen} or {name: layer}, in order.
-        layer_map: {name in the port: name in the reference} that the user knows better.
+        layer_map: {layer of the port: layer of the reference} that the user knows better; it
+            holds for all that lies in the layer.
     """
-    pairs = {a: b for a, b in (layer_map or {}).items() if a in port and b in reference}
+    mapped = {name: counterpart(name, layer_map or {}) for name in port}
+    pairs = {a: b for a, b in mapped.items() if a != b and b in reference}
     taken = set(pairs.values())
     for name in port:
         if name not in pairs and name in reference and name not in taken:
@@ -226,6 +253,23 @@ def different_settings(port, reference):
         if not same:
             shown = (f"{v:.6g}" if isinstance(v, float) else str(v) for v in (x, y))
             found.append(" ".join([name, " | ".join(shown)]))
+    if isinstance(port, paddle.nn.Layer) and isinstance(reference, torch.nn.Module):
+        found += _different_states(port, reference)
+    return found
+
+
+def _different_states(port, reference):
+    """What two layers were left in: train or eval mode, which of their parameters are frozen."""
+    found = []
+    if port.training != reference.training:
+        modes = ("train" if layer.training else "eval" for layer in (port, reference))
+        found.append("mode " + " | ".join(modes))
+    trained = dict(reference.named_parameters(recurse=False))
+    for name, parameter in port.named_parameters(include_sublayers=False):
+        other = trained.get(name)
+        if other is not None and parameter.stop_gradient == other.requires_grad:
+            settings = f"stop_gradient={parameter.stop_gradient}"
+            found.append(f"{name} {settings} | requires_grad={other.requires_grad}")
     return found
 
 
@@ -295,9 +339,8 @@ def write(rows, path, backward=False):
         file.write("# differences in float64, relative to the largest value\n")
         file.write(f"{'layer':{width}}  {columns}   port | reference\n")
         for row in rows:
-            numbers = f"{row.input:<8.1e} {row.output:<8.1e}"
-            if backward:
-                numbers += f" {row.output_gradient:<8.1e}"
+            values = [row.input, row.output, *([row.output_gradient] if backward else [])]
+            numbers = " ".join(f"{x:<8.1e}" if np.isfinite(x) else "other   " for x in values)
             agree = row.output <= (TRAIN_FLOAT64 if backward else FORWARD_FLOAT64) and (
                 not backward or row.output_gradient <= GRADIENT_FLOAT64
             )
@@ -317,8 +360,8 @@ def first_forward(rows, bound=FORWARD_FLOAT64):
         if row.input > bound:
             since = f"between {agreed.name} and it" if agreed else "before it"
             lines.append(
-                f"Its input differs already, by {row.input:.1e}: the mistake lies {since}, "
-                "in a function call or a residual"
+                f"Its input differs already, {how_far(row.port.input, row.reference.input)}: the "
+                f"mistake lies {since}, in a function call or a residual"
             )
         elif _is_container(row.port.layer):
             lines.append(
@@ -326,8 +369,10 @@ def first_forward(rows, bound=FORWARD_FLOAT64):
                 f"in what {row.name} does with them (residual, function calls, a layer that lacks)"
             )
         else:
+            outputs = row.port.output, row.reference.output
+            how = incomparable(*outputs) or f"{row.output:.1e}"
             lines.append(
-                f"Its input agrees ({row.input:.0e}), its output does not ({row.output:.1e}): "
+                f"Its input agrees ({row.input:.0e}), its output does not ({how}): "
                 "the mistake is in this layer, its settings or its weights"
             )
         weights = different_weights(row.port.layer, row.reference.layer)
@@ -348,10 +393,13 @@ def different_weights(port, reference):
             continue
         a, b = tensor.numpy(), other.detach().cpu().numpy()
         a = a.T if isinstance(port, paddle.nn.Linear) and a.ndim == 2 else a
-        if relative(a, b) > 1e-6:
+        # In train mode batch norm has moved its statistics away from what was converted.
+        moved = name in ("_mean", "_variance") and port.training != reference.training
+        if a.shape == b.shape and relative(a, b) > 1e-6 and not moved:
+            how = incomparable(a, b) or f"{relative(a, b):.1e}"
             lines.append(
-                f"Its {name} is not the reference's {names.get(name, name)} "
-                f"({relative(a, b):.1e}): look at the conversion of the weights"
+                f"Its {name} is not the reference's {names.get(name, name)} ({how}): "
+                "look at the conversion of the weights"
             )
     return lines
 
@@ -364,10 +412,22 @@ def first_backward(rows, bound=GRADIENT_FLOAT64):
             agreed = row
             continue
         after = f"{agreed.name}, whose output's gradient agrees," if agreed else "the loss"
+        gradients = row.port.output_gradient, row.reference.output_gradient
+        if row.reference.wants_gradient and not row.port.wants_gradient:
+            return [
+                f"First layer without a gradient, from the loss back: {describe(row)}",
+                f"The port's output of {row.name} needs none: its parameters are frozen "
+                "(stop_gradient is True), or its input is detached",
+            ]
+        if gradients[0] is None:
+            how = f"No gradient reaches {row.name} in the port"
+        elif gradients[1] is None:
+            how = f"No gradient reaches {row.reference_name} in the reference"
+        else:
+            how = f"It differs, {how_far(*gradients)}"
         return [
             f"First gradient to part, from the loss back: that of the output of {describe(row)}",
-            f"It differs by {row.output_gradient:.1e}: the mistake lies in what follows, "
-            f"up to {after} on its way back",
+            f"{how}: the mistake lies in what follows, up to {after} on its way back",
         ]
     return []
 
@@ -412,4 +472,7 @@ def locate_loss(port, reference, path, layer_map=None):
 
 def _settings_lines(port, reference, layer_map):
     found = compare_settings(port, reference, layer_map)
-    return [f"Differs (port | reference): {line}" for line in found]
+    lines = [f"Differs (port | reference): {line}" for line in found[:SHOWN]]
+    if len(found) > SHOWN:
+        lines.append(f"Differs (port | reference): … and {len(found) - SHOWN} more settings")
+    return lines

@@ -4,6 +4,7 @@ What only training shows: gradients, updates, batch norm's running statistics, d
 learning rate at the moment of its use.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from reprod_log import ReprodLogger
 
 from .files import whole_file
+from .pairing import layer_of
 from .thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
-from .trace import different_settings, locate_backward, match
+from .trace import different_settings, incomparable, locate_backward, match, relative
 
 # Accumulators of Paddle's optimizers, and PyTorch's names for them.
 OPTIMIZER_STATE = {
@@ -49,6 +51,8 @@ class Difference:
     name: str
     value: float
     bound: float
+    reason: str = ""  # where no number can tell: "shape (3,) | (4,)", "no gradient reaches fc1"
+    hint: str = ""  # what is wrong and what to do, where more is known than ADVICE says
 
     @property
     def agrees(self):
@@ -81,30 +85,148 @@ def compare_training(port, reference, rules, steps):
     Returns:
         Comparison.
     """
-    training = Comparison(optimizer_settings(port.optimizer, reference.optimizer))
+    training = Comparison(optimizer_settings(port, reference))
     scheduler = different_settings(port.scheduler, reference.scheduler)
     training.settings += [f"schedule: {line}" for line in scheduler]
     found = training.differences
     dropouts = share_dropout(port.model, reference.model)
+    outputs = _listen_to_outputs(port.model, reference.model)
     for i in range(steps):
         where = f"iteration {i}"
         before = torch_arrays(reference.model, rules)
         (loss, lr), (loss_ref, lr_ref) = next(port.loop), next(reference.loop)
-        loss, loss_ref = float(loss), float(loss_ref)
         found += [Difference(where, "dropout", *check, 0.0) for check in check_dropout(dropouts)]
-        name = f"{lr!r} | {lr_ref!r}"
-        found.append(Difference(where, "learning rate", name, abs(lr - lr_ref), LEARNING_RATE))
-        difference = abs(loss - loss_ref) / max(abs(loss_ref), 1e-30)
-        name = f"{loss!r} | {loss_ref!r}"
-        found.append(Difference(where, "loss", name, _finite(difference), TRAIN_FLOAT64))
-        gradients = torch_gradients(reference.model, rules)
-        found += compare(where, "gradient", paddle_gradients(port.model, rules), gradients)
+        found.append(compare_rates(where, lr, lr_ref))
+        logits = compare_logits(where, outputs.get("port"), outputs.get("reference"))
+        found += logits
+        found.append(compare_losses(where, float(loss), float(loss_ref), after=logits))
+        mine, theirs = paddle_gradients(port.model, rules), torch_gradients(reference.model, rules)
+        reasons = why_no_gradient(port.model, reference.model, rules)
+        found += compare(where, "gradient", mine, theirs, reasons=reasons)
 
-        next(port.loop)
-        next(reference.loop)
+        with rates_at_use(port.optimizer, reference.optimizer) as used:
+            next(port.loop)
+            next(reference.loop)
+        found.append(compare_rates(where, used.get("port"), used.get("reference"), at_use=True))
         found += compare_updates(where, port, reference, rules, before)
         restart(port, reference, rules)
     return training
+
+
+def _listen_to_outputs(port_model, reference_model):
+    """A dictionary that holds what each model has given last, if that is a tensor."""
+    outputs = {}
+
+    def keep(side):
+        def hook(model, inputs, output):
+            if isinstance(output, (paddle.Tensor, torch.Tensor)):
+                outputs[side] = output.detach().cpu().numpy()
+
+        return hook
+
+    port_model.register_forward_post_hook(keep("port"))
+    reference_model.register_forward_hook(keep("reference"))
+    return outputs
+
+
+def compare_logits(where, port, reference):
+    """[Difference] of what two models gave: arrays, or None, of which nothing can be said."""
+    if port is None or reference is None:
+        return []
+    value, reason = relative(port, reference), incomparable(port, reference)
+    return [Difference(where, "logits", "", value, TRAIN_FLOAT64, reason)]
+
+
+def compare_losses(where, port, reference, after=()):
+    """Difference of two numbers.
+
+    Args:
+        after: [Difference] of the logits that they come from, if these were compared.
+    """
+    difference = _finite(abs(port - reference) / max(abs(reference), 1e-30))
+    name = f"{port!r} | {reference!r}"
+    hint = "" if after else "The mistake is in the forward pass in train mode, or in the loss"
+    row = Difference(where, "loss", name, difference, TRAIN_FLOAT64, hint=hint)
+    if not row.agrees and reference and np.isfinite(port / reference):
+        row.name += f", {port / reference:.6g} times"
+    return row
+
+
+def compare_rates(where, port, reference, at_use=False):
+    """Difference of two learning rates; None: no step was taken.
+
+    Args:
+        at_use: these are the rates with which the optimizers took their steps.
+    """
+    kind = "learning rate in use" if at_use else "learning rate"
+    name = f"{port!r} | {reference!r}"
+    if port is None or reference is None:
+        if port is reference:
+            return Difference(where, kind, "no step", 0.0, 0.0)
+        side = "port" if port is None else "reference"
+        reason = f"the optimizer of the {side} takes no step"
+        return Difference(where, kind, name, np.inf, 0.0, reason)
+    return Difference(where, kind, name, abs(port - reference), LEARNING_RATE)
+
+
+@contextlib.contextmanager
+def rates_at_use(port_optimizer, reference_optimizer):
+    """Within, the learning rate with which each optimizer takes a step is noted.
+
+    A rate that was read before or after may be another: a loop may set it in between.
+
+    Yields:
+        {"port": float, "reference": float}, filled as steps are taken.
+    """
+    used = {}
+    take_step = port_optimizer.step
+
+    def step(*args, **kwargs):
+        used["port"] = float(port_optimizer.get_lr())
+        return take_step(*args, **kwargs)
+
+    def note(optimizer, *_):
+        used["reference"] = float(optimizer.param_groups[0]["lr"])
+
+    hook = reference_optimizer.register_step_pre_hook(note)
+    port_optimizer.step = step
+    try:
+        yield used
+    finally:
+        del port_optimizer.step
+        hook.remove()
+
+
+def why_no_gradient(port_model, reference_model, rules):
+    """{name: (reason, hint)} of the parameters that only one side has a gradient for."""
+    found = {}
+    port, reference = dict(port_model.named_parameters()), dict(reference_model.named_parameters())
+    for name, (source, _) in rules.items():
+        mine, theirs = port.get(name), reference.get(source)
+        if mine is None or theirs is None or (mine.grad is None) == (theirs.grad is None):
+            continue
+        if mine.grad is None and mine.stop_gradient:
+            found[name] = (
+                "frozen in the port: its stop_gradient is True",
+                "Set its stop_gradient to False (trainable=True in its ParamAttr)",
+            )
+        elif mine.grad is None:
+            found[name] = (
+                f"no gradient reaches {layer_of(name) or name} in the port",
+                "Something between it and the loss is detached: detach(), numpy(), no_grad(), a "
+                "tensor made from values",
+            )
+        elif not theirs.requires_grad:
+            found[name] = (
+                "frozen in the reference: its requires_grad is False",
+                "Set its stop_gradient to True in the port",
+            )
+        else:
+            found[name] = (
+                f"no gradient reaches {layer_of(source) or source} in the reference",
+                "The reference detaches something between it and the loss: so must the port",
+            )
+    return found
 
 
 def compare_updates(where, port, reference, rules, before):
@@ -125,19 +247,55 @@ def compare_updates(where, port, reference, rules, before):
             {n: x for n, x in u.items() if (n in trained) == is_trained}
             for u in (update, update_ref)
         )
-        found += compare(where, what, *sides, lost)
+        rows = compare(where, what, *sides, lost)
+        for row in rows:
+            if not is_trained and not row.agrees:
+                row.hint = _biased_variance(row.name, update, update_ref, before, reference, rules)
+        found += rows
     return found + compare(where, "optimizer state", *optimizer_states(port, reference, rules))
+
+
+def _biased_variance(name, update, update_ref, before, reference, rules):
+    """What to do, if a running variance differs as the biased variance of a batch does; or "".
+
+    A batch's biased variance is divided by its number of values n, the unbiased one by n - 1. The
+    running variance moves by momentum * (variance of the batch - running variance), so the
+    variance can be had from its change.
+    """
+    source, _ = rules[name]
+    norm = dict(reference.model.named_modules()).get(layer_of(source))
+    momentum = getattr(norm, "momentum", None)
+    if not source.endswith("running_var") or not momentum:
+        return ""
+    with np.errstate(all="ignore"):
+        ratio = (update_ref[name] / momentum + before[name]) / (
+            update[name] / momentum + before[name]
+        )
+        excess = ratio - 1  # 1 / (n - 1), for all channels alike
+        n = 1 + 1 / excess.mean()
+        alike = np.ptp(excess) <= 1e-3 * abs(excess.mean())
+    if not (alike and n >= 1.5 and abs(n - round(n)) < 1e-3 * n):
+        return ""
+    return (
+        "The port's running variance takes the biased variance of the batch (divided by n = "
+        f"{round(n)}), PyTorch's the unbiased one (by n - 1). Paddle's batch norm does so on the "
+        "CPU. Use a batch norm that corrects it by n / (n - 1): paddle_mv3/norm.py"
+    )
 
 
 def _finite(value):
     return value if np.isfinite(value) else np.inf
 
 
-def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64):
+def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64, reasons=None):
     """Differences on the scale of the largest value in the same block, less what float64 `lost`.
 
     A gradient that is zero in theory (the shift of a batch norm that feeds a convolution and
     another batch norm) is pure noise: on its own scale a right port is off by 200 %.
+
+    Args:
+        port, reference: {name: array or None}.
+        reasons: {name: (reason, hint)} for what one side has not.
     """
     largest = {
         name: np.abs(x).max(initial=0.0) if x is not None else 0.0 for name, x in reference.items()
@@ -151,19 +309,23 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64):
     order = reversed(reference) if what == "gradient" else reference
     for name in order:
         a, b = port.get(name), reference[name]
-        if a is None or b is None:
-            difference = 0.0 if a is b else np.inf
+        reason, hint = "", ""
+        if a is None and b is None:
+            difference = 0.0
+        elif reason := incomparable(a, b):
+            difference = np.inf
+            reason, hint = (reasons or {}).get(name, (reason, ""))
         else:
             scale = blocks[name.rpartition(".")[0].rpartition(".")[0]]
             difference = np.abs(a - b).max(initial=0.0)
             difference = np.maximum(0.0, difference - (lost or {}).get(name, 0.0)) / (scale or 1.0)
-        rows.append(Difference(where, what, name, _finite(float(difference)), bound))
+        rows.append(Difference(where, what, name, _finite(float(difference)), bound, reason, hint))
     return rows
 
 
-def compare_gradients(where, port, reference, bound=GRADIENT_FLOAT64):
+def compare_gradients(where, port, reference, bound=GRADIENT_FLOAT64, reasons=None):
     """[Difference] of gradients and of their norm, which comes first if a factor is all."""
-    rows = compare(where, "gradient", port, reference, bound=bound)
+    rows = compare(where, "gradient", port, reference, bound=bound, reasons=reasons)
     mine, theirs = (
         float(np.sqrt(sum(float((x**2).sum()) for x in gradients.values() if x is not None)))
         for gradients in (port, reference)
@@ -221,6 +383,8 @@ def _paired_states(port, reference, rules):
     accumulators = getattr(port.optimizer, "_accumulators", {})
     states = getattr(reference.optimizer, "state", {})
     for name, parameter in port.model.named_parameters():
+        if name not in rules:
+            continue
         source, rule = rules[name]
         held = states.get(torch_parameters.get(source), {})
         for paddle_name, torch_name in OPTIMIZER_STATE.items():
@@ -295,6 +459,10 @@ def check_dropout(shared):
         if "input" not in seen:
             found.append((f"{name}: the port has none, or does not call it", np.inf))
             continue
+        shapes = seen["input"].shape, seen["output"].shape
+        if shapes[0] != shapes[1]:
+            found.append((f"{name}: takes shape {shapes[0]} and gives {shapes[1]}", np.inf))
+            continue
         alive = seen["input"] != 0
         before, after = seen["input"][alive], seen["output"][alive]
         kept = after != 0
@@ -319,7 +487,7 @@ def check_masks(shared, earlier):
     """
     found = []
     for name, (module, seen) in shared.items():
-        if "input" not in seen:
+        if "input" not in seen or seen["input"].shape != seen["output"].shape:
             continue  # check_dropout says so
         first, *others = ((x != 0, y != 0) for x, y in zip(seen["input"], seen["output"]))
         before = earlier.setdefault(name, [])
@@ -351,7 +519,8 @@ class Comparison:
             file.write("# float64; relative to the largest value in the same block\n")
             for row in self.differences:
                 mark = "" if row.agrees else f"  <-- differs (bound {row.bound:g})"
-                file.write(f"{row.where}  {row.kind:17}  {row.value:.1e}  {row.name}{mark}\n")
+                value = f"{row.value:.1e}" if np.isfinite(row.value) else row.reason or "other"
+                file.write(f"{row.where}  {row.kind:17}  {value}  {row.name}{mark}\n")
 
     def findings(self, what="{count} iterations, each from one state"):
         """(whether all agrees, lines) for `DiffHelper.report`.
@@ -376,7 +545,9 @@ class Comparison:
         count = sum(not row.agrees for row in same)
         also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
         by = f": differs by {first.value:.1e}" if np.isfinite(first.value) else ""
-        lines = [f"First to part: {first.where}, {first.kind} {first.name}{by}{also}"]
+        by = f": {first.reason}" if first.reason else by
+        what = f"{first.kind} {first.name}".rstrip()
+        lines = [f"First to part: {first.where}, {what}{by}{also}"]
         norm = next(
             (r for r in self.differences if (r.where, r.kind) == (first.where, "gradient norm")),
             None,
@@ -389,14 +560,16 @@ class Comparison:
             lines.append(f"In {first.where} these agree: {', '.join(kinds)}")
         if first.where != self.differences[0].where and first.kind == "gradient":
             lines.append(f"Before {first.where} all agrees: are the gradients cleared?")
-        lines.append(f"The mistake is in {ADVICE[first.kind]}")
+        lines.append(first.hint or f"The mistake is in {ADVICE[first.kind]}")
         return lines
 
 
 ADVICE = {
     "dropout": "dropout: its rate, its scaling, its seed, or that it is not called in train mode",
     "learning rate": "the schedule: its constants, and when it is stepped",
-    "loss": "the forward pass in train mode (batch norm, dropout), then the loss",
+    "learning rate in use": "when the schedule is stepped: between the moment at which the rate is "
+    "read and the optimizer's step it changes",
+    "loss": "the loss: mean or sum, a factor, label smoothing, class weights (step 04)",
     "gradient": "the backward pass: something detached, or gradients that were not cleared; of "
     "several processes, not averaged",
     "update": "the optimizer: its arithmetic or settings, weight decay, clipping, the parameters "
@@ -423,36 +596,67 @@ ADVICE = {
 }
 
 
+# What can be read off an optimizer: Paddle's name and attribute, PyTorch's name in a group.
+OPTIMIZER_SETTINGS = [
+    ("momentum", "_momentum", "momentum"),
+    ("nesterov", "_use_nesterov", "nesterov"),
+    ("rho", "_rho", "alpha"),
+    ("beta1", "_beta1", "beta1"),
+    ("beta2", "_beta2", "beta2"),
+    ("epsilon", "_epsilon", "eps"),
+    ("centered", "_centered", "centered"),
+    ("amsgrad", "_amsgrad", "amsgrad"),
+]
+
+
 def optimizer_settings(port, reference):
-    """["momentum 0.0 | 0.9", …]: what can be read off two optimizers and differs."""
-    group = reference.param_groups[0]
-    parameters, grouped = [], False
-    for item in port._parameter_list:
-        grouped = isinstance(item, dict)
-        parameters += item["params"] if grouped else [item]
-    decays = getattr(port, "_regularization_method", "") == "l2_decay"
-    decay = port._regularization_coeff if decays else 0
+    """["optimizer: momentum 0.0 | 0.9", …]: what can be read off two Sides' optimizers and differs.
+
+    A name that is another in PyTorch is given twice: rho 0.99 | alpha 0.9.
+    """
+    optimizer, group = port.optimizer, dict(reference.optimizer.param_groups[0])
+    if "betas" in group:
+        group["beta1"], group["beta2"] = group["betas"]
     pairs = [
-        ("momentum", getattr(port, "_momentum", None), group.get("momentum")),
-        ("nesterov", getattr(port, "_use_nesterov", None), group.get("nesterov")),
-        ("weight_decay", None if grouped else decay, group.get("weight_decay")),
-        ("epsilon", getattr(port, "_epsilon", None), group.get("eps")),
-        ("gradient clipping", getattr(port, "_grad_clip", None), None),
+        (name, getattr(optimizer, attribute, None), name_ref, group.get(name_ref))
+        for name, attribute, name_ref in OPTIMIZER_SETTINGS
     ]
+    if not any(isinstance(item, dict) for item in optimizer._parameter_list):
+        decays = getattr(optimizer, "_regularization_method", "") == "l2_decay"
+        decay = optimizer._regularization_coeff if decays else 0
+        decay = getattr(optimizer, "_weight_decay", None) or decay  # AdamW's
+        pairs.append(("weight_decay", decay, "weight_decay", group.get("weight_decay")))
     found = [
         f"optimizer: {name} {a} | {b}"
-        for name, a, b in pairs
-        if (a is not None and b is not None and a != b) or (name == "gradient clipping" and a)
+        if name == name_ref or name == "epsilon"
+        else f"optimizer: {name} {a} | {name_ref} {b}"
+        for name, a, name_ref, b in pairs
+        if a is not None and b is not None and a != b
     ]
-    if getattr(port, "_momentum", None) is None and group.get("momentum"):
-        found.append(f"optimizer: {type(port).__name__} | {type(reference).__name__} with momentum")
-    count_ref = sum(len(g["params"]) for g in reference.param_groups)
-    trained = [p for p in parameters if not p.stop_gradient]
-    if len(trained) != count_ref:
+    if getattr(optimizer, "_grad_clip", None):
+        found.append(f"optimizer: gradient clipping {optimizer._grad_clip} | None")
+    if getattr(optimizer, "_momentum", None) is None and group.get("momentum"):
+        kinds = type(optimizer).__name__, type(reference.optimizer).__name__
+        found.append("optimizer: {} | {} with momentum".format(*kinds))
+    mine = _without_group(port.model, optimizer)
+    others = {id(p) for g in reference.optimizer.param_groups for p in g["params"]}
+    theirs = [p for p in reference.model.parameters() if p.requires_grad and id(p) not in others]
+    if len(mine) > len(theirs):
         found.append(
-            f"optimizer: {len(trained)} of {len(parameters)} parameters trained | {count_ref}"
+            f"optimizer: {len(mine)} parameters are in no group: never updated ({mine[0]}"
+            f"{', …' if len(mine) > 1 else ''})"
         )
     return found
+
+
+def _without_group(model, optimizer):
+    """Names of the parameters of a Layer that are to be trained and that the optimizer has not."""
+    given = set()
+    for item in optimizer._parameter_list:
+        given.update(id(p) for p in (item["params"] if isinstance(item, dict) else [item]))
+    return [
+        name for name, p in model.named_parameters() if not p.stop_gradient and id(p) not in given
+    ]
 
 
 def locate_training(port, reference, path, layer_map=None):

@@ -3,6 +3,7 @@
 import argparse
 import math
 import pickle
+import warnings
 import zipfile
 
 import torch
@@ -119,27 +120,36 @@ def load_pth(path):
     return state
 
 
-def load_paddle(model, path):
+def load_paddle(model, path, pairing=None):
     """Loads the state_dict file `path` into the paddle.nn.Layer `model`; all of it or nothing.
 
     `set_state_dict` alone skips what is missing and what has another shape, with a warning.
+
+    Args:
+        pairing: a Pairing; what it has no counterpart for stays as it was initialised.
 
     Raises:
         CannotRun: an entry is missing, unknown, or of another shape or dtype.
     """
     state = load_pdparams(path)
-    _require_same(path, state, model.state_dict())
-    model.set_state_dict(state)
+    wanted = model.state_dict()
+    if pairing is not None:
+        wanted = {name: tensor for name, tensor in wanted.items() if name in pairing.table}
+    require_same(path, state, wanted)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Skip loading")  # what has no counterpart
+        model.set_state_dict(state)
 
 
 def load_torch(model, path):
     """Loads the state_dict file `path` into the torch.nn.Module `model`. Raises: `load_paddle`."""
     state = load_pth(path)
-    _require_same(path, state, model.state_dict())
+    require_same(path, state, model.state_dict())
     model.load_state_dict(state)
 
 
-def _require_same(path, state, wanted):
+def require_same(path, state, wanted):
+    """Raises CannotRun unless two state_dicts have the same entries; `path` is the first's file."""
     for name in [*wanted, *state]:
         have, want = (
             f"{str(x[name].dtype).rpartition('.')[2]} {list(x[name].shape)}"
@@ -150,6 +160,5 @@ def _require_same(path, state, wanted):
         if have != want:
             raise CannotRun(
                 f"{shown(path)} does not fit the model: {name} is {have} in the file, {want} in "
-                "the model. Is the model built as the reference is? If so, delete the file to make "
-                "it anew, or give another --model"
+                "the model. Give the --model that it is of, or delete the file to have it made anew"
             )

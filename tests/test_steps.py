@@ -115,7 +115,8 @@ def test_fresh_checkout_makes_what_it_lacks(spawn, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     result = spawn("-c", code, tmp_path / "03_test_metric.py", cwd=tmp_path / "elsewhere")
     assert result.status == 0, result.err
-    made = ["mobilenet_v3_small-047dcff4.pth", "mv3_small_paddle.pdparams"]
+    weights = "mobilenet_v3_small-047dcff4.pth"
+    made = [weights, "mv3_small_paddle.json", "mv3_small_paddle.pdparams"]
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == made
     assert (tmp_path / "lite_data" / "val").is_dir()
     assert (tmp_path / "result" / "log" / "metric_diff.log").is_file()

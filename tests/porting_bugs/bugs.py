@@ -365,7 +365,7 @@ def _(patch):
 @bug(
     "01",
     "batch norm left in train mode",
-    ["features.0.1"],
+    ["features.0.1", "mode train | eval"],
     "logits change with the batch",
     "eval() was not called, or only on the outer object",
     "model.eval()",
@@ -410,7 +410,10 @@ def _(patch):
 @bug(
     "05",
     "running variance of the biased batch variance",
-    ["running statistic", "_variance"],
+    [
+        "running statistic features.0.1._variance",
+        "biased variance of the batch (divided by n = 9216)",
+    ],
     "evaluation a little off with small batches",
     "Paddle's CPU kernel divides by n, PyTorch by n - 1",
     "paddle_mv3.norm.BatchNorm2D",
@@ -569,6 +572,134 @@ def _(patch):
     converted(patch, change)
 
 
+# --- parameters: the state_dict of the port is not the reference's ---------------------------
+
+
+@bug(
+    "01",
+    "a bias in the first convolution, which the reference has not",
+    ["features.0.0.bias: shape [16] | none", "1 parameter only in the port", "the records agree"],
+    "logits agree as long as the bias is 0",
+    "bias_attr is left at its default in front of a batch norm",
+    "bias_attr=False",
+    API + "nn/Conv2D_en.html",
+)
+def _(patch):
+    def change(arguments):
+        if arguments["stride"] == 2 and arguments["groups"] == 1:
+            arguments.pop("bias_attr")
+
+    conv2d(patch, change)
+
+
+@bug(
+    "01",
+    "no bias in the first layer of the gates",
+    ["features.1.block.1.fc1.bias: none | shape [8]", "9 parameters only in the reference"],
+    "a parameter of the checkpoint is left over",
+    "bias_attr=False was copied to all convolutions",
+    "a bias in squeeze-and-excitation",
+)
+def _(patch):
+    def change(net):
+        for layer in net.sublayers():
+            if isinstance(layer, model.SqueezeExcitation):
+                layer.fc1.bias = None
+
+    built(patch, change)
+
+
+@bug(
+    "01",
+    "gates squeezed to half as many channels",
+    [
+        "features.4.block.2.fc1.weight: shape [16, 96, 1, 1] | shape [24, 96, 1, 1]",
+        "parameters of another shape",
+    ],
+    "the checkpoint does not fit",
+    "the share was taken of other channels than the expanded ones",
+    "a quarter of the expanded channels",
+    "https://arxiv.org/abs/1905.02244",
+)
+def _(patch):
+    gate = model.SqueezeExcitation
+    patch(
+        model,
+        "SqueezeExcitation",
+        lambda channels, squeezed: gate(channels, model.make_divisible(squeezed / 2)),
+    )
+
+
+@bug(
+    "01",
+    "a narrower network",
+    ["features.0.0.weight: shape [8, 3, 3, 3] | shape [16, 3, 3, 3]", "(and 204 more)"],
+    "the checkpoint does not fit",
+    "another variant was built (width_mult)",
+    "width_mult=1.0",
+)
+def _(patch):
+    narrow = {name: partial(f, width_mult=0.5) for name, f in model.MODELS.items()}
+    patch(paddle_mv3, "MODELS", narrow)
+
+
+@bug(
+    "01",
+    "a layer under another name",
+    [
+        "the name of a layer: head | classifier",
+        '--layer-map FILE with {"head": "classifier"}',
+        "the records agree",
+    ],
+    "set_state_dict skips its weights with a warning",
+    "names were chosen anew",
+    "the reference's name, or --layer-map",
+)
+def _(patch):
+    def change(net):
+        net.head = net.classifier
+        del net.classifier
+
+    def forward(self, x):
+        return self.head(paddle.flatten(self.avgpool(self.features(x)), 1))
+
+    built(patch, change)
+    patch(model.MobileNetV3, "forward", forward)
+
+
+@bug(
+    "01",
+    "a linear layer that does not take what comes",
+    [
+        "classifier.0.weight: shape [577, 1024] | shape [576, 1024]",
+        "the port cannot be run: ",
+        "model.py, line ",
+    ],
+    "the forward pass ends in an exception",
+    "a number of features that was counted by hand",
+    "576, the channels of the last convolution",
+)
+def _(patch):
+    def change(net):
+        width = net.classifier[0].weight.shape[1]
+        net.classifier[0] = nn.Linear(577, width)
+
+    built(patch, change)
+
+
+@bug(
+    "01",
+    "the batch flattened too",
+    ["classifier.0", "Its input differs already, shape (576,) | (1, 576)"],
+    "logits of one image have no batch axis",
+    "flatten starts at axis 0 in both frameworks",
+    "flatten(x, 1)",
+    API + "flatten_en.html",
+)
+def _(patch):
+    patch(paddle, "flatten", lambda x, axis: x.reshape([-1]))
+
+
 # --- dropout ---------------------------------------------------------------------------------
 
 
@@ -613,7 +744,7 @@ def _(patch):
 @bug(
     "05",
     "a branch cut off from the gradient",
-    ["gradient features.11.block.2.fc2.bias"],
+    ["gradient features.11.block.2.fc2.bias: no gradient reaches features.11.block.2.fc2"],
     "training is slower; forward checks are green",
     "a detach() left over from debugging",
     "no detach in the gate",
@@ -629,7 +760,7 @@ def _(patch):
 @bug(
     "05",
     "a layer that is not trained",
-    ["gradient features.0.0.weight"],
+    ["gradient features.0.0.weight: frozen in the port", "weight stop_gradient=True"],
     "its weights never change",
     "stop_gradient=True, the opposite of requires_grad=True",
     "stop_gradient=False",
@@ -888,6 +1019,24 @@ def _(patch):
     patch(paddle_mv3, "DataLoader", partial(paddle_mv3.DataLoader, drop_last=True))
 
 
+@bug(
+    "02",
+    "class indices shifted by one",
+    ["its label: 1 | 0", "which index a class gets"],
+    "accuracy near chance",
+    "a list of classes that begins with a background class",
+    "the place of the class among the sorted folders",
+)
+def _(patch):
+    init = dataset.ImageFolder.__init__
+
+    def shifted(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.samples.targets = (self.samples.targets + 1) % len(self.classes)
+
+    patch(dataset.ImageFolder, "__init__", shifted)
+
+
 # --- metric ----------------------------------------------------------------------------------
 
 
@@ -1104,6 +1253,19 @@ def _(patch):
         return loss
 
     patch(nn, "CrossEntropyLoss", over_batch)
+
+
+@bug(
+    "05",
+    "loss halved",
+    ["0.5 times", "The mistake is in the loss: mean or sum, a factor"],
+    "training as with half the learning rate",
+    "a loss that is averaged over two heads, of which one is left",
+    "the loss as the reference has it",
+)
+def _(patch):
+    compute = nn.CrossEntropyLoss.forward
+    patch(nn.CrossEntropyLoss, "forward", lambda self, x, y: compute(self, x, y) / 2)
 
 
 # --- optimizer, schedule ---------------------------------------------------------------------
@@ -1510,7 +1672,7 @@ def _(patch):
 @bug(
     "05",
     "RMSprop with the default epsilon",
-    ["optimizer rmsprop, step 0, update"],
+    ["optimizer rmsprop, step 0, update", "epsilon 1e-08 | 0.0316"],
     "updates many times too large where gradients are small",
     "the recipe's 0.0316 is not the default, 1e-8",
     "epsilon=0.0316, rho=0.9",
@@ -1753,6 +1915,56 @@ def _(patch):
 )
 def _(patch):
     patch(paddle_mv3, "adjusted_decay", lambda decay, *rest: decay)
+
+
+@bug(
+    "05",
+    "RMSprop's alpha left at Paddle's default",
+    ["optimizer rmsprop, step 0, update", "rho 0.95 | alpha 0.9"],
+    "updates too large",
+    "PyTorch's alpha is Paddle's rho, and each has a default of its own",
+    "rho=0.9",
+    API + "optimizer/RMSProp_en.html",
+)
+def _(patch):
+    optimizer(
+        patch,
+        "rmsprop",
+        lambda lr, groups, momentum, decay: paddle_mv3.RMSProp(
+            lr,
+            rho=0.95,
+            epsilon=0.0316,
+            momentum=momentum,
+            parameters=groups,
+            weight_decay=decay,
+        ),
+    )
+
+
+@bug(
+    "05",
+    "scales and shifts of batch norm in no parameter group",
+    ["68 parameters are in no group: never updated"],
+    "they keep their initial values",
+    "groups were made for convolutions and linear layers only",
+    "each parameter in one group",
+)
+def _(patch):
+    groups = paddle_mv3.weight_decay_groups
+
+    def without_norms(net, *decays):
+        norms = {
+            id(parameter)
+            for layer in net.sublayers()
+            if isinstance(layer, nn.BatchNorm2D)
+            for parameter in layer.parameters()
+        }
+        return [
+            {**group, "params": [p for p in group["params"] if id(p) not in norms]}
+            for group in groups(net, *decays)
+        ]
+
+    patch(paddle_mv3, "weight_decay_groups", without_norms)
 
 
 # --- training data ---------------------------------------------------------------------------
@@ -2905,6 +3117,47 @@ def _(patch):
 def _(patch):
     evaluate = train.evaluate
     patch(train, "evaluate", lambda *args: evaluate(*args) / 100)
+
+
+@bug(
+    "06",
+    "schedule stepped between the backward pass and the optimizer's step",
+    ["step 0", "learning rate in use", "when the schedule is stepped"],
+    "each step is taken with the rate of the next",
+    "scheduler.step() stands before optimizer.step()",
+    "optimizer.step(), then scheduler.step()",
+    TRAIN,
+)
+def _(patch):
+    compute = trainer.Trainer.loss
+
+    def loss(self, output, labels):
+        if self.model.training:
+            self.schedule.step(self.epoch + 1)
+        return compute(self, output, labels)
+
+    patch(trainer.Trainer, "loss", loss)
+
+
+@bug(
+    "06",
+    "the second worker's images augmented otherwise",
+    ["images", "Batch 1: the loader's image is not the one that the data set gives"],
+    "a run with another number of workers is another run",
+    "the seed of the generator includes the worker",
+    "a generator for each image",
+)
+def _(patch):
+    get = dataset.ImageFolder.__getitem__
+
+    def getitem(self, key):
+        worker = paddle.io.get_worker_info()
+        draw = paddle_mv3.sampler.as_draw(key)
+        if worker is not None and worker.id == 1:
+            draw = draw._replace(repetition=draw.repetition + 7)
+        return get(self, draw)
+
+    patch(dataset.ImageFolder, "__getitem__", getitem)
 
 
 # --- training in two processes -----------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""What a file was made from: noted beside it, by hashes, so that an edit of a source is seen.
+
+Times will not do: a checkout, a copy or an archive sets them as it likes.
+"""
+
+import hashlib
+import json
+
+from .files import whole_file
+
+CURRENT, STALE, UNKNOWN = "current", "stale", "unknown"
+
+
+def sha256_of(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def note_origin(path, sources, made_for):
+    """Writes `path` with the suffix .json: hashes of the file, of its sources, of `made_for`.
+
+    Args:
+        sources: paths of the files that it was made from or by.
+        made_for: what else it depends on; anything that JSON can hold.
+    """
+    with whole_file(_note_of(path)) as temporary:
+        temporary.write_text(json.dumps(_origin(path, sources, made_for), indent=2) + "\n")
+
+
+def origin_of(path, sources, made_for):
+    """CURRENT if `path` would be made the same again, STALE if it is missing or would not.
+
+    UNKNOWN if it is there and is not what `note_origin` was called for: somebody else's.
+    """
+    if not path.exists():
+        return STALE
+    try:
+        noted = json.loads(_note_of(path).read_text())
+    except (OSError, ValueError):
+        return UNKNOWN
+    now = _origin(path, sources, made_for)
+    if not isinstance(noted, dict) or noted.get("file") != now["file"]:
+        return UNKNOWN
+    return CURRENT if noted == now else STALE
+
+
+def _origin(path, sources, made_for):
+    text = json.dumps(made_for, sort_keys=True)
+    return {
+        "file": sha256_of(path),
+        "made from": {source.name: sha256_of(source) for source in sources},
+        "made for": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _note_of(path):
+    return path.with_suffix(".json")
