@@ -20,6 +20,7 @@ from .training import (
     as_paddle,
     compare,
     compare_updates,
+    in_no_group,
     optimizer_settings,
     paddle_arrays,
     paddle_gradients,
@@ -134,7 +135,7 @@ def compare_weight_decay(port, reference, models, rules):
         for name, (a, b) in pairs.items():
             reason = ""
             if a is None and b is not None:
-                reason = f"{forgotten} parameters are in no group: never updated"
+                reason = in_no_group(forgotten)
             value = 0.0 if a == b else np.inf
             found.append(Difference(where, "weight decay", f"{name} {a} | {b}", value, 0.0, reason))
     return found

@@ -520,7 +520,7 @@ class Comparison:
             for row in self.differences:
                 mark = "" if row.agrees else f"  <-- differs (bound {row.bound:g})"
                 value = f"{row.value:.1e}" if np.isfinite(row.value) else row.reason or "other"
-                file.write(f"{row.where}  {row.kind:17}  {value}  {row.name}{mark}\n")
+                file.write(f"{row.where}  {row.kind:20}  {value}  {row.name}{mark}\n")
 
     def findings(self, what="{count} iterations, each from one state"):
         """(whether all agrees, lines) for `DiffHelper.report`.
@@ -642,11 +642,15 @@ def optimizer_settings(port, reference):
     others = {id(p) for g in reference.optimizer.param_groups for p in g["params"]}
     theirs = [p for p in reference.model.parameters() if p.requires_grad and id(p) not in others]
     if len(mine) > len(theirs):
-        found.append(
-            f"optimizer: {len(mine)} parameters are in no group: never updated ({mine[0]}"
-            f"{', …' if len(mine) > 1 else ''})"
-        )
+        names = mine[0] if len(mine) == 1 else f"{mine[0]}, …"
+        found.append(f"optimizer: {in_no_group(len(mine))} ({names})")
     return found
+
+
+def in_no_group(count):
+    """Of parameters that an optimizer was not given."""
+    what = "parameter is" if count == 1 else "parameters are"
+    return f"{count} {what} in no group: never updated"
 
 
 def _without_group(model, optimizer):

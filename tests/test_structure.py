@@ -1,6 +1,8 @@
 """A port that is not built as the reference is: told as that, and compared as far as it goes."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -106,7 +108,7 @@ def test_an_edit_of_the_conversion_makes_the_weights_anew(run, own_data, tmp_pat
     assert "made " not in run("01_test_forward.py", "--data-dir", own_data).out
     assert path.read_bytes() == before
     edited = tmp_path / "torch2paddle.py"
-    source = open(torch2paddle.__file__, encoding="utf-8").read()
+    source = Path(torch2paddle.__file__).read_text()
     edited.write_text(source + "\n# edited\n")
     monkeypatch.setattr(torch2paddle, "__file__", str(edited))
     assert "made " in run("01_test_forward.py", "--data-dir", own_data).out
@@ -119,8 +121,6 @@ def test_older_weights_of_the_reference_are_seen_too(run, own_data):
     state["classifier.3.bias"] += 1
     (own_data / WEIGHTS).unlink()
     torch.save(state, own_data / WEIGHTS)
-    import os
-
     os.utime(own_data / WEIGHTS, (0, 0))
     result = run("01_test_forward.py", "--data-dir", own_data)
     assert result.status == 0 and "made " in result.out

@@ -10,9 +10,22 @@ import pytest
 import torch
 
 from alignment import trace
+from alignment.data import describe_difference
 from alignment.diff import DiffHelper
 from alignment.files import CannotRun
+from alignment.metric import locate_metric
 from alignment.precision import to_float64
+from alignment.training import (
+    Comparison,
+    Side,
+    check_dropout,
+    check_masks,
+    compare,
+    compare_logits,
+    compare_rates,
+    optimizer_settings,
+    rates_at_use,
+)
 from paddle_mv3.norm import BatchNorm2D, kernel_is_biased
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -240,6 +253,109 @@ def test_function_call_between_layers_is_not_blamed_on_the_next(tmp_path):
     assert "between norm and it" in lines[1]
 
 
+def test_what_differs_is_said_in_words():
+    a = np.zeros((2, 3))
+    assert trace.how_far(a, a) == "by 0.0e+00"
+    assert trace.how_far(np.zeros(6), a) == "shape (6,) | (2, 3)"
+    assert trace.how_far(None, a) == "none in the port"
+    assert trace.how_far(a + np.nan, a) == "NaN or infinity in the port"
+    # Means that are the same say nothing: the largest difference does.
+    b = a.copy()
+    b[1] = [-3, 0, 3]
+    text = describe_difference(b.astype(np.uint8), a.astype(np.uint8))
+    assert text == "2 of 6 values other, most at (1, 0): 253 | 0"
+    assert describe_difference(a, a) == ""
+    assert "float64 (6,) | float64 (2, 3)" in describe_difference(np.zeros(6), a)
+
+
+def test_shapes_that_do_not_fit_are_named_in_every_comparison():
+    def named(rows):
+        comparison = Comparison()
+        comparison.differences = rows
+        text = "\n".join(comparison.findings()[1])
+        assert "by inf" not in text
+        return text
+
+    a, b = np.ones((3, 2)), np.ones((2, 3))
+    assert "update w: shape (3, 2) | (2, 3)" in named(compare("here", "update", {"w": a}, {"w": b}))
+    assert "logits: shape (3, 2) | (2, 3)" in named(compare_logits("here", a, b))
+    assert "none in the port" in named(compare("here", "gradient", {"w": None}, {"w": b}))
+    assert "NaN or infinity in the port" in named(
+        compare("here", "update", {"w": b * np.nan}, {"w": b})
+    )
+    record = {"acc_top1": np.ones(1)}
+    lines = locate_metric({"acc_top1": np.ones((1, 1))}, record, [[1.0]], [[1.0, 2.0]])
+    assert lines[0] == "First to part: acc_top1 shape (1, 1) | (1,)"
+    assert locate_metric({}, record, [], [])[0] == "First to part: acc_top1 none in the port"
+    layer, other = paddle.nn.Linear(2, 3), torch.nn.Linear(2, 4)
+    assert trace.different_weights(layer, other) == []
+
+
+def test_dropout_that_changes_the_shape_is_named():
+    seen = {"input": np.ones((2, 3)), "output": np.ones((2, 1))}
+    ((text, value),) = check_dropout({"drop": (torch.nn.Dropout(0.5), seen)})
+    assert text == "drop: takes shape (2, 3) and gives (2, 1)" and value == np.inf
+    assert check_masks({"drop": (torch.nn.Dropout(0.5), seen)}, {}) == []
+
+
+def test_the_rate_at_the_moment_of_its_use_is_seen():
+    weight = paddle.create_parameter([1], "float32")
+    port = paddle.optimizer.SGD(0.1, parameters=[weight])
+    reference = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    with rates_at_use(port, reference) as used:
+        port.set_lr(0.2)
+        port.step()
+        reference.step()
+        port.set_lr(0.1)
+    assert used == {"port": 0.2, "reference": 0.1}
+    row = compare_rates("step 0", **used, at_use=True)
+    assert not row.agrees and row.kind == "learning rate in use"
+    assert "takes no step" in compare_rates("step 0", None, 0.1, at_use=True).reason
+    with rates_at_use(port, reference) as used:
+        pass
+    port.step()  # as it was
+    assert used == {}
+
+
+@pytest.mark.parametrize(
+    ("port", "reference", "said"),
+    [
+        (
+            lambda p: paddle.optimizer.RMSProp(0.1, rho=0.99, parameters=p),
+            lambda p: torch.optim.RMSprop(p, 0.1, alpha=0.9, eps=1e-6),
+            "optimizer: rho 0.99 | alpha 0.9",
+        ),
+        (
+            lambda p: paddle.optimizer.Adam(0.1, beta2=0.99, parameters=p),
+            lambda p: torch.optim.Adam(p, 0.1),
+            "optimizer: beta2 0.99 | 0.999",
+        ),
+        (
+            lambda p: paddle.optimizer.AdamW(0.1, parameters=p, weight_decay=0.1),
+            lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01),
+            "optimizer: weight_decay 0.1 | 0.01",
+        ),
+        (
+            lambda p: paddle.optimizer.SGD(0.1, parameters=p[:1]),
+            lambda p: torch.optim.SGD(p, 0.1),
+            "optimizer: 1 parameter is in no group: never updated (bias)",
+        ),
+        (
+            lambda p: paddle.optimizer.AdamW(0.1, parameters=p),
+            lambda p: torch.optim.AdamW(p, 0.1),
+            None,
+        ),
+    ],
+)
+def test_settings_of_optimizers(port, reference, said):
+    models = paddle.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    sides = (
+        Side(models[0], optimizer=port(models[0].parameters())),
+        Side(models[1], optimizer=reference(models[1].parameters())),
+    )
+    assert optimizer_settings(*sides) == ([said] if said else [])
+
+
 @pytest.mark.parametrize("script", ["01_test_forward.py", "04_test_loss.py", "05_test_backward.py"])
 def test_trace_on_request(script, run, tmp_path):
     result = run(script, "--layers")
@@ -258,10 +374,10 @@ def test_many_steps_do_not_run_apart(run, tmp_path):
     lines = (tmp_path / "result" / "log" / "backward_training.log").read_text().splitlines()
     kinds = {line.split("  ")[1].strip() for line in lines[1:]}
     expected = {"learning rate", "loss", "gradient", "update", "running statistic", "dropout"}
-    assert kinds == {*expected, "optimizer state"}
-    # 142 parameters' gradients, updates and velocities, 68 statistics, loss, learning rate,
-    # dropout (2)
-    assert len(lines) == 1 + 12 * (3 * 142 + 68 + 4)
+    assert kinds == {*expected, "optimizer state", "logits", "learning rate in use"}
+    # 142 parameters' gradients, updates and velocities, 68 statistics, logits, loss, learning rate
+    # (2), dropout (2)
+    assert len(lines) == 1 + 12 * (3 * 142 + 68 + 6)
 
 
 def test_what_breaks_off_is_shown_and_cannot_run(run, monkeypatch):
