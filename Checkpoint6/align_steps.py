@@ -220,8 +220,9 @@ class Pair:
         self._compare_forward(loss, output)
         if self.number != self.overflow:
             self._compare_gradients()
-        rates = used.get("port"), used.get("reference")
-        self.found.append(compare_rates(self.where, *rates, at_use=True))
+            # Paddle's scaler calls the optimizer in a step that overflowed, and stops it within.
+            rates = used.get("port"), used.get("reference")
+            self.found.append(compare_rates(self.where, *rates, at_use=True))
         sides = [Side(trainer.model, optimizer=trainer.optimizer) for trainer in (mine, theirs)]
         self.found += compare_updates(self.where, *sides, self.rules, before)
         if mine.model_ema:
