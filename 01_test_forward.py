@@ -21,7 +21,7 @@ from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
 from alignment.initialisation import compare_initialisation
 from alignment.precision import to_float64
-from alignment.trace import locate_forward, read_layer_map
+from alignment.trace import locate_forward, read_layer_map, require_layers
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
 
@@ -53,6 +53,7 @@ def main(args):
     torch_model = torch_ref.MODELS[args.model]()
     load_torch(torch_model, torch_file)
     torch_model.eval().to(args.torch_device)
+    require_layers(layer_map, paddle_model, torch_model, args.layer_map)
 
     # Both sides are recorded under the same key.
     save(forward_paddle(paddle_model, inputs), args.result_dir / "forward_paddle.npy")

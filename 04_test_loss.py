@@ -18,7 +18,7 @@ from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
 from alignment.precision import to_float64
-from alignment.trace import locate_loss, read_layer_map
+from alignment.trace import locate_loss, read_layer_map, require_layers
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 
@@ -70,6 +70,7 @@ def main(args):
     torch_model = torch_ref.MODELS[args.model]()
     load_torch(torch_model, torch_file)
     torch_model.eval().to(args.torch_device)
+    require_layers(layer_map, paddle_model, torch_model, args.layer_map)
 
     def run_paddle(model):
         return loss_paddle(model, paddle_criterion, paddle_smoothed, inputs, labels)

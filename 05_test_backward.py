@@ -21,7 +21,7 @@ from alignment.fake import load_fake_data
 from alignment.files import shown
 from alignment.precision import to_float64
 from alignment.recipe import compare_recipe
-from alignment.trace import read_layer_map
+from alignment.trace import read_layer_map, require_layers
 from alignment.training import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
@@ -86,7 +86,9 @@ def main(args):
     log_dir = args.result_dir / "log"
 
     # Float32, each side on its own. Without dropout: each would draw its own mask.
-    port, reference = start(*load_models(args, dropout=0.0), inputs, labels)
+    models = load_models(args, dropout=0.0)
+    require_layers(layer_map, *models, args.layer_map)
+    port, reference = start(*models, inputs, labels)
     save(record_losses(port, MAX_ITER), args.result_dir / "losses_paddle.npy")
     save(record_losses(reference, MAX_ITER), args.result_dir / "losses_ref.npy")
 

@@ -33,7 +33,14 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
-from alignment.files import CannotRun, load_pdparams, save_pdparams, shown, whole_file
+from alignment.files import (
+    CannotRun,
+    load_pdparams,
+    missing,
+    save_pdparams,
+    shown,
+    whole_file,
+)
 from alignment.weights import load_pth, make_alive
 
 RENAMED = {
@@ -176,7 +183,7 @@ def prepare(args):
     url = torch_ref.WEIGHTS[args.model]
     torch_file = folder / Path(url).name
     paddle_file = folder / f"mv3_{args.model.rpartition('_')[2]}_paddle.pdparams"
-    if not torch_file.exists():
+    if missing(torch_file):
         if args.pretrained:
             download(url, torch_file)
         else:
@@ -185,7 +192,7 @@ def prepare(args):
             with whole_file(torch_file) as temporary:
                 torch.save(model.state_dict(), temporary)
             print(f"made {shown(torch_file)}: random weights, seed 0")
-    if not paddle_file.exists() or paddle_file.stat().st_mtime < torch_file.stat().st_mtime:
+    if missing(paddle_file) or paddle_file.stat().st_mtime < torch_file.stat().st_mtime:
         convert_file(torch_file, paddle_file, paddle_mv3.MODELS[args.model]())
         print(f"made {shown(paddle_file)} from {shown(torch_file)}")
     return torch_file, paddle_file

@@ -351,8 +351,9 @@ def set_up(args, rank, world_size, log):
         args.weights = None
     trainer = make_trainer(args, train_set, len(batches), rank, world_size)
     if state:
-        trainer.set_state_dict(state, state["path"])
-        loader.skipped.update(state["skipped"])
+        with checkpoint.restoring(state["path"]):
+            trainer.set_state_dict(state, state["path"])
+            loader.skipped.update(state["skipped"])
     eval_loader.skipped = loader.skipped  # one count for all files
     trainer.parallel()
 
