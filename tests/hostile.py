@@ -145,19 +145,27 @@ def record(operations):
     return header + pickled(operations)
 
 
-def checkpoint(operations):
-    body = pickled(operations)
+def with_checksum(body):
     return body + b"\nsha256:" + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
 
-def pth(operations, storages=(b"abcd",), compression=zipfile.ZIP_STORED, names=("version",)):
+def checkpoint(operations):
+    return with_checksum(pickled(operations))
+
+
+def pth(operations, *arguments, **options):
+    return archive(pickled(operations), *arguments, **options)
+
+
+def archive(content, storages=(b"abcd",), compression=zipfile.ZIP_STORED, names=("version",)):
+    """As torch.save writes it: `content` is its data.pkl."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        archive.writestr("x/data.pkl", pickled(operations))
+    with zipfile.ZipFile(file, "w", compression) as made:
+        made.writestr("x/data.pkl", content)
         for key, storage in enumerate(storages):
-            archive.writestr(f"x/data/{key}", storage)
+            made.writestr(f"x/data/{key}", storage)
         for other in names:
-            archive.writestr(f"x/{other}", b"3\n")
+            made.writestr(f"x/{other}", b"3\n")
     return file.getvalue()
 
 
