@@ -108,10 +108,16 @@ def load(path):
     if not isinstance(state, dict) or "model" not in state:
         raise Damaged(f"{shown(path)} is no checkpoint: it holds no model")
     for name, fits in _ENTRIES.items():
-        # An average holds no optimizer, and not what else a training goes on from.
-        if (name in state or "optimizer" in state) and not fits(state.get(name)):
-            raise Damaged(f"{shown(path)} is no checkpoint: its {name} is missing or bad")
+        if name in state and not fits(state[name]):
+            raise Damaged(f"{shown(path)} is no checkpoint: its {name} is none")
     return state
+
+
+def require_whole(state, path):
+    """Raises CannotRun unless `load` found in the file `path` all that a training goes on from."""
+    lacking = [name for name in _ENTRIES if name not in state]
+    if lacking:
+        raise CannotRun(f"{shown(path)} is no checkpoint of train.py: it has no {lacking[0]}")
 
 
 def _are_arrays(value):
@@ -152,7 +158,7 @@ _ENTRIES = {
     "classes": lambda value: value is None or _are_names(value),
     "skipped": lambda value: isinstance(value, dict),
     "best": _is_dict,
-    "sums": lambda value: isinstance(value, np.ndarray),
+    "sums": lambda value: isinstance(value, np.ndarray) and value.shape == (4,),
     **dict.fromkeys(("epoch", "iteration", "world_size", "threads", "images"), _is_count),
 }
 
@@ -311,6 +317,11 @@ def optimizer_state(optimizer, model):
 def load_optimizer(optimizer, model, state):
     """The inverse of `optimizer_state`, for an optimizer that has taken no step yet."""
     names = {name: parameter.name for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for key, owner in _owners(state["optimizer"], names).items():
+        # Paddle finds it at the first step. A power of beta is one number.
+        if state["optimizer"][key].shape not in (shapes[owner], (1,), ()):
+            raise ValueError(f"{key} is {list(state['optimizer'][key].shape)} in it")
     renamed = _renamed(state["optimizer"], names)
     arrays = {name: paddle.to_tensor(array) for name, array in renamed.items()}
     masters = {names[n]: paddle.to_tensor(array) for n, array in state["master_weights"].items()}
@@ -324,8 +335,13 @@ def load_optimizer(optimizer, model, state):
 
 def _renamed(state, names):
     """{owner_of_the_state: value} with each owner, the longest that fits, by its other name."""
-    owners = {key: max((n for n in names if key.startswith(n + "_")), key=len) for key in state}
+    owners = _owners(state, names)
     return {names[owner] + key[len(owner) :]: state[key] for key, owner in owners.items()}
+
+
+def _owners(state, names):
+    """{owner_of_the_state: the longest name that it begins with}. Raises: ValueError, if none."""
+    return {key: max((n for n in names if key.startswith(n + "_")), key=len) for key in state}
 
 
 def read_weights(path):

@@ -238,6 +238,8 @@ def resume(args, world_size, rank, dataset, log):
             else:
                 path, state = Path(args.resume), checkpoint.load(args.resume)
             if state:
+                if "optimizer" in state:
+                    checkpoint.require_whole(state, path)
                 require_same_recipe(args, world_size, dataset, state, path)
                 state["path"] = str(path)
                 for later in checkpoint.set_aside(

@@ -375,7 +375,7 @@ def test_bad_input_is_one_line(tool, pictures, weights, arrays, tmp_path, monkey
         (["pictures", "--weights", "x.pth"], "x.pth is PyTorch's. Convert it: python torch2pad"),
         (["pictures", "--weights", "cut"], "cut is not"),
         (["pictures", "--weights", "other"], "there is no classifier.3.bias in it"),
-        (["pictures", "--weights", "unknown"], "unknown is of the model resnet"),
+        (["pictures", "--weights", "unknown"], "unknown is of the model 'resnet'"),
         (["pictures", "--weights", "short"], "short names 3 classes and the model has 8"),
         (["pictures", "--weights", "nan"], "the model's logits are infinite or no numbers"),
     ):
