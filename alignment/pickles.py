@@ -236,6 +236,29 @@ def _text(width):
     return _push_read(read)
 
 
+# The most frequent operations, without the calls that the others are made of: the time of reading a
+# checkpoint of 20 MB goes from 22 ms to 18.
+
+
+def _short_text(reader):
+    begin = reader.position + 1
+    end = begin + reader.data[begin - 1]
+    if end > reader.size:
+        raise Unreadable("it is cut short")
+    reader.position = end
+    reader.stack.append(str(reader.data[begin:end], "utf-8", "surrogatepass"))
+
+
+def _byte(reader):
+    reader.stack.append(reader.data[reader.position])
+    reader.position += 1
+
+
+def _short_get(reader):
+    _push_memo(reader, reader.data[reader.position])
+    reader.position += 1
+
+
 def _old_text(width):
     """A str of Python 2, in which the bytes of its arrays stand too."""
     return _push_read(lambda reader: str(reader.read(reader.number(width)), "latin-1"))
@@ -300,16 +323,13 @@ def _memoize(reader):
     reader.memo[len(reader.memo)] = reader.stack[-1]
 
 
-def _get(width):
-    def operation(reader):
-        value = reader.memo[reader.number(width)]
-        if type(value) is Pending and value.value is not None:
-            value = value.value
-        if type(value) is list or type(value) is dict:
-            reader.frozen.add(id(value))
-        reader.stack.append(value)
-
-    return operation
+def _push_memo(reader, index):
+    value = reader.memo[index]
+    if type(value) is Pending and value.value is not None:
+        value = value.value
+    if type(value) is list or type(value) is dict:
+        reader.frozen.add(id(value))
+    reader.stack.append(value)
 
 
 def _global(reader):
@@ -364,13 +384,13 @@ _OPERATIONS = {
     pickle.NEWTRUE[0]: _push(True),
     pickle.NEWFALSE[0]: _push(False),
     pickle.BININT[0]: _push_read(lambda reader: struct.unpack("<i", reader.read(4))[0]),
-    pickle.BININT1[0]: _push_read(lambda reader: reader.number(1)),
+    pickle.BININT1[0]: _byte,
     pickle.BININT2[0]: _push_read(lambda reader: reader.number(2)),
     pickle.LONG1[0]: _push_read(
         lambda reader: int.from_bytes(reader.read(reader.number(1)), "little", signed=True)
     ),
     pickle.BINFLOAT[0]: _push_read(lambda reader: struct.unpack(">d", reader.read(8))[0]),
-    pickle.SHORT_BINUNICODE[0]: _text(1),
+    pickle.SHORT_BINUNICODE[0]: _short_text,
     pickle.BINUNICODE[0]: _text(4),
     pickle.BINUNICODE8[0]: _text(8),
     pickle.SHORT_BINSTRING[0]: _old_text(1),
@@ -394,8 +414,8 @@ _OPERATIONS = {
     pickle.BINPUT[0]: _put(1),
     pickle.LONG_BINPUT[0]: _put(4),
     pickle.MEMOIZE[0]: _memoize,
-    pickle.BINGET[0]: _get(1),
-    pickle.LONG_BINGET[0]: _get(4),
+    pickle.BINGET[0]: _short_get,
+    pickle.LONG_BINGET[0]: lambda reader: _push_memo(reader, reader.number(4)),
     pickle.GLOBAL[0]: _global,
     pickle.STACK_GLOBAL[0]: _stack_global,
     pickle.REDUCE[0]: _reduce,
