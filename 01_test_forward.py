@@ -23,7 +23,7 @@ from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
 from alignment.initialisation import compare_initialisation
 from alignment.precision import to_float64
-from alignment.trace import locate_forward, read_layer_map
+from alignment.trace import locate_forward
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
 
@@ -43,8 +43,6 @@ def forward_torch(model, inputs, device):
 
 
 def main(args):
-    layer_map = read_layer_map(args.layer_map)
-
     # The port and the reference, with the same weights. Eval mode: no dropout, batch norm with
     # its running statistics.
     paddle_model = paddle_mv3.MODELS[args.model]()
@@ -80,7 +78,7 @@ def main(args):
             lambda: compare_initialisation(
                 paddle_mv3.MODELS[args.model],
                 torch_ref.MODELS[args.model],
-                partial(rules, layer_map=layer_map),
+                partial(rules, layer_map=pairing.layers),
                 args.result_dir / "log" / "forward_initialisation.log",
             )
         ],
@@ -90,7 +88,7 @@ def main(args):
             lambda model: forward_paddle(model, inputs),
             lambda model: forward_torch(model, inputs, args.torch_device),
             args.result_dir / "log" / "forward_layers.log",
-            {**layer_map, **pairing.renamed},
+            pairing.layers,
         ),
         always_locate=args.layers,
         pairing=pairing,

@@ -18,7 +18,7 @@ from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.fake import load_fake_data
 from alignment.precision import to_float64
-from alignment.trace import locate_loss, read_layer_map
+from alignment.trace import locate_loss
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 
@@ -55,7 +55,6 @@ def soft_labels(labels, classes):
 
 
 def main(args):
-    layer_map = read_layer_map(args.layer_map)
     paddle_criterion = paddle.nn.CrossEntropyLoss()
     torch_criterion = torch.nn.CrossEntropyLoss()
     # For training: label smoothing, and with mixup labels that are probabilities.
@@ -98,7 +97,7 @@ def main(args):
             (paddle_model, paddle_criterion, run_paddle),
             (torch_model, torch_criterion, run_torch),
             args.result_dir / "log" / "loss_layers.log",
-            {**layer_map, **pairing.renamed},
+            pairing.layers,
         ),
         always_locate=args.layers,
         pairing=pairing,

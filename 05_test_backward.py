@@ -23,7 +23,6 @@ from alignment.fake import load_fake_data
 from alignment.files import shown
 from alignment.precision import to_float64
 from alignment.recipe import compare_recipe
-from alignment.trace import read_layer_map
 from alignment.training import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
@@ -83,12 +82,12 @@ def start(paddle_model, torch_model, inputs, labels):
 
 
 def main(args):
-    layer_map = read_layer_map(args.layer_map)
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
     log_dir = args.result_dir / "log"
 
     # Float32, each side on its own. Without dropout: each would draw its own mask.
-    port, reference = start(*load_models(args, dropout=0.0), inputs, labels)
+    models = load_models(args, dropout=0.0)
+    port, reference = start(*models, inputs, labels)
     save(record_losses(port, MAX_ITER), args.result_dir / "losses_paddle.npy")
     save(record_losses(reference, MAX_ITER), args.result_dir / "losses_ref.npy")
 
@@ -107,7 +106,7 @@ def main(args):
             return paddle_mv3.MODELS[args.model](**SMALL), torch_ref.MODELS[args.model](**SMALL)
 
         recipe = compare_recipe(
-            paddle_mv3, torch_ref, make_models, partial(rules, layer_map=layer_map)
+            paddle_mv3, torch_ref, make_models, partial(rules, layer_map=pairing.layers)
         )
         recipe.write(log_dir / "backward_recipe.log")
         agrees, lines = recipe.findings("the parts of torchvision's recipes")
@@ -135,7 +134,7 @@ def main(args):
         locate=lambda: locate_training(
             *start(*models, crop, labels),
             log_dir / "backward_layers.log",
-            {**layer_map, **pairing.renamed},
+            pairing.layers,
         ),
         always_locate=args.layers,
         pairing=pairing,

@@ -37,7 +37,7 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
-from alignment.files import CannotRun, load_pdparams, save_pdparams, shown, whole_file
+from alignment.files import CannotRun, load_pdparams, missing, save_pdparams, shown, whole_file
 from alignment.origin import CURRENT, UNKNOWN, note_origin, origin_of
 from alignment.pairing import Pairing, counterpart, pair_entries
 from alignment.trace import read_layer_map
@@ -77,11 +77,13 @@ def rules(model, layer_map=None):
 
 def pair_weights(model, torch_state, layer_map=None):
     """The Pairing of a paddle.nn.Layer with a PyTorch state_dict {name: tensor}."""
-    return pair_entries(
+    pairing = pair_entries(
         rules(model, layer_map),
         {name: tensor.shape for name, tensor in model.state_dict().items()},
         {name: x.shape for name, x in torch_state.items() if not name.endswith(IGNORED)},
     )
+    pairing.layers = {**(layer_map or {}), **pairing.renamed}
+    return pairing
 
 
 def convert(torch_state, model, layer_map=None):
@@ -227,7 +229,7 @@ def prepare(args, port=None, reference=None):
     torch_file = folder / Path(url).name
     paddle_file = folder / f"mv3_{args.model.rpartition('_')[2]}_paddle.pdparams"
     reference = reference or torch_ref.MODELS[args.model]()
-    if not torch_file.exists():
+    if missing(torch_file):
         if args.pretrained:
             download(url, torch_file)
         else:
@@ -237,7 +239,7 @@ def prepare(args, port=None, reference=None):
                 torch.save(model.state_dict(), temporary)
             print(f"made {shown(torch_file)}: random weights, seed 0")
     port = port or paddle_mv3.MODELS[args.model]()
-    layer_map = read_layer_map(getattr(args, "layer_map", None))
+    layer_map = read_layer_map(getattr(args, "layer_map", None), port, reference)
     args.pairing = pairing = pair_weights(port, reference.state_dict(), layer_map)
 
     sources, made_for = [torch_file, Path(__file__)], sorted(pairing.table.items())
@@ -273,14 +275,15 @@ def download(url, path):
 
 def main(args):
     model = paddle_mv3.MODELS[args.model](num_classes=args.num_classes)
-    layer_map = read_layer_map(args.layer_map)
+    reference = torch_ref.MODELS[args.model](num_classes=args.num_classes)
+    layer_map = read_layer_map(args.layer_map, model, reference)
     table = rules(model, layer_map)
     if args.source is None:
         if args.reverse:
             raise CannotRun("--reverse needs the Paddle file: torch2paddle.py --reverse SOURCE")
         if args.num_classes != NUM_CLASSES:
             raise CannotRun(f"--num-classes {args.num_classes} needs a SOURCE with as many classes")
-        source, target, pairing = prepare(args, model)
+        source, target, pairing = prepare(args, model, reference)
         table = pairing.table
         if not pairing.fits:
             print("\n".join([f"NOT ALIGNED: {pairing.verdict()}", *pairing.lines()]))

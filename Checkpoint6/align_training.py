@@ -271,11 +271,11 @@ def main(args):
         )
         require_same_data(linked, trained, evaluated, 1)
         classes = len(trained.classes)
-        pairing = pair_weights(
-            paddle_mv3.MODELS[args.model](num_classes=classes),
-            torch_ref.MODELS[args.model](num_classes=classes).state_dict(),
-            read_layer_map(args.layer_map),
+        port, reference = (
+            side.MODELS[args.model](num_classes=classes) for side in (paddle_mv3, torch_ref)
         )
+        layer_map = read_layer_map(args.layer_map, port, reference)
+        pairing = pair_weights(port, reference.state_dict(), layer_map)
         if not pairing.fits:
             lines = [f"NOT ALIGNED: {pairing.verdict()}", *pairing.lines()]
             print("\n".join([*lines, "Look at: 01_test_forward.py, which says more"]))

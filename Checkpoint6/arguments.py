@@ -2,14 +2,14 @@
 
 import argparse
 import os
-import re
-import shlex
+import sys
 from pathlib import Path
 
 import paddle
 
 import paddle_mv3
-from alignment.files import CannotRun, shown, unpack
+from alignment import response_files
+from alignment.files import CannotRun, shown, unpack_once
 from Checkpoint6.checkpoint import checkpoints
 
 __all__ = [
@@ -66,11 +66,16 @@ class Parser(argparse.ArgumentParser):
     FILE; # begins a comment there.
     """
 
-    def convert_arg_line_to_args(self, line):
-        return shlex.split(line, comments=True)
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        if self.fromfile_prefix_chars:
+            try:
+                args = response_files.expand(args)
+            except CannotRun as error:
+                self.error(str(error))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
-        message = re.sub(r"\[Errno \d+\] (.*): '(.*)'", r"\2: \1", message)  # of @FILE
         self.exit(2, f"error: {message}. See {self.prog} --help\n")
 
 
@@ -212,8 +217,8 @@ def parse(description, argv=None):
 
 def settle(args):
     """Puts in what follows from the arguments: lite_data, device, cache. Raises: CannotRun."""
-    if args.data_path == TRY_OUT["data_path"] and not args.data_path.is_dir():
-        unpack(ROOT / "lite_data.tar", args.data_path)
+    if args.data_path == TRY_OUT["data_path"]:
+        unpack_once(ROOT / "lite_data.tar", args.data_path)
     args.device = device_of(args.device)
     if args.amp and args.device == "cpu":
         raise CannotRun("--amp has no effect in Paddle on the CPU: leave it out, or use a GPU")

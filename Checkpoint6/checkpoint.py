@@ -17,7 +17,6 @@ rank alone.
 
 import contextlib
 import hashlib
-import io
 import os
 import pickle
 import re
@@ -31,9 +30,9 @@ from alignment.files import (
     CannotRun,
     first_line,
     load_pdparams,
-    require_file,
+    mapped,
     shown,
-    unpickle_arrays,
+    unpickled,
     whole_file,
 )
 
@@ -99,19 +98,87 @@ def load(path):
         Damaged: the file is cut short, changed, or no checkpoint.
         CannotRun: it cannot be read now; it may be whole.
     """
-    try:
-        data = memoryview(Path(path).read_bytes())
-    except OSError as error:
-        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
-    body, trailer = data[:-TRAILER], bytes(data[-TRAILER:])
-    if not trailer.startswith(MARK):
+    data = mapped(path)
+    if not _has_checksum(data):
         raise Damaged(f"{shown(path)} is no checkpoint, or cut short: its checksum is missing")
-    if hashlib.sha256(body).hexdigest() != trailer[len(MARK) : -1].decode(errors="replace"):
+    body = memoryview(data)[:-TRAILER]
+    if hashlib.sha256(body).hexdigest().encode() != data[-TRAILER + len(MARK) : -1]:
         raise Damaged(f"{shown(path)} is damaged: its checksum is another")
-    state = unpickle_arrays(path, io.BytesIO(body), "a checkpoint")
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+    state = unpickled(path, body, "a checkpoint")
+    if not isinstance(state, dict) or "model" not in state:
         raise Damaged(f"{shown(path)} is no checkpoint: it holds no model")
+    for name, fits in _ENTRIES.items():
+        if name in state and not fits(state[name]):
+            raise Damaged(f"{shown(path)} is no checkpoint: its {name} is none")
     return state
+
+
+def require_whole(state, path):
+    """Raises CannotRun unless `load` found in the file `path` all that a training goes on from."""
+    lacking = [name for name in _ENTRIES if name not in state]
+    if lacking:
+        raise CannotRun(f"{shown(path)} is no checkpoint of train.py: it has no {lacking[0]}")
+
+
+def _are_arrays(value):
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(array, np.ndarray) for name, array in value.items()
+    )
+
+
+def _is_count(value):
+    return isinstance(value, int) and value >= 0
+
+
+def _are_names(value):
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_dict(value):
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+def _is_average(value):
+    return (
+        isinstance(value, dict)
+        and _is_count(value.get("n_averaged"))
+        and _are_arrays(value.get("module"))
+    )
+
+
+# {entry of a checkpoint: function that says whether a value can be one}
+_ENTRIES = {
+    "model": _are_arrays,
+    "model_ema": lambda value: value is None or _is_average(value),
+    "optimizer": _are_arrays,
+    "master_weights": _are_arrays,
+    "lr_scheduler": _is_dict,
+    "scaler": lambda value: value is None or _is_dict(value),
+    "args": _is_dict,
+    "classes": lambda value: value is None or _are_names(value),
+    "skipped": lambda value: isinstance(value, dict),
+    "best": _is_dict,
+    "sums": lambda value: isinstance(value, np.ndarray) and value.shape == (4,),
+    **dict.fromkeys(("epoch", "iteration", "world_size", "threads", "images"), _is_count),
+}
+
+
+@contextlib.contextmanager
+def restoring(path):
+    """Around what puts a checkpoint's state into objects. Raises: CannotRun, if it does not fit."""
+    try:
+        yield
+    except CannotRun:
+        raise
+    except Exception as error:  # what Paddle raises of a state that is not its own is open
+        raise CannotRun(
+            f"{shown(path)} is no checkpoint of such a training: {first_line(error)}"
+        ) from error
+
+
+def _has_checksum(data):
+    """Whether the bytes of a file end as those that `save` wrote."""
+    return data[-TRAILER : len(MARK) - TRAILER] == MARK
 
 
 def path_of(folder, epoch, iteration):
@@ -250,6 +317,11 @@ def optimizer_state(optimizer, model):
 def load_optimizer(optimizer, model, state):
     """The inverse of `optimizer_state`, for an optimizer that has taken no step yet."""
     names = {name: parameter.name for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for key, owner in _owners(state["optimizer"], names).items():
+        # Paddle finds it at the first step. A power of beta is one number.
+        if state["optimizer"][key].shape not in (shapes[owner], (1,), ()):
+            raise ValueError(f"{key} is {list(state['optimizer'][key].shape)} in it")
     renamed = _renamed(state["optimizer"], names)
     arrays = {name: paddle.to_tensor(array) for name, array in renamed.items()}
     masters = {names[n]: paddle.to_tensor(array) for n, array in state["master_weights"].items()}
@@ -263,8 +335,13 @@ def load_optimizer(optimizer, model, state):
 
 def _renamed(state, names):
     """{owner_of_the_state: value} with each owner, the longest that fits, by its other name."""
-    owners = {key: max((n for n in names if key.startswith(n + "_")), key=len) for key in state}
+    owners = _owners(state, names)
     return {names[owner] + key[len(owner) :]: state[key] for key, owner in owners.items()}
+
+
+def _owners(state, names):
+    """{owner_of_the_state: the longest name that it begins with}. Raises: ValueError, if none."""
+    return {key: max((n for n in names if key.startswith(n + "_")), key=len) for key in state}
 
 
 def read_weights(path):
@@ -280,12 +357,8 @@ def read_weights(path):
         raise CannotRun(
             f"{shown(path)} is PyTorch's. Convert it: python torch2paddle.py {shown(path)}"
         )
-    require_file(path)
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(-min(TRAILER, file.tell()), os.SEEK_END)
-        if file.read(len(MARK)) != MARK:
-            return load_pdparams(path), {}
+    if not _has_checksum(mapped(path)):
+        return load_pdparams(path), {}
     state = load(path)
     if state.get("model_ema"):
         return state["model_ema"]["module"], state

@@ -24,7 +24,7 @@ environment.require("numpy", "PIL", "paddle", "reprod_log")
 import numpy as np  # noqa: E402
 
 from alignment.diff import DiffHelper  # noqa: E402
-from alignment.files import CannotRun, load_record, shown  # noqa: E402
+from alignment.files import CannotRun, load_record, missing, shown  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 from Checkpoint6.arguments import number, rate  # noqa: E402
 
@@ -75,11 +75,12 @@ def report(reference, port, tolerance, folder, lines=(), failure=None, hint=None
 
 def load_top1(path, made_by):
     """{"top1": (1,) float64 array}. Raises: CannotRun."""
-    if not path.exists():
+    if missing(path):
         raise CannotRun(f"no {shown(path)}: {made_by} writes it at the end of its training")
     record = load_record(path)
     top1 = record.get("top1")
-    if top1 is None or top1.size != 1 or not 0 <= (value := float(top1.ravel()[0])) <= 100:
+    is_number = top1 is not None and top1.size == 1 and top1.dtype.kind in "fiu"
+    if not is_number or not 0 <= (value := float(top1.ravel()[0])) <= 100:
         raise CannotRun(
             f"{shown(path)} holds no top-1 in per cent: made anew by {made_by}, it does"
         )

@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
-from alignment.files import CannotRun, first_line, shown, unpack  # noqa: E402
+from alignment.files import CannotRun, first_line, shown, unpack_once  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 from paddle_mv3.dataset import load_image  # noqa: E402
 
@@ -190,8 +190,7 @@ def check_images(folder, preset):
         OSError: an image that cannot be decoded.
     """
     if folder is None:
-        if not (ROOT / "lite_data").is_dir():
-            unpack(ROOT / "lite_data.tar", ROOT / "lite_data")
+        unpack_once(ROOT / "lite_data.tar", ROOT / "lite_data")
         folder = ROOT / "lite_data" / "val"
     files = tools.image_files([folder])
     if len(files) < 2:

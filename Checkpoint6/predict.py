@@ -26,7 +26,7 @@ environment.require("numpy", "PIL", "paddle")
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
-from alignment.files import CannotRun, shown  # noqa: E402
+from alignment.files import CannotRun, read_json, read_text, shown  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 from Checkpoint6.arguments import count, device_of  # noqa: E402
 from paddle_mv3.dataset import load_image  # noqa: E402
@@ -55,11 +55,8 @@ def read_class_names(path):
     Raises:
         CannotRun: the file cannot be read, or is neither.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
-    except (OSError, ValueError) as error:
-        raise CannotRun(f"cannot read class names from {shown(path)}: {error}") from error
+    is_json = path.suffix.lower() == ".json"
+    names = read_json(path) if is_json else read_text(path).rstrip().splitlines()
     if isinstance(names, dict):
         names = [names.get(str(index)) for index in range(len(names))]
     if not isinstance(names, list):

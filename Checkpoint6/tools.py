@@ -37,6 +37,12 @@ DEFAULTS = {
 }
 
 
+# What a file may say of itself. Of an image, in pixels: 200 MB in float32.
+MAX_SIZE = 4096
+# ImageNet-21k has 21,841; 100,000 take 500 MB.
+MAX_CLASSES = 100_000
+
+
 class CheckFailed(Exception):
     """What was made is not right, or cannot be judged: exit status 1."""
 
@@ -116,16 +122,19 @@ def load_trained(args):
         **{n: v for n, v in state.get("args", {}).items() if n in DEFAULTS},
         **{n: v for n, v in vars(args).items() if n in DEFAULTS and v is not None},
     }
-    if chosen["model"] not in paddle_mv3.MODELS:
-        raise CannotRun(
-            f"{shown(path)} is of the model {chosen['model']}, which is none of "
-            + ", ".join(sorted(paddle_mv3.MODELS))
-        )
+    _require_usable(chosen, path)
     if "classifier.3.bias" not in arrays:
         raise CannotRun(
             f"{shown(path)} holds no weights of a MobileNetV3: there is no classifier.3.bias in it"
         )
-    num_classes = len(arrays["classifier.3.bias"])
+    # A model of as many classes as a damaged bias is long would not fit into memory.
+    bias = arrays["classifier.3.bias"]
+    if bias.ndim != 1 or not 0 < bias.size <= MAX_CLASSES:
+        raise CannotRun(
+            f"{shown(path)} does not fit the model: classifier.3.bias is {list(bias.shape)}, "
+            f"wanted one number for each of up to {MAX_CLASSES:,} classes"
+        )
+    num_classes = bias.size
     model = paddle_mv3.MODELS[chosen["model"]](num_classes=num_classes)
     # Trained with --amp O2, most are in 16 bits.
     arrays = {name: checkpoint.as_float32(array) for name, array in arrays.items()}
@@ -138,6 +147,26 @@ def load_trained(args):
     )
     name, crop_size = chosen["model"], chosen["val_crop_size"]
     return Trained(model, name, preset, crop_size, num_classes, state.get("classes"))
+
+
+def _require_usable(chosen, path):
+    """Raises CannotRun unless what a checkpoint says of its model and images can be used."""
+    choices = {
+        "model": sorted(paddle_mv3.MODELS),
+        "interpolation": ("nearest", "bilinear", "bicubic"),
+    }
+    for name, wanted in choices.items():
+        if chosen[name] not in wanted:
+            raise CannotRun(
+                f"{shown(path)} is of the {name} {chosen[name]!a:.80}, which is none of "
+                + ", ".join(wanted)
+            )
+    for name in ("val_crop_size", "val_resize_size"):
+        if not isinstance(chosen[name], int) or not 0 < chosen[name] <= MAX_SIZE:
+            raise CannotRun(
+                f"{shown(path)} is of images of a {name} of {chosen[name]!a:.80}: wanted a whole "
+                f"number from 1 to {MAX_SIZE}"
+            )
 
 
 def logits_of(model, batch):

@@ -238,6 +238,8 @@ def resume(args, world_size, rank, dataset, log):
             else:
                 path, state = Path(args.resume), checkpoint.load(args.resume)
             if state:
+                if "optimizer" in state:
+                    checkpoint.require_whole(state, path)
                 require_same_recipe(args, world_size, dataset, state, path)
                 state["path"] = str(path)
                 for later in checkpoint.set_aside(
@@ -351,8 +353,9 @@ def set_up(args, rank, world_size, log):
         args.weights = None
     trainer = make_trainer(args, train_set, len(batches), rank, world_size)
     if state:
-        trainer.set_state_dict(state, state["path"])
-        loader.skipped.update(state["skipped"])
+        with checkpoint.restoring(state["path"]):
+            trainer.set_state_dict(state, state["path"])
+            loader.skipped.update(state["skipped"])
     eval_loader.skipped = loader.skipped  # one count for all files
     trainer.parallel()
 

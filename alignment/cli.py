@@ -28,7 +28,7 @@ os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 import paddle  # noqa: E402
 import torch  # noqa: E402
 
-from .files import CannotRun, described, first_line, shown, unpack  # noqa: E402
+from .files import CannotRun, described, first_line, shown, unpack_once  # noqa: E402
 
 # Paddle's own handler of SIGTERM and others allocates memory, and so can hang for ever where the
 # signal came in the middle of an allocation.
@@ -149,8 +149,7 @@ def image_dir(args):
     if args.image_dir is not None:
         return args.image_dir
     folder = ROOT / "lite_data"
-    if not folder.is_dir():
-        unpack(ROOT / "lite_data.tar", folder)
+    if unpack_once(ROOT / "lite_data.tar", folder):
         print(f"unpacked {shown(folder)}")
     return folder / "val"
 

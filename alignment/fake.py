@@ -2,9 +2,13 @@
 
 import numpy as np
 
-from .files import CannotRun, first_line, shown, whole_file
+from .files import CannotRun, load_array, missing, shown, whole_file
 
 IMAGE_SHAPE = (3, 224, 224)
+NUM_CLASSES = 1000  # of the models with which the steps run
+# MobileNetV3 halves an image five times. It runs on smaller ones too, but of those all is padding
+# to the deeper layers: a wrong stride or kernel changes nothing.
+MIN_SIZE = 32
 
 
 def gen_fake_data(batch_size=1, seed=0):
@@ -26,41 +30,63 @@ def load_fake_data(data_dir, batch_size=1):
         images (N, 3, H, W) float32 and labels (N,) int64.
 
     Raises:
-        CannotRun: a file is damaged, or its shape or dtype is another.
+        CannotRun: a file is damaged, or its shape, dtype or values are none that the models take.
     """
     made = gen_fake_data(batch_size)
     loaded = []
     for name, array in zip(("fake_data.npy", "fake_label.npy"), made):
         path = data_dir / name
-        if not path.exists():
+        if missing(path):
             with whole_file(path) as temporary:
                 np.save(temporary, array[:1])
-        try:
-            loaded.append(np.load(path, allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
-            raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+        loaded.append(load_array(path))
 
     images, labels = loaded
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != 3:
-        raise CannotRun(
-            f"{shown(data_dir / 'fake_data.npy')} holds {images.dtype} {images.shape}: "
-            "wanted float32 (N, 3, height, width)"
-        )
-    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-        raise CannotRun(
-            f"{shown(data_dir / 'fake_label.npy')} holds {labels.dtype} {labels.shape}: "
-            f"wanted int64 ({len(images)},), one label for each image of fake_data.npy"
-        )
-    missing = batch_size - len(images)
-    if missing > 0 and images.shape[1:] == IMAGE_SHAPE:
-        images = np.concatenate([images, made[0][-missing:]])
-        labels = np.concatenate([labels, made[1][-missing:]])
-    elif missing > 0:
+    _check_images(data_dir / "fake_data.npy", images)
+    _check_labels(data_dir / "fake_label.npy", labels, len(images))
+    lacking = batch_size - len(images)
+    if lacking > 0 and images.shape[1:] == IMAGE_SHAPE:
+        images = np.concatenate([images, made[0][-lacking:]])
+        labels = np.concatenate([labels, made[1][-lacking:]])
+    elif lacking > 0:
         raise CannotRun(
             f"{shown(data_dir / 'fake_data.npy')} holds {len(images)} image(s) of {images.shape}: "
             f"this step needs {batch_size}"
         )
     return images, labels
+
+
+def _check_images(path, images):
+    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise CannotRun(
+            f"{shown(path)} holds {images.dtype} {images.shape}: wanted float32 (N, 3, height, "
+            "width), N at least 1"
+        )
+    if min(images.shape[2:]) < MIN_SIZE:
+        raise CannotRun(
+            f"{shown(path)} holds images of {images.shape[2]} x {images.shape[3]}: too small to "
+            f"tell a wrong stride or kernel. Give {MIN_SIZE} x {MIN_SIZE} or more"
+        )
+    bad = np.argwhere(~np.isfinite(images))
+    if len(bad):
+        raise CannotRun(
+            f"{shown(path)} holds {images[tuple(bad[0])]} at {bad[0].tolist()}: NaN and infinity "
+            "agree with anything. Give finite values, or delete the file to make it anew"
+        )
+
+
+def _check_labels(path, labels, count):
+    if labels.dtype != np.int64 or labels.shape != (count,):
+        raise CannotRun(
+            f"{shown(path)} holds {labels.dtype} {labels.shape}: wanted int64 ({count},), one "
+            "label for each image of fake_data.npy"
+        )
+    bad = labels[(labels < 0) | (labels >= NUM_CLASSES)]
+    if len(bad):
+        raise CannotRun(
+            f"{shown(path)} holds the label {bad[0]}: wanted 0 to {NUM_CLASSES - 1}, the classes "
+            "of the models"
+        )
 
 
 def draw_labels(logits, seed=0):

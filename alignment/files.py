@@ -1,19 +1,27 @@
 """Reading files that may come from anyone, and writing ours whole or not at all.
 
-Nothing here runs code that a file holds: weights are read with `weights_only=True`, pickles with
-an unpickler that knows NumPy arrays only, archives through tarfile's `data` filter.
+Nothing here runs code that a file holds, or takes more memory than the file's size calls for:
+pickles are read as data (pickles.py), sizes that a file declares are compared with its own, and
+archives go through tarfile's `data` filter.
 """
 
 import contextlib
+import io
+import json
+import math
+import mmap
 import os
 import pickle
 import shutil
+import stat
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from .pickles import Unreadable, unpickle_arrays
 
 
 class CannotRun(Exception):
@@ -62,51 +70,113 @@ def whole_file(path):
             temporary.unlink(missing_ok=True)
 
 
-def require_file(path):
-    """Raises CannotRun unless `path` is a file that can be opened."""
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+def missing(path):
+    """Whether there is nothing at `path`, so that it may be made.
+
+    `Path.exists` denies a link that leads nowhere, or to itself, and what is made would replace it.
+    """
+    return not os.path.lexists(path)
 
 
-# All that a pickle of named arrays needs, from NumPy 1 or 2 and from paddle.save.
-_ARRAY_GLOBALS = {
-    ("builtins", "tuple"),  # paddle.save wraps each tensor as tuple((name, array))
-    ("_codecs", "encode"),  # the bytes of an array in protocol 2
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds dicts, lists, tuples, strings, numbers and NumPy arrays; refuses all else."""
+def require_file(path, most=None):
+    """Raises CannotRun unless `path` is a regular file that can be opened.
 
-    def find_class(self, module, name):
-        if (module, name) not in _ARRAY_GLOBALS:
-            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which is no array")
-        return super().find_class(module, name)
+    To open a pipe waits for a writer, and a device may have no end.
+
+    Args:
+        most: bytes that it may have, or None.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+            raise CannotRun(f"cannot read {shown(path)}: it is {kind}, not a file")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        reason = first_line(error)
+        if os.path.islink(path):
+            reason = f"it links to {os.readlink(path)}, which is not there"
+        raise CannotRun(f"cannot read {shown(path)}: {reason}") from error
+    except OSError as error:
+        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise CannotRun(f"cannot read {os.fspath(path)!a}: {first_line(error)}") from error
+    if most is not None and status.st_size > most:
+        raise CannotRun(
+            f"cannot read {shown(path)}: it has {status.st_size:,} bytes, more than the {most:,} "
+            "that such a file may have"
+        )
 
 
-def unpickle_arrays(path, file, kind):
-    """What a pickle of plain values and arrays holds.
+def mapped(path):
+    """The bytes of a file, mapped rather than read: what is not looked at takes no memory.
 
     Raises:
-        CannotRun: the pickle is damaged, or wants to load anything else; `path` is not `kind`.
+        CannotRun: it is no regular file, or cannot be read.
     """
-    # A damaged pickle can raise nearly anything.
+    require_file(path)
+    with open(path, "rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            return b""  # of no length
+        except OSError as error:
+            raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+
+
+# The longest lists of names, those of ImageNet-21k, have 800 KB.
+MAX_TEXT = 4 * 2**20
+
+
+def read_text(path, most=MAX_TEXT):
+    """A text file in UTF-8, of at most `most` bytes. Raises: CannotRun."""
+    require_file(path, most)
     try:
-        return _ArrayUnpickler(file, encoding="latin1").load()
-    except Exception as error:
-        raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
+        with open(path, "rb") as file:
+            text = file.read(most + 1).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CannotRun(
+            f"cannot read {shown(path)}: it is no text in UTF-8, at byte {error.start:,}"
+        ) from error
+    except OSError as error:
+        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+    if "\0" in text:
+        raise CannotRun(f"cannot read {shown(path)}: it is no text, there are zero bytes in it")
+    return text
+
+
+def read_json(path):
+    """What a JSON file holds. A key that is given twice is an error, as one of them would be lost.
+
+    Raises:
+        CannotRun: it cannot be read, or is no JSON.
+    """
+
+    def once(pairs):
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in entries if names.count(name) > 1)
+            raise ValueError(f"{twice!a:.80} is given twice")
+        return entries
+
+    text = read_text(path)
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError as error:
+        raise CannotRun(f"cannot read {shown(path)}: it is nested too deeply") from error
+    except ValueError as error:
+        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
 
 
 def _named_arrays(path, entries, kind):
@@ -114,9 +184,44 @@ def _named_arrays(path, entries, kind):
     if not isinstance(entries, dict):
         raise CannotRun(f"{shown(path)} is not {kind}: no dictionary in it")
     for key, value in entries.items():
-        if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype == object:
-            raise CannotRun(f"{shown(path)} is not {kind}: entry {key!r} is no named array")
+        if not isinstance(key, str) or not isinstance(value, np.ndarray):
+            raise CannotRun(f"{shown(path)} is not {kind}: entry {key!a:.80} is no named array")
     return entries
+
+
+def _read_header(path, data, kind):
+    """(shape, whether Fortran's order, dtype, where the data begins) of a .npy file's bytes.
+
+    Raises:
+        CannotRun: it is none, or damaged.
+    """
+    if data[:4] == b"PK\3\4":
+        raise CannotRun(
+            f"{shown(path)} is not {kind}: it is an archive of arrays (.npz). Give "
+            "an array of it, saved by numpy.save"
+        )
+    file = io.BytesIO(data[:65_536])
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        return *read_header(file), file.tell()
+    except Exception as error:  # what a damaged header, which is Python, can raise is open
+        raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
+
+
+def unpickled(path, data, kind, begin=0):
+    """What a pickle of plain values and arrays holds.
+
+    Args:
+        data: the bytes of the file `path`; the pickle stands at `begin`.
+
+    Raises:
+        CannotRun: the pickle is damaged, hostile, or holds anything else; `path` is not `kind`.
+    """
+    try:
+        return unpickle_arrays(data, begin)
+    except Unreadable as error:
+        raise CannotRun(f"{shown(path)} is not {kind}: {error}") from error
 
 
 def load_record(path):
@@ -126,19 +231,34 @@ def load_record(path):
         CannotRun: the file is missing, damaged, or holds anything but named arrays.
     """
     kind = "a record of reprod_log"
-    require_file(path)
-    with open(path, "rb") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            shape, _, dtype = read_header(file)
-        except (ValueError, AttributeError, EOFError) as error:
-            raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
-        if shape != () or not dtype.hasobject:
-            raise CannotRun(f"{shown(path)} is not {kind}: it holds one array, {dtype} {shape}")
-        array = unpickle_arrays(path, file, kind)
-    record = array.tolist() if isinstance(array, np.ndarray) and array.shape == () else None
-    return _named_arrays(path, record, kind)
+    data = mapped(path)
+    shape, _, dtype, begin = _read_header(path, data, kind)
+    if shape != () or not dtype.hasobject:
+        raise CannotRun(f"{shown(path)} is not {kind}: it holds one array, {dtype} {shape}")
+    return _named_arrays(path, unpickled(path, data, kind, begin), kind)
+
+
+def load_array(path):
+    """The one array of a .npy file, in the machine's byte order and C's.
+
+    Raises:
+        CannotRun: the file is missing, damaged, not as long as it says, or holds no numbers.
+    """
+    kind = "an array as numpy.save writes it"
+    path = Path(path)
+    data = mapped(path)
+    shape, fortran, dtype, begin = _read_header(path, data, kind)
+    if dtype.kind not in "biufc":
+        raise CannotRun(f"{shown(path)} is not {kind}: it holds {dtype!s:.80}, no numbers")
+    count = math.prod(shape)
+    if count * dtype.itemsize != len(data) - begin or len(shape) > 32:
+        raise CannotRun(
+            f"{shown(path)} is damaged or cut short: it declares {dtype} {shape}, which is "
+            f"{count * dtype.itemsize:,} bytes, and has {len(data) - begin:,}"
+        )
+    flat = np.frombuffer(data, dtype, count, begin) if count else np.empty(0, dtype)
+    array = flat.reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), order="C")
 
 
 def load_pdparams(path):
@@ -148,9 +268,7 @@ def load_pdparams(path):
         CannotRun: the file is missing, damaged, or holds anything but named arrays.
     """
     kind = "a Paddle state_dict"
-    require_file(path)
-    with open(path, "rb") as file:
-        state = unpickle_arrays(path, file, kind)
+    state = unpickled(path, mapped(path), kind)
     if isinstance(state, dict):
         state.pop("StructuredToParameterName@@", None)
         # paddle.save keeps a tensor as (its own name, array).
@@ -176,8 +294,8 @@ def unpack(archive, folder):
     """Unpacks the tar file `archive`, which holds one folder, as `folder`; whole or not at all.
 
     Raises:
-        CannotRun: the archive is missing or damaged, an entry would land outside of the folder,
-            or the folder cannot be written.
+        CannotRun: the archive is missing, damaged, compressed or larger unpacked than packed, an
+            entry would land outside of the folder, or the folder cannot be written.
     """
     folder = Path(folder)
     require_file(archive)
@@ -194,14 +312,63 @@ def unpack(archive, folder):
             "Unpack it where you can write, and give --image-dir"
         ) from error
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:") as tar:
+            _check_entries(tar, folder.name, os.path.getsize(archive))
             tar.extractall(temporary, filter="data")
         if not (temporary / folder.name).is_dir():
             raise tarfile.TarError(f"there is no folder {folder.name} in it")
         os.replace(temporary / folder.name, folder)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         # Two steps started at once: the other one was first.
         if not folder.is_dir():
             raise CannotRun(f"cannot unpack {shown(archive)}: {first_line(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_entries(tar, name, size):
+    """That an archive of `size` bytes holds the files of one folder, `name`, and no more bytes."""
+    total = 0
+    for entry in tar:
+        if entry.name != name and not entry.name.startswith(f"{name}/"):
+            raise tarfile.TarError(f"its entry {entry.name!a:.80} is not in {name}")
+        if not entry.isfile() and not entry.isdir():
+            raise tarfile.TarError(f"its entry {entry.name!a:.80} is neither a file nor a folder")
+        total += entry.size
+        if total > size:
+            raise tarfile.TarError("it declares more bytes than it has")
+
+
+def unpack_once(archive, folder):
+    """Unpacks `archive` as `folder` if there is nothing; a folder must hold all of its files.
+
+    What is in the files does not matter: they may be changed on purpose.
+
+    Returns:
+        bool, whether it was unpacked.
+
+    Raises:
+        CannotRun: see `unpack`; or files are missing in the folder, as somebody took them away.
+    """
+    folder = Path(folder)
+    if missing(folder):
+        unpack(archive, folder)
+        return True
+    lacking = []
+    if not missing(archive):
+        require_file(archive)
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                names = [entry.name for entry in tar if entry.isfile()]
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            raise CannotRun(f"cannot read {shown(archive)}: {first_line(error)}") from error
+        lacking = [name for name in names if not (folder.parent / name).is_file()]
+    if lacking or not folder.is_dir():
+        reason = "it is no folder"
+        if lacking:
+            reason = f"it lacks {len(lacking)} files, {lacking[0]!a:.80} the first"
+        raise CannotRun(
+            f"{shown(folder)} is not what {shown(archive)} holds: {reason}. Delete it, and it is "
+            "unpacked anew; for images of your own there is --image-dir or --data-path"
+        )
+    return False

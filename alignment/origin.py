@@ -6,12 +6,14 @@ Times will not do: a checkout, a copy or an archive sets them as it likes.
 import hashlib
 import json
 
-from .files import whole_file
+from .files import CannotRun, missing, read_json, require_file, whole_file
 
 CURRENT, STALE, UNKNOWN = "current", "stale", "unknown"
 
 
 def sha256_of(path):
+    """Hexadecimal. Raises: CannotRun, if `path` is no file that can be read."""
+    require_file(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -35,11 +37,11 @@ def origin_of(path, sources, made_for):
 
     UNKNOWN if it is there and is not what `note_origin` was called for: somebody else's.
     """
-    if not path.exists():
+    if missing(path):
         return STALE
     try:
-        noted = json.loads(_note_of(path).read_text())
-    except (OSError, ValueError):
+        noted = read_json(_note_of(path))
+    except CannotRun:
         return UNKNOWN
     now = _origin(path, sources, made_for)
     if not isinstance(noted, dict) or noted.get("file") != now["file"]:

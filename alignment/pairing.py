@@ -1,7 +1,7 @@
 """Which layer and parameter of the port is which of the reference, and which has no counterpart."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SHOWN = 4  # lines on parameters that do not fit, and on layers of another name
 
@@ -16,11 +16,13 @@ class Pairing:
             alone: neither their names nor a layer map say so. Holds for all that lies in a layer.
         misfits: [(port's name or None, its shape or None, the reference's or None)]; the name is
             the reference's where the port has none. Shapes are in the port's layout.
+        layers: {layer of the port: layer of the reference}: a layer map's, and `renamed`.
     """
 
     table: dict
     renamed: dict
     misfits: list
+    layers: dict = field(default_factory=dict)
 
     @property
     def fits(self):

@@ -3,14 +3,14 @@
 The models are in float64 (`precision.to_float64`), so a layer either agrees to 1e-12 or does not.
 """
 
-import json
+import difflib
 from dataclasses import dataclass
 
 import numpy as np
 import paddle
 import torch
 
-from .files import CannotRun, first_line, shown, whole_file
+from .files import CannotRun, read_json, shown, whole_file
 from .pairing import counterpart
 from .thresholds import FORWARD_FLOAT64, GRADIENT_FLOAT64, TRAIN_FLOAT64
 
@@ -189,16 +189,32 @@ def match(port, reference, layer_map=None):
     return pairs
 
 
-def read_layer_map(path):
-    """A JSON file {"name in the port": "name in the reference"}. Raises CannotRun."""
+def read_layer_map(path, port, reference):
+    """A JSON file {"layer of the port": "layer of the reference"}; {} if `path` is None.
+
+    Args:
+        port, reference: the paddle.nn.Layer and the torch.nn.Module, which must have these layers.
+
+    Raises:
+        CannotRun: it cannot be read, is something else, or names a layer that is not there.
+    """
     if path is None:
         return {}
-    try:
-        pairs = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+    pairs = read_json(path)
     if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
         raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
+    known = {
+        "port": [name for name, _ in port.named_sublayers()],
+        "reference": [name for name, _ in reference.named_modules()],
+    }
+    for side, names in (("port", pairs), ("reference", pairs.values())):
+        for name in names:
+            if name not in known[side]:
+                near = difflib.get_close_matches(name[:200], known[side], n=1)
+                hint = f". Is {near[0]} meant?" if near else ""
+                raise CannotRun(
+                    f"{shown(path)} names {name!a:.80}, and the {side} has no such layer{hint}"
+                )
     return pairs
 
 

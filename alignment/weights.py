@@ -1,15 +1,13 @@
 """Weights on which a comparison can fail, and weights from files."""
 
-import argparse
 import math
-import pickle
 import warnings
-import zipfile
 
 import torch
 from torch import nn
 
-from .files import CannotRun, load_pdparams, require_file, shown
+from .files import CannotRun, load_pdparams, shown
+from .torch_files import load_torch_file
 
 
 @torch.no_grad()
@@ -89,21 +87,9 @@ def load_pth(path):
     DataParallel (`module.`) or torch.compile (`_orig_mod.`) puts before each name is taken off.
 
     Raises:
-        CannotRun: the file is missing, damaged, or holds no state_dict.
+        CannotRun: the file is missing, damaged, hostile, or holds no state_dict.
     """
-    require_file(path)
-    options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
-    try:
-        # torchvision's trainer puts its argparse.Namespace, which is inert, into checkpoints.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, **options)
-    except Exception as error:  # as above: anything, if damaged
-        if isinstance(error, pickle.UnpicklingError) and options["mmap"]:  # a whole zip file
-            reason = "it holds more than weights, which could run code; save model.state_dict()"
-        else:
-            reason = f"damaged, cut short or not written by torch.save ({type(error).__name__})"
-        raise CannotRun(f"cannot read {shown(path)}: {reason}") from error
-
+    state = load_torch_file(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -112,12 +98,12 @@ def load_pth(path):
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CannotRun(
-                f"{shown(path)} holds no state_dict: entry {name!r} is a {type(value).__name__}"
+                f"{shown(path)} holds no state_dict: entry {name!r:.80} is a {type(value).__name__}"
             )
     for prefix in ("module.", "_orig_mod."):
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    return dict(state)
 
 
 def load_paddle(model, path, pairing=None):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 import time
 import zipfile
@@ -152,15 +153,46 @@ def _times(root, folders):
 def _remembered(path, root, classes):
     """Samples from a file that `find_samples` wrote; None if it does not hold any more."""
     # The ways in which damage shows are many, and one answer is right for all.
-    with suppress(Exception), zipfile.ZipFile(path) as archive:
-        # np.load looks at no check sum where a damaged header makes it read less.
-        if archive.testzip() is None:
-            with np.load(path, allow_pickle=False) as file:
-                found = Samples(root, file["names"], file["targets"])
-                times = _times(root, _split(file["folders"]))
-                same = _split(file["classes"]) == classes and np.array_equal(times, file["times"])
-            return found if same else None
+    with suppress(Exception):
+        file = _arrays(path)
+        found = Samples(root, file["names"], file["targets"])
+        times = _times(root, _split(file["folders"]))
+        if (
+            _split(file["classes"]) == classes
+            and np.array_equal(times, file["times"])
+            and len(found.ends) == len(found.targets)
+            and found.ends[-1] == len(found.names) - 1
+            and found.targets.dtype == np.int64
+            and 0 <= found.targets.min() <= found.targets.max() < len(classes)
+        ):
+            return found
     return None
+
+
+def _arrays(path):
+    """{name: array}, each of one dimension, from a file that `_write` wrote.
+
+    Raises:
+        Exception: it is none or damaged; whatever it declares, no more memory is taken than it has
+            bytes.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe waits for a writer
+        raise ValueError("no file")
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if compressed or sum(entry.file_size for entry in entries) > os.path.getsize(path):
+            raise ValueError("larger than the file")
+        for entry in entries:
+            with archive.open(entry) as file:
+                np.lib.format.read_magic(file)
+                (count,), _, dtype = np.lib.format.read_array_header_1_0(file)
+                data = file.read()  # to the end, where the check sum is looked at
+            if dtype.kind not in "iu" or count * dtype.itemsize != len(data):
+                raise ValueError("another array than it declares")
+            found[entry.filename.removesuffix(".npy")] = np.frombuffer(data, dtype)
+    return found
 
 
 def _write(path, **arrays):

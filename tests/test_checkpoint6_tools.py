@@ -324,8 +324,8 @@ def test_class_names(name, text, tool, pictures, weights, tmp_path):
     [
         ("names.txt", "a\nb\nc", "names.txt names 3 classes and the model has 8"),
         ("names.txt", "a\n\nc\nd\ne\nf\ng\nh", "names.txt has no name for class 1"),
-        ("names.txt", b"\xff\xfe\x00", "cannot read class names from "),
-        ("names.json", "[1, 2", "cannot read class names from "),
+        ("names.txt", b"\xff\xfe\x00", "cannot read "),
+        ("names.json", "[1, 2", "cannot read "),
         ("names.json", "3", "is neither a list of class names nor a dictionary"),
         ("names.json", '{"1": "a"}', "names.json has no name for class 0"),
         ("names.json", "[]", "names.json names 0 classes"),
@@ -375,7 +375,7 @@ def test_bad_input_is_one_line(tool, pictures, weights, arrays, tmp_path, monkey
         (["pictures", "--weights", "x.pth"], "x.pth is PyTorch's. Convert it: python torch2pad"),
         (["pictures", "--weights", "cut"], "cut is not"),
         (["pictures", "--weights", "other"], "there is no classifier.3.bias in it"),
-        (["pictures", "--weights", "unknown"], "unknown is of the model resnet"),
+        (["pictures", "--weights", "unknown"], "unknown is of the model 'resnet'"),
         (["pictures", "--weights", "short"], "short names 3 classes and the model has 8"),
         (["pictures", "--weights", "nan"], "the model's logits are infinite or no numbers"),
     ):

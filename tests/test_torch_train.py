@@ -387,11 +387,11 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
         (f"--weights {tmp_path}/odd.pth", "odd.pth does not fit the model"),
         (f"--weights {tmp_path}/thousand.pth", r"thousand.pth does not .*\[1000.*\[3"),
         (f"--weights {tmp_path}/tensor.pth", "tensor.pth holds no weights: a Tensor"),
-        (f"--weights {tmp_path}/code.pth", "code.pth is damaged, or holds more"),
-        (f"--weights {tmp_path}/half.pth", "half.pth is damaged"),
+        (f"--weights {tmp_path}/code.pth", "code.pth: it holds more than weights"),
+        (f"--weights {tmp_path}/half.pth", "half.pth: not written by torch.save, or damaged"),
         (f"--resume {tmp_path}/none.pth", r"cannot read .*none\.pth"),
-        (f"--resume {tmp_path}/text.pth", "text.pth is damaged"),
-        (f"--resume {tmp_path}/empty.pth", "empty.pth is damaged"),
+        (f"--resume {tmp_path}/text.pth", "text.pth: not written by"),
+        (f"--resume {tmp_path}/empty.pth", "empty.pth: not written by"),
         (f"--resume {tmp_path}/large.pth", "large.pth is no checkpoint of this trainer"),
     ]
     if not torch.cuda.is_available():

@@ -224,7 +224,7 @@ def test_layers_of_other_names_correspond_by_order_and_kind(tmp_path):
 def test_a_map_of_the_user_wins(tmp_path):
     port, reference, *run = small_pair()
     (tmp_path / "map.json").write_text('{"stem": "conv2"}')
-    layer_map = trace.read_layer_map(tmp_path / "map.json")
+    layer_map = trace.read_layer_map(tmp_path / "map.json", port, reference)
     lines = trace.locate_forward(port, reference, *run, tmp_path / "x.log", layer_map)
     assert any(
         line.startswith("Differs (port | reference): stem: in_channels 3 | 4") for line in lines
@@ -232,7 +232,7 @@ def test_a_map_of_the_user_wins(tmp_path):
     for content in ("[1]", '{"a": 1}', "{"):
         (tmp_path / "map.json").write_text(content)
         with pytest.raises(CannotRun, match=r"map\.json"):
-            trace.read_layer_map(tmp_path / "map.json")
+            trace.read_layer_map(tmp_path / "map.json", port, reference)
 
 
 def test_setting_that_differs_is_read_off_and_the_layer_named(tmp_path):

@@ -20,7 +20,6 @@ import importlib.util
 import json
 import math
 import os
-import shlex
 import sys
 import tempfile
 import textwrap
@@ -36,6 +35,9 @@ import torch
 from torch import distributed, nn
 
 import torch_ref
+from alignment import response_files
+from alignment.files import CannotRun, missing
+from alignment.torch_files import load_torch_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,17 +49,17 @@ NOT_THE_RECIPE = (
 )  # fmt: skip
 
 
-class CannotRun(Exception):
-    """Bad input: one line that says what is wrong and what to do."""
-
-
 class Diverged(Exception):
     """The loss is infinite or no number."""
 
 
 class Parser(argparse.ArgumentParser):
-    def convert_arg_line_to_args(self, line):
-        return shlex.split(line, comments=True)
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            args = response_files.expand(sys.argv[1:] if args is None else args)
+        except CannotRun as error:
+            self.error(str(error))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         self.exit(2, f"error: {message}. See {self.prog} --help\n")
@@ -76,11 +78,7 @@ def number(kind, low, wanted, high=math.inf):
 
 
 def parser():
-    flags = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        fromfile_prefix_chars="@",
-    )
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = flags.add_argument
     count = number(int, 1, "a whole number above 0")
     count_or_0 = number(int, 0, "a whole number, 0 or more")
@@ -174,10 +172,10 @@ def parse(argv=None):
         args.weights = "IMAGENET1K_V1"
     last = args.output_dir / "checkpoint.pth"
     if args.resume == "auto":
-        if args.test_only and not last.exists():
+        if args.test_only and missing(last):
             raise CannotRun(f"no checkpoint in {args.output_dir}: give --weights FILE")
-        args.resume = last if last.exists() else None
-    elif last.exists() and not (args.resume or args.test_only):
+        args.resume = None if missing(last) else last
+    elif not missing(last) and not (args.resume or args.test_only):
         raise CannotRun(
             f"{args.output_dir} holds a training already: go on with it by --resume auto, or give "
             "another --output-dir"
@@ -368,12 +366,7 @@ def load_weights(model, args):
 
 def load(path):
     """The dictionary that torch.save wrote; runs no code that is in it. Raises: CannotRun."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CannotRun(f"cannot read {reason(error)}") from error
-    except Exception as error:
-        raise CannotRun(f"{path} is damaged, or holds more than tensors and numbers") from error
+    state = load_torch_file(path)
     if not isinstance(state, dict):
         raise CannotRun(f"{path} holds no weights: a {type(state).__name__}")
     return state
