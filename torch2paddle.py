@@ -37,6 +37,7 @@ from alignment.files import (
     CannotRun,
     load_pdparams,
     missing,
+    require_file,
     save_pdparams,
     shown,
     whole_file,
@@ -183,6 +184,9 @@ def prepare(args):
     url = torch_ref.WEIGHTS[args.model]
     torch_file = folder / Path(url).name
     paddle_file = folder / f"mv3_{args.model.rpartition('_')[2]}_paddle.pdparams"
+    for path in (torch_file, paddle_file):
+        if not missing(path):
+            require_file(path)
     if missing(torch_file):
         if args.pretrained:
             download(url, torch_file)
