@@ -37,7 +37,15 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
-from alignment.files import CannotRun, load_pdparams, missing, save_pdparams, shown, whole_file
+from alignment.files import (
+    CannotRun,
+    load_pdparams,
+    missing,
+    require_file,
+    save_pdparams,
+    shown,
+    whole_file,
+)
 from alignment.origin import CURRENT, UNKNOWN, note_origin, origin_of
 from alignment.pairing import Pairing, counterpart, pair_entries
 from alignment.trace import read_layer_map
@@ -229,6 +237,9 @@ def prepare(args, port=None, reference=None):
     torch_file = folder / Path(url).name
     paddle_file = folder / f"mv3_{args.model.rpartition('_')[2]}_paddle.pdparams"
     reference = reference or torch_ref.MODELS[args.model]()
+    for path in (torch_file, paddle_file):
+        if not missing(path):
+            require_file(path)
     if missing(torch_file):
         if args.pretrained:
             download(url, torch_file)

@@ -129,6 +129,25 @@ VALUES = {
 }
 
 
+# {what: what is to be said of it}, or the reader stops for another reason than the hostile one.
+SAID = {
+    **{what: "nests more than 100 deep" for what in VALUES if "deep" in what},
+    "arrays of objects, deep": "no named array|none$|more than weights",
+    **{what: "contains itself" for what in VALUES if "in itself" in what or "each other" in what},
+    **{what: "unfolds to many times" for what in VALUES if "times" in what},
+    "4e9 times no elements": "declares an array",
+    "arrays of the same bytes": "more memory than it has bytes",
+    "a text that is longer than the file": "cut short",
+    "bytes that are longer than the file": "cut short",
+    **{what: "declares an array" for what in VALUES if "4e9 elements" in what or "shape" in what},
+    "stride 0": "numpy.ndarray",
+    "fields outside": "V8",
+    "a dtype of objects": "array of Python objects",
+    "an array without a state": "no state",
+    "a memmap": "numpy.memmap",
+    "code": "os.mkdir",
+    "numbers of one hash": "int as a key",
+}
 # Takes seconds.
 TWO_MILLION_DICTIONARIES = b"(" + b"}" * (2 * MILLION) + b"t"
 

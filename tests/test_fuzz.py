@@ -14,6 +14,7 @@ import zipfile
 
 import hostile
 import numpy as np
+import paddle
 import pytest
 import torch
 from conftest import ROOT
