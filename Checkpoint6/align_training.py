@@ -48,7 +48,7 @@ from Checkpoint6.align_data import Draws, subset  # noqa: E402
 from Checkpoint6.align_ranks import PROCESSES, compare_ranks  # noqa: E402
 from Checkpoint6.align_sides import Start  # noqa: E402
 from Checkpoint6.align_steps import Pair  # noqa: E402
-from Checkpoint6.arguments import TRY_OUT, parser, settle  # noqa: E402
+from Checkpoint6.arguments import TRY_OUT, parser, settle, shorter  # noqa: E402
 from Checkpoint6.data import require_same_data  # noqa: E402
 from torch2paddle import rules as rules_of  # noqa: E402
 
@@ -70,7 +70,6 @@ DEFAULTS = {
     "cutmix_alpha": 1.0,
     "lr_step_size": 2,
     "lr_gamma": 0.973,
-    "lr_warmup_epochs": 2,
     "lr_warmup_method": "linear",
     "lr_warmup_decay": 0.02,
     "auto_augment": "imagenet",
@@ -84,6 +83,7 @@ DEFAULTS = {
     "val_crop_size": 56,
     "val_resize_size": 73,
 }
+WARMUP_EPOCHS = 2  # or as many as --epochs leaves room for
 EPOCHS = 5  # that the steps are spread over
 EVALUATED = 3  # batches
 RANK_STEPS, RANK_EPOCHS = 4, 2
@@ -102,7 +102,7 @@ def flags():
         default=PROCESSES,
         help="1 leaves out the comparison of two processes",
     )
-    found.set_defaults(**DEFAULTS)
+    found.set_defaults(**DEFAULTS, lr_warmup_epochs=None)
     return found
 
 
@@ -252,6 +252,8 @@ def share_of_bound(row):
 def main(args):
     """Returns whether all agrees. Raises: CannotRun, OSError."""
     del args.torch_device  # cli's; train.py has none
+    if args.lr_warmup_epochs is None:
+        args.lr_warmup_epochs = shorter(WARMUP_EPOCHS, args.epochs)
     args = settle(args)
     require_comparable(args)
     log_dir = args.result_dir / "log"

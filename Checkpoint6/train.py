@@ -318,16 +318,16 @@ def main(args, stop, rank=0, world_size=1):
 def test(args, stop, rank, world_size, log):
     """Evaluates --weights."""
     loader, dataset = evaluation_data(args, rank, world_size)
-    trainer = make_trainer(args, dataset, 0, rank, world_size)
+    trainer = make_trainer(args, dataset, 0, rank, world_size, log.say)
     log.say(f"{shown(args.weights)}, {len(dataset):,} images of {len(dataset.classes)} classes")
     evaluate(trainer, loader, log, stop)
 
 
-def make_trainer(args, dataset, steps_per_epoch, rank, world_size):
-    """A Trainer that begins with --weights. Raises: CannotRun."""
+def make_trainer(args, dataset, steps_per_epoch, rank, world_size, say):
+    """A Trainer that begins with --weights; `say` hears of it. Raises: CannotRun."""
     classes, initialise = len(dataset.classes), None
     if args.weights:
-        initialise = partial(load_weights, args, num_classes=classes)
+        initialise = partial(load_weights, args, num_classes=classes, say=say)
     try:
         return Trainer(args, classes, steps_per_epoch, rank, world_size, initialise)
     except ValueError as error:
@@ -349,7 +349,8 @@ def set_up(args, rank, world_size, log):
     state = resume(args, world_size, rank, train_set, log) if args.resume else None
     if state:
         args.weights = None
-    trainer = make_trainer(args, train_set, len(batches), rank, world_size)
+    begun_with = []  # lines for the log, which is not open yet
+    trainer = make_trainer(args, train_set, len(batches), rank, world_size, begun_with.append)
     if state:
         trainer.set_state_dict(state, state["path"])
         loader.skipped.update(state["skipped"])
@@ -367,6 +368,8 @@ def set_up(args, rank, world_size, log):
         f"{len(train_set.classes)} classes to train on, {len(eval_set):,} to evaluate; "
         f"{world_size} x {args.device}, {world_size * args.batch_size} images in a step"
     )
+    for line in begun_with:
+        log.say(line)
     if args.data_path == TRY_OUT["data_path"]:
         log.say("a try-out on lite_data: give --data-path for other images")
     if state:
@@ -375,6 +378,8 @@ def set_up(args, rank, world_size, log):
             f"going on from {shown(state['path'])}: epoch {trainer.epoch}, "
             f"iteration {trainer.iteration}" + ", the end: evaluating it again" * finished
         )
+        for line in trainer.other_epochs(state["args"]["epochs"]):
+            log.say(line)
         if args.device == "cpu" and state["threads"] != cpu_threads():
             log.say(
                 f"with {cpu_threads()} CPU threads, where there were {state['threads']}: last bits "

@@ -24,7 +24,7 @@ def imports(path):
     ("package", "forbidden"),
     [
         ("paddle_mv3", {"torch", "torchvision"} | OURS),
-        ("torch_ref", {"paddle"} | OURS),
+        ("torch_ref", {"paddle"} | OURS - {"alignment"}),
         ("alignment", OURS),
     ],
 )
@@ -37,6 +37,20 @@ def test_arrows_point_one_way(package, forbidden):
 
 def test_transforms_are_free_of_frameworks():
     assert not FRAMEWORKS & set(imports(ROOT / "paddle_mv3" / "transforms.py"))
+
+
+@pytest.mark.parametrize("name", ["environment", "files", "trainers"])
+def test_what_both_trainers_share_is_free_of_frameworks(name):
+    assert not FRAMEWORKS & set(imports(ROOT / "alignment" / f"{name}.py"))
+
+
+def test_the_reference_shares_nothing_else():
+    shared = {"alignment.environment", "alignment.files", "alignment.trainers"}
+    for file in (ROOT / "torch_ref").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            assert {name for name in names if name.startswith("alignment")} <= shared, file
 
 
 BLOCK = """

@@ -38,6 +38,8 @@ OPTIONS = shlex.split(
     "--clip-grad-norm 1 --norm-weight-decay 0 --print-freq 1 --save-steps 2"
 )
 
+SHORT = ["--epochs", 1, "--lr-warmup-epochs", 0, "-b", 13, "--save-steps", 0]
+
 
 @pytest.fixture
 def run(images, tmp_path, monkeypatch, capfd):
@@ -176,9 +178,6 @@ def test_recipes_are_the_published_ones(name, run):
     assert run(f"@{path}", *shorter).status == 0
 
 
-SHORT = ["--epochs", 1, "--lr-warmup-epochs", 0, "-b", 13, "--save-steps", 0]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -264,8 +263,67 @@ def test_published_weights_are_asked_for(run, data_dir, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch2paddle, "prepare", prepare)
     for option in (["--pretrained"], ["--weights", "IMAGENET1K_V1"]):
-        assert "1000 classes" in run(*option).error_line
+        result = run(*option, *SHORT, out=tmp_path / option[0])
+        assert result.status == 0 and "1000 classes" in result.out, result.err
     assert asked == [("mobilenet_v3_small", True)] * 2
+    result = run("--test-only", "--pretrained")
+    assert re.search("1000 classes.*has 3.*without", result.error_line, re.I)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 15])
+def test_a_try_out_of_any_length_has_a_warm_up_that_fits(epochs, monkeypatch):
+    monkeypatch.setattr(arguments, "unpack", lambda *_: None)
+    args = arguments.parse("", ["--epochs", str(epochs), "--device", "cpu"])
+    assert args.lr_warmup_epochs == min(1, epochs - 1)
+    args = arguments.parse("", ["--epochs", "3", "--lr-warmup-epochs", "2", "--device", "cpu"])
+    assert args.lr_warmup_epochs == 2
+    assert arguments.parse("", ["--device", "cpu"]).epochs == arguments.TRY_OUT["epochs"]
+
+
+def five_classes(folder):
+    """Weights for five classes, each entry a number of its own: as a state_dict and a checkpoint
+    with an average, which is what counts of it.
+    """
+    paddle.seed(5)
+    model = paddle_mv3.mobilenet_v3_small(num_classes=5)
+    arrays = checkpoint.to_arrays(model.state_dict())
+    paddle.save(model.state_dict(), str(folder / "five.pdparams"))
+    other = {name: array + 1 for name, array in arrays.items()}
+    state = {"model": other, "model_ema": {"n_averaged": 3, "module": arrays}}
+    checkpoint.save(folder / "checkpoint.pdparams", state)
+    return arrays
+
+
+@pytest.mark.parametrize("name", ["five.pdparams", "checkpoint.pdparams"])
+def test_weights_for_other_classes_begin_a_fine_tuning(name, run, images, tmp_path):
+    arrays = five_classes(tmp_path)
+    line = f"{shown(tmp_path / name)} is of a model for 5 classes, and {shown(images)} has 3"
+    options = ["--weights", tmp_path / name]
+    result = run(*options, *SHORT)
+    assert result.status == 0, result.err
+    assert f"{line}: its last layer, classifier.3, is initialised anew" in result.out
+    assert line in (tmp_path / "out" / "train.log").read_text()
+    assert line + ": to be evaluated" in run("--test-only", *options).error_line
+    assert line not in run("--resume", "auto", *options, *SHORT).out  # it begins with no weights
+
+    args = arguments.parse("", [*OPTIONS, "--data-path", str(images), *map(str, options)])
+    said = []
+    trainer = train.make_trainer(args, SimpleNamespace(classes="abc"), 7, 0, 1, said.append)
+    assert len(said) == 1
+    for model in (trainer.model, trainer.model_ema.module):
+        state = checkpoint.to_arrays(model.state_dict())
+        weight, bias = (state.pop(f"classifier.3.{name}") for name in ("weight", "bias"))
+        assert all(np.array_equal(array, arrays[name]) for name, array in state.items())
+        # torchvision's: normal with a deviation of 0.01, bias 0.
+        assert weight.shape == (1024, 3) and abs(weight.std() / 0.01 - 1) < 0.1
+        assert abs(weight.mean()) < 0.001 and not bias.any()
+
+
+def test_a_new_last_layer_excuses_nothing_else(run, tmp_path):
+    large = checkpoint.to_arrays(paddle_mv3.mobilenet_v3_large(num_classes=5).state_dict())
+    checkpoint.save(tmp_path / "large.pdparams", {"model": large})
+    line = run("--weights", tmp_path / "large.pdparams").error_line
+    assert "large.pdparams does not fit the model: features" in line
 
 
 @pytest.mark.slow
@@ -329,6 +387,69 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_bit_for_bit(number, images, tm
     assert status == 0, text
     same(straight, last(tmp_path))
     assert_logs_are_whole(tmp_path)
+
+
+RATES = {  # of epochs 0 to 4 of a training of 5
+    "--lr-scheduler steplr": [1e-4, 0.01, 0.001, 0.0001, 0.00001],
+    "--lr-scheduler exponentiallr --lr-gamma 0.5": [1e-4, 0.01, 0.005, 0.0025, 0.00125],
+    "--lr-scheduler cosineannealinglr --lr-min 0.002": [
+        1e-4, 0.01, 0.002 + 0.004 * (1 + 0.5**0.5), 0.006, 0.002 + 0.004 * (1 - 0.5**0.5),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", RATES, ids=lambda text: text.split()[1])
+def test_more_epochs_go_on_with_the_rates_of_a_training_of_so_many(options, run, tmp_path):
+    options = [*options.split(), "-b", 13, "--save-steps", 0]
+    first = run(*options, "--epochs", 3)
+    assert first.status == 0, first.err
+    state = last(tmp_path / "out")
+    result = run(*options, "--epochs", 5, "--resume", "auto")
+    assert result.status == 0, result.err
+    entries = records(tmp_path / "out")
+    rates = [1e-4, 0.01, 0.006] if "cosine" in options[1] else RATES[" ".join(options[:-4])][:3]
+    rates += RATES[" ".join(options[:-4])][3:]
+    assert np.allclose([e["lr"] for e in entries], np.repeat(rates, 2), rtol=1e-12)
+
+    (line,) = re.findall(r"--epochs is 5 and was 3: .*", result.out)
+    if "cosine" in options[1]:
+        assert "learning rate of epoch 3 becomes 0.006, and would have been 0.002" in line
+    else:
+        assert f"goes on as it is, with a learning rate of {rates[3]:.6g} in epoch 3" in line
+    decays = [1 - 0.00002 * 13 * 2 / epochs for epochs in (5, 3)]
+    assert "it becomes {:.6g}, and was {:.6g}".format(*decays) in result.out
+    assert last(tmp_path / "out")["args"]["epochs"] == 5 and state["args"]["epochs"] == 3
+
+
+def test_in_the_middle_of_an_epoch_all_but_the_rate_is_what_it_was(images, straight):
+    options = [*OPTIONS, "--data-path", str(images), "--device", "cpu"]
+    cosine = {**straight["args"], "lr_scheduler": "cosineannealinglr"}
+    middle = {**straight, "epoch": 1, "iteration": 3, "args": cosine}
+    options += ["--lr-scheduler", "cosineannealinglr", "--epochs", "9"]
+    args = arguments.parse("", options)
+    arguments.require_same_recipe(args, 1, SizedAs(straight["classes"], 26), middle, "x")
+    trainer = Trainer(args, 3, 7)
+    trainer.set_state_dict(middle, "x")
+    (line, _) = trainer.other_epochs(2)
+    assert "epoch 1 becomes 0.01, and would have been 0.01" in line
+    after = trainer.state_dict()
+    for name in ("model", "model_ema", "optimizer", "epoch", "iteration", "sums", "best"):
+        same(after[name], middle[name], name)
+
+
+class SizedAs:
+    def __init__(self, classes, length):
+        self.classes, self.length = classes, length
+
+    def __len__(self):
+        return self.length
+
+
+def test_fewer_epochs_than_are_done_are_refused(run, tmp_path, straight):
+    path = checkpoint.path_of(tmp_path / "out", 1, 7)
+    checkpoint.save(path, {**straight, "args": {**straight["args"], "lr_warmup_epochs": 0}})
+    line = run("--resume", "auto", "--epochs", 1, "--lr-warmup-epochs", 0).error_line
+    assert "is in its epoch 1, counted from 0, and --epochs 1 ends before that: give 2" in line
 
 
 def test_another_number_of_threads_is_said(run, tmp_path, straight):
@@ -613,9 +734,8 @@ def test_a_changed_data_set_is_not_trained_on(run, images, tmp_path, straight):
     assert result.status == 2 and "list of classes is b, c, d and was a, b, c" in result.error_line
 
 
-def test_what_can_be_said_before_training_is(run, images, tmp_path, data_dir):
+def test_what_can_be_said_before_training_is(run, images, tmp_path):
     cases = {
-        "classes": (["--weights", data_dir / "mv3_small_paddle.pdparams"], "1000 classes.*has 3"),
         "torch": (["--weights", "x.pth"], "torch2paddle.py"),
         "missing": (["--data-path", tmp_path / "none"], "none/train"),
         "amp": (["--amp"], "--amp.*CPU"),

@@ -36,6 +36,7 @@ import torch
 from torch import distributed, nn
 
 import torch_ref
+from alignment.trainers import HEAD, NEW_HEAD, other_classes, other_epochs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -240,8 +241,7 @@ class Trainer:
         self.topk = (1, min(5, num_classes))
         torch.manual_seed(args.seed)
         self.model = torch_ref.MODELS[args.model](num_classes=num_classes).to(args.device)
-        if args.weights:
-            load_weights(self.model, args)
+        self.begun_with = load_weights(self.model, args) if args.weights else None
         if args.sync_bn:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
@@ -251,10 +251,28 @@ class Trainer:
         self.optimizer = torch_ref.create_optimizer(
             args.opt, groups, args.lr, args.momentum, args.weight_decay
         )
-        self.schedule = torch_ref.create_lr_scheduler(
+        scales = args.amp and args.amp_dtype == "float16"
+        self.scaler = torch.amp.GradScaler(args.device.type) if scales else None
+        self.model_ema = None
+        if args.model_ema:
+            decay = self.ema_decay(args.epochs)
+            self.model_ema = torch_ref.ExponentialMovingAverage(self.model, decay)
+        self.network = self.model
+        if world_size > 1:
+            gpu = [args.device.index] if args.device.type == "cuda" else None
+            self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=gpu)
+        self.epoch, self.iteration, self.top1 = args.start_epoch, 0, 0.0
+        self.schedule = self.new_schedule(args.epochs, self.epoch)
+
+    def new_schedule(self, epochs, epoch):
+        """Of a training of `epochs`, at `epoch`: the optimizer then has that epoch's rate."""
+        args = self.args
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = args.lr
+        schedule = torch_ref.create_lr_scheduler(
             self.optimizer,
             args.lr_scheduler,
-            args.epochs,
+            epochs,
             args.lr_warmup_epochs,
             args.lr_warmup_method,
             args.lr_warmup_decay,
@@ -262,21 +280,18 @@ class Trainer:
             args.lr_gamma,
             args.lr_min,
         )
-        scales = args.amp and args.amp_dtype == "float16"
-        self.scaler = torch.amp.GradScaler(args.device.type) if scales else None
-        self.model_ema = None
-        if args.model_ema:
-            decay = torch_ref.adjusted_decay(
-                args.model_ema_decay, args.batch_size, world_size, args.model_ema_steps, args.epochs
-            )
-            self.model_ema = torch_ref.ExponentialMovingAverage(self.model, decay)
-        self.network = self.model
-        if world_size > 1:
-            gpu = [args.device.index] if args.device.type == "cuda" else None
-            self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=gpu)
-        self.epoch, self.iteration, self.top1 = args.start_epoch, 0, 0.0
-        for _ in range(args.start_epoch):
-            self.schedule.step()
+        for _ in range(epoch):
+            schedule.step()
+        return schedule
+
+    def ema_decay(self, epochs):
+        args = self.args
+        return torch_ref.adjusted_decay(
+            args.model_ema_decay, args.batch_size, self.world_size, args.model_ema_steps, epochs
+        )
+
+    def lr(self):
+        return self.optimizer.param_groups[0]["lr"]
 
     def autocast(self):
         if not self.args.amp:
@@ -310,7 +325,7 @@ class Trainer:
         return loss.detach(), output.detach()
 
     def parts(self):
-        parts = {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.schedule}
+        parts = {"model": self.model, "optimizer": self.optimizer}
         parts |= {"model_ema": self.model_ema, "scaler": self.scaler}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -324,19 +339,50 @@ class Trainer:
         return {**state, "epoch": self.epoch, "top1": self.top1, "args": self.recipe()}
 
     def load_state_dict(self, state, path):
-        """Goes to the epoch after that of `state`, of the file `path`. Raises: CannotRun."""
+        """Goes to the epoch after that of `state`, of the file `path`; --epochs may be another.
+
+        Returns:
+            [line on what another number of epochs changes]
+
+        Raises:
+            CannotRun: it is no checkpoint, or another training's.
+        """
         try:
             saved, wanted = state["args"], self.recipe()
-            names = [name for name in wanted if saved.get(name) != wanted[name]]
-            if not names:
+            names = [n for n in wanted if n != "epochs" and saved.get(n) != wanted[n]]
+            before, done = saved["epochs"], state["epoch"] + 1
+            if not names and done <= self.args.epochs:
                 for name, part in self.parts().items():
                     part.load_state_dict(state[name])
-                self.epoch, self.top1 = state["epoch"] + 1, state["top1"]
-                return
+                self.epoch, self.top1 = done, state["top1"]
+                return self.resume_schedule(before)
         except Exception as error:  # a file of another kind can raise nearly anything
             raise CannotRun(f"{path} is no checkpoint of this trainer: {reason(error)}") from error
-        told = ", ".join(f"{name} is {wanted[name]} and was {saved.get(name)}" for name in names)
-        raise CannotRun(f"{path} is of another training: {told}. Give the same arguments")
+        if names:
+            told = ", ".join(
+                f"{name} is {wanted[name]} and was {saved.get(name)}" for name in names
+            )
+            raise CannotRun(f"{path} is of another training: {told}. Give the same arguments")
+        raise CannotRun(
+            f"{path} has done {done} epochs already, more than --epochs {self.args.epochs}: give "
+            f"{done} or more"
+        )
+
+    def resume_schedule(self, before):
+        """The schedule of --epochs at this epoch; a rate depends on the epoch alone.
+
+        Returns:
+            [line on what changes, if --epochs was `before`]
+        """
+        epochs, rates, decays = (before, self.args.epochs), [], None
+        for count in epochs:
+            self.schedule = self.new_schedule(count, self.epoch)
+            rates.append(self.lr())
+        if before == self.args.epochs or self.epoch == self.args.epochs:
+            return []
+        if self.model_ema:
+            decays = [self.ema_decay(count) for count in epochs]
+        return other_epochs(self.args, before, self.epoch, rates, decays)
 
 
 def reason(error):
@@ -348,7 +394,17 @@ def reason(error):
 
 
 def load_weights(model, args):
-    """Puts --weights into `model`; of a checkpoint, its average if any. Raises: CannotRun."""
+    """Puts --weights into `model`; of a checkpoint, its average if any.
+
+    Weights for another number of classes begin a fine-tuning: the last layer stays as it was
+    initialised.
+
+    Returns:
+        a line that says so, or None.
+
+    Raises:
+        CannotRun: they are another model's, or, to be evaluated, for other classes.
+    """
     if args.weights == "IMAGENET1K_V1":
         url = torch_ref.WEIGHTS[args.model]
         try:
@@ -357,13 +413,25 @@ def load_weights(model, args):
             raise CannotRun(f"cannot download {url}: {reason(error)}") from error
     else:
         state = load(args.weights)
+    fresh, line = model.state_dict(), None
+    head = (f"{HEAD}.weight", f"{HEAD}.bias")
     try:
         if "model_ema" in state:
             average = state["model_ema"].items()
             state = {name[7:]: value for name, value in average if name.startswith("module.")}
-        model.load_state_dict(state.get("model", state))
-    except (AttributeError, RuntimeError, TypeError) as error:
+        state = dict(state.get("model", state))
+        if all(name in x for name in head for x in (state, fresh)):
+            trained_for, num_classes = (len(x[f"{HEAD}.bias"]) for x in (state, fresh))
+            if trained_for != num_classes:
+                line = other_classes(args.weights, trained_for, args.data_path, num_classes)
+                if args.test_only:
+                    raise CannotRun(f"{line}: to be evaluated, both have to be the same")
+                line += f": {NEW_HEAD}"
+                state |= {name: fresh[name] for name in head}
+        model.load_state_dict(state)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise CannotRun(f"{args.weights} does not fit the model: {reason(error)}") from error
+    return line
 
 
 def load(path):
@@ -406,7 +474,7 @@ def train_one_epoch(trainer, loader, report):
         reader_cost += time.perf_counter() - waiting
         images, labels = images.to(args.device), labels.to(args.device)
         loss, output = trainer.step(images, labels)
-        lr = trainer.optimizer.param_groups[0]["lr"]
+        lr = trainer.lr()
         if not math.isfinite(float(loss)):
             raise Diverged(
                 f"the loss is {float(loss)} in epoch {trainer.epoch}, iteration "
@@ -563,11 +631,16 @@ def main(args, rank=0, world_size=1):
         loader, dataset = evaluation_data(args, rank, world_size)
         evaluate(Trainer(args, len(dataset.classes), 0, rank, world_size), loader, Report(rank))
         return
-    trainer, data, eval_data = set_up(args, rank, world_size)
     if args.resume:
-        trainer.load_state_dict(load(args.resume), args.resume)
+        args.weights = None
+    trainer, data, eval_data = set_up(args, rank, world_size)
+    lines = [trainer.begun_with] if trainer.begun_with else []
+    if args.resume:
+        lines = trainer.load_state_dict(load(args.resume), args.resume)
     report = Report(rank, args.output_dir, trainer.epoch if args.resume else 0)
     report.say(f"{args.model}, PyTorch; {len(data[2]):,} images of {len(data[2].classes)} classes")
+    for line in lines:
+        report.say(line)
 
     def save():
         if rank == 0:
