@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alignment import cli  # noqa: E402, F401  isort: skip  (first)
+from alignment import cli, environment  # noqa: E402, F401  isort: skip  (first)
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
@@ -261,15 +261,8 @@ def _launched(command, runs, start, steps, work):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     process.output = work / f"{name}.txt"
-    try:
+    with environment.ended_at_last(process):  # a launcher then ends its processes
         yield process
-    finally:
-        process.terminate()  # a launcher ends its processes then
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _wait(process):

@@ -38,7 +38,7 @@ import torch  # noqa: E402
 
 import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
-from alignment.files import CannotRun, shown, whole_file  # noqa: E402
+from alignment.files import CannotRun, require_writable, shown, whole_file  # noqa: E402
 from alignment.threads import one_torch_thread  # noqa: E402
 from alignment.training import Comparison, torch_arrays  # noqa: E402
 from alignment.weights import make_alive  # noqa: E402
@@ -248,6 +248,7 @@ def share_of_bound(row):
     return row.value / row.bound if row.bound else row.value
 
 
+@environment.unwound_by_signals()
 @one_torch_thread()
 def main(args):
     """Returns whether all agrees. Raises: CannotRun, OSError."""
@@ -257,9 +258,7 @@ def main(args):
     args = settle(args)
     require_comparable(args)
     log_dir = args.result_dir / "log"
-    with whole_file(log_dir / ".probe") as temporary:  # before any time is spent
-        temporary.write_text("")
-    (log_dir / ".probe").unlink()
+    require_writable(log_dir)
     work = Path(tempfile.mkdtemp(prefix="align_training_"))
     try:
         per_epoch = -(-args.steps // min(EPOCHS, args.epochs))

@@ -38,10 +38,6 @@ from collections import deque
 from functools import partial
 from pathlib import Path
 
-if __name__ == "__main__":
-    # Until run() settles what an interrupt does, no traceback from the middle of an import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -52,12 +48,20 @@ environment.require("numpy", "PIL", "paddle", "reprod_log", "tqdm", "visualdl")
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
-from reprod_log import ReprodLogger  # noqa: E402
 
 import paddle_mv3  # noqa: E402
-from alignment.files import CannotRun, described, first_line, shown, whole_file  # noqa: E402
+from alignment.files import (  # noqa: E402
+    CannotRun,
+    described,
+    first_line,
+    only_user,
+    require_writable,
+    shown,
+    whole_file,
+)
+from alignment.trainers import training_of, write_top1  # noqa: E402
 from Checkpoint6 import checkpoint, distributed  # noqa: E402
-from Checkpoint6.arguments import TRY_OUT, require_same_recipe  # noqa: E402
+from Checkpoint6.arguments import TRY_OUT, recipe_of, require_same_recipe  # noqa: E402
 from Checkpoint6.arguments import parse as parse_arguments  # noqa: E402
 from Checkpoint6.data import evaluation_data, require_same_data, training_data  # noqa: E402
 from Checkpoint6.logs import Log  # noqa: E402
@@ -253,7 +257,7 @@ def resume(args, world_size, rank, dataset, log):
 
 
 def prepare_output(args):
-    """Makes --output-dir and --result-dir, and writes into them, before any time is spent.
+    """Makes --result-dir, and looks into --output-dir, which is this training's alone.
 
     Raises:
         CannotRun: they cannot be written, or hold a training that is not to be resumed.
@@ -264,10 +268,7 @@ def prepare_output(args):
             f"{shown(args.output_dir)} holds a training already ({found[0].name}): go on with it "
             "by --resume auto, or give another --output-dir"
         )
-    for folder in (args.output_dir, args.result_dir):
-        with whole_file(folder / ".probe") as temporary:
-            temporary.write_text("")
-        (folder / ".probe").unlink()
+    require_writable(args.result_dir)
     checkpoint.remove_leftovers(args.output_dir)
 
 
@@ -278,12 +279,13 @@ def write_arguments(args):
         temporary.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def record(top1, folder):
-    """Writes the final top-1, in per cent, for training alignment."""
-    log = ReprodLogger()
-    log.add("top1", np.array([top1]))
-    with whole_file(folder / "train_align_paddle.npy") as temporary:
-        log.save(str(temporary))
+def record(top1, trainer, train_set, eval_set):
+    """Writes the final top-1, in per cent, for training alignment. Returns its file."""
+    args, world_size = trainer.args, trainer.world_size
+    training = training_of(recipe_of(args), world_size, args.data_path, train_set, eval_set)
+    path = args.result_dir / "train_align_paddle.npy"
+    write_top1(path, top1, training)
+    return path
 
 
 def main(args, stop, rank=0, world_size=1):
@@ -294,25 +296,26 @@ def main(args, stop, rank=0, world_size=1):
     """
     if args.use_deterministic_algorithms and args.device == "gpu":
         paddle.set_flags({"FLAGS_cudnn_deterministic": True})
-    if not args.test_only and rank == 0:
-        prepare_output(args)
-    distributed.free_shared_memory()
-    log = Log(rank)
-    try:
-        if args.test_only:
-            test(args, stop, rank, world_size, log)
-        else:
-            train(stop, log, *set_up(args, rank, world_size, log))
-    except Stopped as stopped:
-        name = signal.Signals(stopped.args[0]).name
-        saved = "" if args.test_only else ", all is saved: go on with --resume auto"
-        log.say(f"stopped by {name}{saved}")
-        raise
-    except Exception as error:
-        log.note(f"error: {first_line(error)}")
-        raise
-    finally:
-        log.close()
+    with contextlib.ExitStack() as stack:
+        if not args.test_only and rank == 0:
+            stack.enter_context(only_user(args.output_dir, "--output-dir"))
+            prepare_output(args)
+        distributed.free_shared_memory()
+        log = Log(rank)
+        stack.callback(log.close)
+        try:
+            if args.test_only:
+                test(args, stop, rank, world_size, log)
+            else:
+                train(stop, log, *set_up(args, rank, world_size, log))
+        except Stopped as stopped:
+            name = signal.Signals(stopped.args[0]).name
+            saved = "" if args.test_only else ", all is saved: go on with --resume auto"
+            log.say(f"stopped by {name}{saved}")
+            raise
+        except Exception as error:
+            log.note(f"error: {first_line(error)}")
+            raise
 
 
 def test(args, stop, rank, world_size, log):
@@ -390,7 +393,7 @@ def set_up(args, rank, world_size, log):
 
 def train(stop, log, trainer, data, eval_data):
     """Epoch after epoch: trains, saves, evaluates."""
-    (loader, batches, train_set), (eval_loader, _) = data, eval_data
+    (loader, batches, train_set), (eval_loader, eval_set) = data, eval_data
     args = trainer.args
     saver = Saver(trainer, loader, train_set, log)
     while trainer.epoch < args.epochs:
@@ -411,8 +414,7 @@ def train(stop, log, trainer, data, eval_data):
         saver.best(top1)
         trainer.next_epoch()
     if trainer.rank == 0:
-        record(top1, args.result_dir)
-        file = args.result_dir / "train_align_paddle.npy"
+        file = record(top1, trainer, train_set, eval_set)
         log.say(f"top1 {top1:.3f} -> {shown(file)}")
         if trainer.best:
             epoch, best = trainer.best["epoch"], trainer.best["top1"]

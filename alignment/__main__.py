@@ -7,15 +7,15 @@ Options are those that all steps share. Exit status: 2 if a step could not run, 
 not aligned, else 0.
 """
 
+from . import cli, environment  # isort: skip  (first)
+
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from . import cli
-
-from tabulate import tabulate  # isort: skip
+from tabulate import tabulate
 
 STEPS = {
     "01_test_forward.py": "forward_diff",
@@ -41,7 +41,9 @@ def run_step(script, summary_file, options, own=()):
     print(f"\n$ python {' '.join([script, *own])}", flush=True)
     summary_file.unlink(missing_ok=True)
     start = time.perf_counter()
-    status = subprocess.run([sys.executable, cli.ROOT / script, *own, *options]).returncode
+    process = subprocess.Popen([sys.executable, cli.ROOT / script, *own, *options])
+    with environment.ended_at_last(process):
+        status = process.wait()
     seconds = time.perf_counter() - start
     if not summary_file.exists():
         return status, [Path(script).name, "", "", "", f"could not run (exit {status})", seconds]
@@ -54,6 +56,7 @@ def run_step(script, summary_file, options, own=()):
     return status, [Path(script).name, what, difference, threshold, summary["verdict"], seconds]
 
 
+@environment.unwound_by_signals()
 def main(args):
     options = sys.argv[1:]
     results = [

@@ -1,9 +1,16 @@
-"""What has to be settled before the frameworks are loaded: import it first."""
+"""What has to be settled before the frameworks are loaded: import it first.
 
+Of the standard library alone.
+"""
+
+import contextlib
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 # Each framework has its own threads, which by default wait in a busy loop: beside other work on the
 # machine the steps took five times as long.
@@ -14,8 +21,32 @@ warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track")
 
 
+def _is_our_script():
+    """Whether the program that is starting is one of the scripts of this repository."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    root = Path(__file__).resolve().parent.parent
+    return script is not None and root in Path(script).resolve().parents[:2]
+
+
+def _leave_at_once(number, frame):
+    os._exit(128 + number)
+
+
+# While a script imports, which takes seconds, Ctrl-C would end it with a traceback out of the
+# middle of a framework. Who imports this as a library keeps its own handler.
+if _is_our_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave_at_once)
+
+
+def imported():
+    """For a script that has imported all it needs: Ctrl-C raises KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _leave_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def require(*packages):
     """Leaves with exit status 2 and one line, if one of these cannot be imported."""
+    packages = (*packages, "filelock")  # which alignment/files.py needs, and so every script
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         print(
@@ -23,3 +54,46 @@ def require(*packages):
             file=sys.stderr,
         )
         raise SystemExit(2)
+
+
+ENDING = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    ENDING.append(signal.SIGHUP)
+
+
+def _unwind(number, frame):
+    for each in ENDING:  # launchers and impatient people send several
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def unwound_by_signals():
+    """Within, SIGINT, SIGTERM and SIGHUP raise SystemExit(128 + number).
+
+    For a program that has processes to end and folders to remove before it leaves: `finally` does
+    that, undisturbed by further signals. What is ignored (nohup) stays so.
+    """
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, _unwind)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def ended_at_last(process, seconds=30):
+    """Yields a subprocess.Popen, and on leaving ends it: by SIGTERM, then by SIGKILL."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

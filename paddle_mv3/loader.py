@@ -306,7 +306,7 @@ class _Workers(_DataLoaderIterMultiProcess):
         self._try_shutdown_all()
 
     def _try_shutdown_all(self, timeout=None):
-        if self._shutdown:
+        if self._shutdown or self._data_queue is None:  # None: interrupted while it was made
             return
         self.leaving = True
         # A worker that ends in the middle of a message leaves a reader waiting for the other half,

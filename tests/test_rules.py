@@ -48,8 +48,14 @@ def test_the_reference_shares_nothing_else():
     shared = {"alignment.environment", "alignment.files", "alignment.trainers"}
     for file in (ROOT / "torch_ref").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                continue
+            names = [name.name for name in node.names]
+            if isinstance(node, ast.ImportFrom):
+                if node.module == "alignment":
+                    names = [f"alignment.{name}" for name in names]
+                else:
+                    names = [node.module or ""]
             assert {name for name in names if name.startswith("alignment")} <= shared, file
 
 

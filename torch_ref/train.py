@@ -15,14 +15,12 @@ Exit status: 0 trained to the end, 1 the loss is no number any more, 2 it could 
 
 import argparse
 import contextlib
-import functools
 import importlib.util
 import json
 import math
 import os
 import shlex
 import sys
-import tempfile
 import textwrap
 import time
 import warnings
@@ -31,12 +29,22 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet from here)
+
 import numpy as np
 import torch
 from torch import distributed, nn
 
 import torch_ref
-from alignment.trainers import HEAD, NEW_HEAD, other_classes, other_epochs
+from alignment.files import CannotRun, only_user, require_writable, whole_file
+from alignment.trainers import (
+    HEAD,
+    NEW_HEAD,
+    other_classes,
+    other_epochs,
+    training_of,
+    write_top1,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,10 +54,6 @@ NOT_THE_RECIPE = (
     "print_freq", "result_dir", "resume", "save_steps", "skip_corrupt", "start_epoch", "test_only",
     "use_deterministic_algorithms", "weights", "workers",
 )  # fmt: skip
-
-
-class CannotRun(Exception):
-    """Bad input: one line that says what is wrong and what to do."""
 
 
 class Diverged(Exception):
@@ -563,7 +567,8 @@ class Report:
             if epoch and objects.exists():
                 lines = [x for x in objects.read_text().splitlines(True) if x.endswith("}\n")]
                 kept = "".join(x for x in lines if json.loads(x)["epoch"] < epoch)
-                whole(objects, lambda path: path.write_text(kept))
+                with whole_file(objects) as temporary:
+                    temporary.write_text(kept)
             mode = "a" if epoch else "w"
             paths = (folder / "train.log", objects)
             self.files = [open(path, mode, buffering=1) for path in paths]  # noqa: SIM115
@@ -585,38 +590,11 @@ class Report:
             file.write(json.dumps({**entry, **values}) + "\n")
 
 
-def whole(path, write):
-    """Calls `write(temporary)`, then renames. Raises: CannotRun."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save has a RuntimeError for a full disk
-        temporary.unlink(missing_ok=True)
-        raise CannotRun(f"cannot write {path}: {reason(error)}") from error
-
-
-def prepare(args):
-    """Makes the folders, and writes into them, before any time is spent. Raises: CannotRun."""
+def require_packages():
+    """Raises CannotRun, before any time is spent, where the record could not be written."""
     missing = [x for x in ("paddle", "reprod_log") if importlib.util.find_spec(x) is None]
     if missing:
         raise CannotRun(f"missing {', '.join(missing)}. Run: pip install -r requirements.txt")
-    for folder in (args.output_dir, args.result_dir):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise CannotRun(f"cannot write into {folder}: {error.strerror}") from error
-
-
-def record(top1, folder):
-    """Writes the final top-1, in per cent, for training alignment."""
-    warnings.filterwarnings("ignore", message="No ccache found")
-    from reprod_log import ReprodLogger  # imports paddle
-
-    log = ReprodLogger()
-    log.add("top1", np.array([top1]))
-    whole(folder / "train_align_benchmark.npy", lambda path: log.save(str(path)))
 
 
 def main(args, rank=0, world_size=1):
@@ -625,12 +603,20 @@ def main(args, rank=0, world_size=1):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, PyTorch refuses
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not (args.use_deterministic_algorithms or args.test_only)
-    if rank == 0 and not args.test_only:
-        prepare(args)
     if args.test_only:
         loader, dataset = evaluation_data(args, rank, world_size)
         evaluate(Trainer(args, len(dataset.classes), 0, rank, world_size), loader, Report(rank))
         return
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            require_packages()
+            stack.enter_context(only_user(args.output_dir, "--output-dir"))
+            require_writable(args.result_dir)
+        train_and_record(args, rank, world_size)
+
+
+def train_and_record(args, rank, world_size):
+    """Raises: CannotRun, OSError, Diverged."""
     if args.resume:
         args.weights = None
     trainer, data, eval_data = set_up(args, rank, world_size)
@@ -644,13 +630,15 @@ def main(args, rank=0, world_size=1):
 
     def save():
         if rank == 0:
-            path = args.output_dir / "checkpoint.pth"
-            whole(path, functools.partial(torch.save, trainer.state_dict()))
+            with whole_file(args.output_dir / "checkpoint.pth") as temporary:
+                torch.save(trainer.state_dict(), temporary)
 
     top1 = train(trainer, data, eval_data, report, save)
     if rank == 0:
-        record(top1, args.result_dir)
-        report.say(f"top1 {top1:.3f} -> {args.result_dir / 'train_align_benchmark.npy'}")
+        path = args.result_dir / "train_align_benchmark.npy"
+        sets = data[2], eval_data[1]
+        write_top1(path, top1, training_of(trainer.recipe(), world_size, args.data_path, *sets))
+        report.say(f"top1 {top1:.3f} -> {path}")
 
 
 def run():
@@ -658,6 +646,7 @@ def run():
     status, message = 0, ""
     # Of --start-epoch, and of a file that torch.save did not write.
     warnings.filterwarnings("ignore", message="Detected (call of|pickle protocol)")
+    environment.imported()
     try:
         args = parse()
         rank, world_size = (int(os.environ.get(x, y)) for x, y in (("RANK", 0), ("WORLD_SIZE", 1)))
