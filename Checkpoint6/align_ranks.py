@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 import torch  # noqa: E402
 
-from alignment.files import CannotRun  # noqa: E402
+from alignment.files import CannotRun, first_line  # noqa: E402
 from alignment.thresholds import GRADIENT_FLOAT64  # noqa: E402
 from alignment.training import (  # noqa: E402
     Difference,
@@ -174,8 +174,13 @@ def main():
     rules = {name: tuple(rule) for name, rule in task["rules"].items()}
     start = Start(weights, rules, "float64", dropout=0.0)
     torch.set_num_threads(1)
-    for run in task["runs"]:
-        record(arguments(run["args"]), start, task["steps"], run["folder"], *share)
+    try:
+        for run in task["runs"]:
+            record(arguments(run["args"]), start, task["steps"], run["folder"], *share)
+    except Exception as error:
+        distributed.leave(1, f"{type(error).__name__}: {first_line(error)}")
+        raise
+    distributed.leave(0)
     distributed.end_workers()
 
 

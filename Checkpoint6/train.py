@@ -79,6 +79,7 @@ def train_one_epoch(trainer, loader, log, stop, save):
 
     Raises:
         Stopped, Diverged
+        CannotRun: an image that cannot be read, after saving.
     """
     args, total = trainer.args, trainer.steps_per_epoch
     trainer.network.train()
@@ -86,30 +87,35 @@ def train_one_epoch(trainer, loader, log, stop, save):
     costs, window = deque(maxlen=50), Window()
     waiting, batches = window.begin, iter(loader)
     while True:
+        batch, failure, flags = None, None, 0
         try:
-            images, labels = next(batches)
+            batch = next(batches)
+            if batch is None:
+                flags = EMPTY
         except StopIteration:
             break
         except OSError as error:  # an image that cannot be read, between two steps
-            if window.losses and trainer.world_size == 1:
-                trainer.sums += window.read(trainer)[0]
-            save()
-            raise CannotRun(
-                f"{error}. Mend or remove it, or leave out up to N such files: --resume auto "
-                "--skip-corrupt N"
-            ) from error
+            failure, flags = str(error), UNREADABLE
+        found = distributed.any_rank(flags)
+        if found & UNREADABLE:
+            end_unreadable(trainer, window, failure, save)
         window.reader_cost += time.perf_counter() - waiting
-        loss, output = trainer.step(images, labels)
-        window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
+        if found & EMPTY:
+            leave_out(trainer, log)
+        else:
+            images, labels = batch
+            loss, output = trainer.step(images, labels)
+            window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
         log.advance()
 
-        stopping = stop_requested(trainer, stop)
+        stopping = stop_requested(stop)
         saving = stopping or (args.save_steps and trainer.steps % args.save_steps == 0)
         if saving or trainer.iteration % args.print_freq == 0 or trainer.iteration == total:
-            sums, *cost = window.read(trainer)
-            trainer.sums += sums
-            costs.append(cost[-1])
-            train_line(trainer, log, sums, *cost, np.mean(costs))
+            if window.losses:
+                sums, *cost = window.read(trainer)
+                trainer.sums += sums
+                costs.append(cost[-1])
+                train_line(trainer, log, sums, *cost, np.mean(costs))
             if saving:
                 save()
             if stopping:
@@ -118,18 +124,52 @@ def train_one_epoch(trainer, loader, log, stop, save):
             window = Window()
         waiting = time.perf_counter()
     log.end_progress()
+    if not trainer.sums[0]:
+        distributed.end_together()
+        folder = shown(args.data_path / "train")
+        raise CannotRun(f"no batch of {folder} has an image that can be read: nothing to train on")
 
 
-def stop_requested(trainer, stop):
-    """The signal that any rank has got, or 0."""
-    if trainer.world_size == 1:
-        return stop.signal
-    # Asking makes the host wait for the device.
-    every = 1 if trainer.args.device == "cpu" else min(trainer.args.print_freq, 10)
-    if trainer.iteration % every and trainer.iteration < trainer.steps_per_epoch:
-        return 0
-    asked = distributed.sum_over_ranks(np.array([float(stop.signal > 0)]), trainer.world_size)
-    return (stop.signal or signal.SIGTERM) if asked[0] else 0
+UNREADABLE, EMPTY = 1, 2  # what a rank's next batch can be
+
+
+def end_unreadable(trainer, window, failure, save):
+    """Saves what all ranks have done, where one of them has met an image that cannot be read.
+
+    Args:
+        failure: message of this rank's, or None.
+
+    Raises:
+        CannotRun: always.
+    """
+    if window.losses:
+        trainer.sums += window.read(trainer)[0]
+    save()
+    failures = distributed.agree(failure, trainer.world_size)  # and rank 0 has written
+    first = next(text for text in failures if text is not None)
+    distributed.end_together()
+    raise CannotRun(
+        f"{first}. Mend or remove it, or leave out up to N such files: "
+        "--resume auto --skip-corrupt N"
+    )
+
+
+def leave_out(trainer, log):
+    """Passes over a step, on all ranks, for which one of them has no image that can be read."""
+    if not trainer.left_out:
+        whose = "the batch" if trainer.world_size == 1 else "the batch of a process"
+        log.say(
+            f"epoch {trainer.epoch}, iteration {trainer.iteration}: no image of {whose} can be "
+            "read: the step is left out, and others like it"
+        )
+    trainer.left_out += 1
+    trainer.iteration += 1
+
+
+def stop_requested(stop):
+    """The signal that any rank has got, or 0. A collective call."""
+    asked = distributed.any_rank(int(stop.signal > 0))
+    return (stop.signal or signal.SIGTERM) if asked else 0
 
 
 def train_line(trainer, log, sums, steps, reader_cost, batch_cost, usual_cost):
@@ -441,13 +481,12 @@ def require_few_skipped(loader):
 
 def run():
     """Parses the command line, and leaves with the exit status."""
-    companions, rank, message = None, 0, ""
+    rank, message = 0, ""
     try:
         args = parse_arguments(__doc__)
         stop = distributed.Stop()
         paddle.set_device(args.device)
         rank, world_size = distributed.start()
-        companions = distributed.Companions(rank, world_size)
         main(args, stop, rank, world_size)
         status = 0
     except Stopped as stopped:
@@ -466,8 +505,7 @@ def run():
     if message:
         with contextlib.suppress(OSError):
             print("error: " + f"rank {rank}: " * (rank > 0) + message, file=sys.stderr, flush=True)
-    if companions:
-        companions.leave(status, message)
+    distributed.leave(status, message)
     distributed.end_workers()
     sys.exit(status)
 

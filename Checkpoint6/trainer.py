@@ -45,6 +45,7 @@ class Trainer:
         sums: (4,) float64, of the epoch so far over all ranks: images, hits in the first 1 and 5,
             loss.
         best: {"epoch": int, "top1": float} of the best evaluation, or {}.
+        left_out: steps of this process for which there was no image that can be read.
     """
 
     def __init__(self, args, num_classes, steps_per_epoch, rank=0, world_size=1, initialise=None):
@@ -79,6 +80,7 @@ class Trainer:
         self.epoch, self.iteration = args.start_epoch, 0
         self.sums = np.zeros(4)
         self.best = {}
+        self.left_out = 0
 
     def new_schedule(self, epochs):
         """Of the learning rate, for a training of `epochs`. Raises: ValueError."""

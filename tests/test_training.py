@@ -664,6 +664,40 @@ def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
     assert [entry["images"] for entry in records(tmp_path / "out", "epoch")] == [24, 24]
 
 
+def test_batches_of_which_nothing_is_left_are_left_out(run, images, tmp_path):
+    """Of train 22 of 26 images are damaged, of val 12 of 13."""
+    names = [f"{i}.png" for i in range(26) if i not in (0, 13, 14, 25)]
+    data = damage(images, tmp_path / "damaged", names)
+    options = ["-b", 2, "--mixup-alpha", 0, "--skip-corrupt", 34, "--print-freq", 3]
+    result = run(*options, data=data)
+    assert result.status == 0, result.err
+    assert result.out.count("no image of the batch can be read: the step is left out") == 1
+    out = tmp_path / "out"
+    assert [entry["images"] for entry in records(out, "epoch")] == [4, 4]
+    steps = {entry["step"] for entry in records(out, "epoch")}
+    assert steps == {13, 26} and last(out)["iteration"] == 13
+    assert {entry["top1"] for entry in records(out, "val") if "top1" in entry} <= {0, 100}
+    # In the middle of an epoch it goes on as if it had not been stopped.
+    state, course = last(out), tmp_path / "course"
+    middle = [path for path in checkpoint.checkpoints(out) if "0001_000009" in path.name]
+    course.mkdir()
+    middle[0].rename(course / middle[0].name)
+    assert run(*options, "--resume", "auto", data=data, out=course).status == 0
+    same({**state, "skipped": 0}, {**last(course), "skipped": 0})
+
+
+def test_images_none_of_which_can_be_read(run, images, tmp_path):
+    every = [f"{i}.png" for i in range(26)]
+    data = damage(images, tmp_path / "damaged", every)
+    line = run("--skip-corrupt", 100, "--save-steps", 0, data=data).error_line
+    assert f"no batch of {shown(data / 'train')} has an image that can be read" in line
+    assert not checkpoint.checkpoints(tmp_path / "out")
+    for path in images.glob("train/*/*.png"):
+        (data / path.relative_to(images)).write_bytes(path.read_bytes())
+    line = run("--skip-corrupt", 100, "--epochs", 1, "--lr-warmup-epochs", 0, data=data).error_line
+    assert "not one image to evaluate could be read" in line
+
+
 def test_not_a_number_stops_with_the_step_and_the_rate(run, tmp_path):
     rising = ["--lr", "1e30", "--lr-warmup-decay", "1e-33", "--clip-grad-norm", "1e9"]
     result = run(*rising, "--print-freq", 7, "--save-steps", 0)
@@ -996,12 +1030,62 @@ def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_an_image_that_one_rank_cannot_read_loses_no_step_of_any(ranks, images, tmp_path):
+    data, out = damage(images, tmp_path / "data", ["5.png"]), tmp_path / "out"
+    options = ["-b", 2, "-j", 1, "--save-steps", 0, "--print-freq", 100]
+    status, text = finish(start_ranks(ranks, data, out, *options))
+    assert status != 0 and "Traceback" not in text, text
+    for rank in range(ranks):
+        said = (out / "log" / f"workerlog.{rank}").read_text()
+        (line,) = [line for line in said.splitlines() if "error: " in line]
+        assert "5.png" in line and "--resume auto --skip-corrupt N" in line, said
+    state = last(out)
+    dataset = SizedAs("abc", 26)
+    shares = [[*paddle_mv3.DistributedSampler(dataset, rank, ranks)] for rank in range(ranks)]
+    samples = paddle_mv3.ImageFolder(data / "train").samples
+    place = min(
+        number
+        for share in shares
+        for number, draw in enumerate(share)
+        if samples[draw.index][0].endswith("/5.png")
+    )
+    assert (state["epoch"], state["iteration"]) == (0, place // 2) and place > 1
+    assert state["sums"][0] == place // 2 * 2 * ranks
+
+    # Mended, it ends as if there had been nothing.
+    for path in images.rglob("5.png"):
+        (data / path.relative_to(images)).write_bytes(path.read_bytes())
+    status, text = finish(start_ranks(ranks, data, out, *options, "--resume", "auto"))
+    assert status == 0, text
+    status, text = finish(start_ranks(ranks, data, tmp_path / "straight", *options))
+    assert status == 0, text
+    same(last(tmp_path / "straight"), last(out))
+
+
+@pytest.mark.slow
+def test_ranks_leave_out_a_step_together(images, tmp_path):
+    data = damage(images, tmp_path / "data", ["5.png", "6.png", "7.png"])
+    options = ["-b", 1, "-j", 1, "--skip-corrupt", 6, "--save-steps", 0, "--train-crop-size", 64]
+    out = tmp_path / "out"
+    status, text = finish(start_ranks(2, data, out, *options))
+    assert status == 0 and "Traceback" not in text, text
+    said = (out / "log" / "workerlog.0").read_text()
+    assert said.count("no image of the batch of a process can be read") == 1
+    # Of 13 steps of two images each, at most three are left out, whole.
+    counts = [entry["images"] for entry in records(out, "epoch")]
+    assert all(count in (20, 22, 24) for count in counts), counts
+
+
+@pytest.mark.slow
 def test_the_error_of_another_rank_is_heard(images, tmp_path):
-    data = damage(images, tmp_path / "data", ["5.png"])
-    process = start_ranks(2, data, tmp_path / "out", "-b", 2)
-    status, text = finish(process)
-    assert status != 0
-    assert "5.png" in text, text
+    """While they evaluate: what is evaluated has been saved."""
+    data = damage(images, tmp_path / "data", [])
+    path = next(data.glob("val/*/5.png"))
+    path.write_bytes(b"no image")
+    status, text = finish(start_ranks(2, data, tmp_path / "out", "-b", 2))
+    assert status != 0 and "5.png" in text and "Traceback" not in text, text
+    assert (last(tmp_path / "out")["epoch"], last(tmp_path / "out")["iteration"]) == (0, 7)
 
 
 SYNC = """
