@@ -465,7 +465,7 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
     below = tmp_path / "file" / "below"
     for options in ({"out": below}, {"result": below}, {"out": "/proc"}):  # /proc takes no files
         result = run(**options)
-        assert "cannot write into" in result.error_line and "[Train]" not in result.out
+        assert "cannot write" in result.error_line and "[Train]" not in result.out
 
 
 def test_published_weights_without_a_network(run, monkeypatch):
@@ -524,11 +524,16 @@ def test_folders_that_do_not_fit_together(run, images, tmp_path):
     assert "classes b" in run(data=data).error_line
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_file_that_is_no_image_is_named(workers, run, images, tmp_path):
+def test_a_file_that_is_no_image_is_named(workers, damage, part, run, images, tmp_path):
     data = copy(images, tmp_path / "data")
-    (data / "train" / "c" / "5.png").write_text("no image")
-    assert "5.png" in run("-j", workers, data=data).error_line
+    path = next(data.glob(f"{part}/*/5.png"))
+    content = {"cut": path.read_bytes()[:-2000], "text": b"no image", "empty": b""}[damage]
+    path.write_bytes(content)
+    line = run("-j", workers, "--epochs", 1, "--lr-warmup-epochs", 0, data=data).error_line
+    assert line.startswith(f"error: cannot decode image {path}: ")
 
 
 def test_a_loss_that_is_no_number_ends_it(run):

@@ -394,7 +394,9 @@ def reason(error):
     if getattr(error, "strerror", None):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1] if lines[0].startswith("Caught ") else textwrap.shorten(" ".join(lines), 300)
+    if lines[0].startswith("Caught "):
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return textwrap.shorten(" ".join(lines), 300)
 
 
 def load_weights(model, args):
