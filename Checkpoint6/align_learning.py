@@ -16,11 +16,13 @@ that is whole in --output-dir is not run again: after a stop, the same command g
 Exit status: 0 aligned, 1 not aligned, 2 it could not run.
 """
 
+import contextlib
 import json
 import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -191,16 +193,16 @@ class Runner:
 
     def __init__(self, jobs):
         self.jobs = jobs
-        self.processes, self.lock, self.stopped = set(), threading.Lock(), False
+        self.processes, self.lock, self.stopped = set(), threading.RLock(), False
         threads = max(1, (os.cpu_count() or 1) // jobs)
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
     def run(self, trainings):
         """Raises: CannotRun, if one fails."""
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with ThreadPoolExecutor(self.jobs) as pool, environment.cleaned_up(self.stop):
+            futures = [pool.submit(self.train, training) for training in trainings]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             try:
-                futures = [pool.submit(self.train, training) for training in trainings]
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
             finally:
@@ -237,8 +239,12 @@ class Runner:
     def stop(self):
         with self.lock:
             self.stopped = True
-            for process in self.processes:
-                process.terminate()
+            running = list(self.processes)
+        for process in running:
+            with contextlib.suppress(OSError):
+                os.kill(process.pid, signal.SIGTERM)
+        for process in running:
+            environment.end(process)
 
 
 def train_all(trainings, jobs):
@@ -378,7 +384,7 @@ def settle(args):
         raise CannotRun(f"--seeds {args.seeds}: a spread needs 2 or more, or --short")
 
 
-@environment.unwound_by_signals()
+@environment.ended_by_signals()
 def main(args):
     """Returns the exit status. Raises: CannotRun."""
     settle(args)

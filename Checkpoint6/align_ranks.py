@@ -266,7 +266,7 @@ def _launched(command, runs, start, steps, work):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     process.output = work / f"{name}.txt"
-    with environment.ended_at_last(process):  # a launcher then ends its processes
+    with environment.cleaned_up(lambda: environment.end(process)):  # with all of its processes
         yield process
 
 

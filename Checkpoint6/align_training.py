@@ -248,7 +248,7 @@ def share_of_bound(row):
     return row.value / row.bound if row.bound else row.value
 
 
-@environment.unwound_by_signals()
+@environment.ended_by_signals()
 @one_torch_thread()
 def main(args):
     """Returns whether all agrees. Raises: CannotRun, OSError."""
@@ -260,7 +260,10 @@ def main(args):
     log_dir = args.result_dir / "log"
     require_writable(log_dir)
     work = Path(tempfile.mkdtemp(prefix="align_training_"))
-    try:
+    with (
+        environment.cleaned_up(lambda: shutil.rmtree(work, ignore_errors=True)),
+        environment.cleaned_up(distributed.end_workers),
+    ):
         per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
         # Each epoch ends in a smaller batch.
         images = (per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
@@ -300,9 +303,6 @@ def main(args):
             report.part(found, what)
         report.write()
         return report.aligned
-    finally:
-        distributed.end_workers()
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class Companions:
         said.put(None)
         status, _, message = goodbye.partition(" ")
         status = int(status) if status.isdigit() else 1
-        if status in self.ORDERLY or self.ending:
+        if status in self.ORDERLY or (self.ending and goodbye):
             return
         message = message or "gone without a word: killed, or its machine is down"
         try:
@@ -233,10 +233,14 @@ def any_rank(flags):
     return _companions.any(flags) if _companions else flags
 
 
-def end_together():
-    """All ranks end now, each by itself: none has to end another one."""
+def end_together(world_size, message=None):
+    """[message of rank 0, of rank 1, ...], after which all end by themselves, none the others.
+
+    A collective call.
+    """
     if _companions:
         _companions.ending = True
+    return agree(message, world_size)
 
 
 def leave(status, message=""):

@@ -125,7 +125,7 @@ def train_one_epoch(trainer, loader, log, stop, save):
         waiting = time.perf_counter()
     log.end_progress()
     if not trainer.sums[0]:
-        distributed.end_together()
+        distributed.end_together(trainer.world_size)
         folder = shown(args.data_path / "train")
         raise CannotRun(f"no batch of {folder} has an image that can be read: nothing to train on")
 
@@ -145,9 +145,8 @@ def end_unreadable(trainer, window, failure, save):
     if window.losses:
         trainer.sums += window.read(trainer)[0]
     save()
-    failures = distributed.agree(failure, trainer.world_size)  # and rank 0 has written
+    failures = distributed.end_together(trainer.world_size, failure)  # and rank 0 has written
     first = next(text for text in failures if text is not None)
-    distributed.end_together()
     raise CannotRun(
         f"{first}. Mend or remove it, or leave out up to N such files: "
         "--resume auto --skip-corrupt N"

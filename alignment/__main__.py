@@ -42,7 +42,7 @@ def run_step(script, summary_file, options, own=()):
     summary_file.unlink(missing_ok=True)
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, cli.ROOT / script, *own, *options])
-    with environment.ended_at_last(process):
+    with environment.cleaned_up(lambda: environment.end(process)):
         status = process.wait()
     seconds = time.perf_counter() - start
     if not summary_file.exists():
@@ -56,7 +56,7 @@ def run_step(script, summary_file, options, own=()):
     return status, [Path(script).name, what, difference, threshold, summary["verdict"], seconds]
 
 
-@environment.unwound_by_signals()
+@environment.ended_by_signals()
 def main(args):
     options = sys.argv[1:]
     results = [

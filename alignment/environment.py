@@ -7,8 +7,8 @@ import contextlib
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -61,39 +61,67 @@ if hasattr(signal, "SIGHUP"):  # Windows has none
     ENDING.append(signal.SIGHUP)
 
 
-def _unwind(number, frame):
-    for each in ENDING:  # launchers and impatient people send several
-        signal.signal(each, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+_cleanups = []
 
 
 @contextlib.contextmanager
-def unwound_by_signals():
-    """Within, SIGINT, SIGTERM and SIGHUP raise SystemExit(128 + number).
+def cleaned_up(clean):
+    """Calls `clean` on leaving, and where a signal ends the program within `ended_by_signals`.
 
-    For a program that has processes to end and folders to remove before it leaves: `finally` does
-    that, undisturbed by further signals. What is ignored (nohup) stays so.
+    Then it is called from a signal handler, anywhere in the main thread: it has to do without
+    locks that others hold, and may be called twice.
+    """
+    _cleanups.append(clean)
+    try:
+        yield
+    finally:
+        clean()
+        _cleanups.remove(clean)
+
+
+def _end(number, frame):
+    for each in ENDING:  # launchers and impatient people send several
+        signal.signal(each, signal.SIG_IGN)
+    for clean in reversed(list(_cleanups)):
+        with contextlib.suppress(Exception):
+            clean()
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def ended_by_signals():
+    """Within, SIGINT, SIGTERM and SIGHUP end the program with 128 + number, after its `cleaned_up`.
+
+    They raise nothing: an exception that comes out of nowhere is lost where it meets a `__del__`,
+    and the program goes on. What is ignored (nohup) stays so.
     """
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
-                signal.signal(number, _unwind)
+                signal.signal(number, _end)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-@contextlib.contextmanager
-def ended_at_last(process, seconds=30):
-    """Yields a subprocess.Popen, and on leaving ends it: by SIGTERM, then by SIGKILL."""
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def end(process, seconds=30):
+    """Ends a subprocess.Popen, by SIGTERM and then by SIGKILL, and waits for that.
+
+    Without Popen's own methods, which wait for a lock that the interrupted `wait` may hold.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            if process.returncode is None:
+                os.kill(process.pid, number)
+        while process.returncode is None and time.monotonic() < deadline:
+            try:
+                pid, status = os.waitpid(process.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it
+                return
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return
+            time.sleep(0.01)

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from .environment import cleaned_up
+
 # Environment variable: folders that this process, or one that has started it, keeps for itself.
 HELD = "ALIGNMENT_FOLDERS_HELD"
 
@@ -114,7 +116,7 @@ def only_user(folder, option):
                     on_acquired=lambda file: os.write(file, str(os.getpid()).encode()),
                 )
             )
-            stack.callback(path.unlink, missing_ok=True)
+            stack.enter_context(cleaned_up(lambda: path.unlink(missing_ok=True)))
         except Timeout:
             raise CannotRun(
                 f"another run{_holder(path)} is writing into {shown(folder)}: wait for it, or give "

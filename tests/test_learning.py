@@ -2,8 +2,8 @@
 
 import json
 import os
-import signal
-import threading
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -498,18 +498,35 @@ def test_a_result_that_was_changed_is_said(learning, tmp_path):
     assert "cannot read" in learning.run(*LONG).error_line
 
 
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from Checkpoint6 import align_learning, tools
+align_learning.FRAMEWORKS = tuple(
+    framework._replace(script=Path({folder!r}) / f"train_{{framework.name}}.py")
+    for framework in align_learning.FRAMEWORKS
+)
+tools.run(align_learning.main, align_learning.parser())
+"""
+
+
 def test_a_signal_ends_the_trainings_as_well(learning, tmp_path):
     learning.trainers(97, 97, then=f"open({str(tmp_path / 'up')!r}, 'w'); time.sleep(600)")
-
-    def stop():
+    code = RUN.format(root=str(ROOT), folder=str(tmp_path))
+    command = [sys.executable, "-c", code, "--output-dir", tmp_path / "out"]
+    command += ["--result-dir", tmp_path / "result", *LONG]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([str(x) for x in command], **pipes) as process:
         while not (tmp_path / "up").exists():
+            assert process.poll() is None, process.communicate()[0]
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop, daemon=True).start()
-    begin = time.perf_counter()
-    assert learning.run(*LONG).status == 143
-    assert time.perf_counter() - begin < 300  # it did not wait for the ten minutes
+        process.terminate()
+        out, _ = process.communicate(timeout=60)  # it does not wait for the ten minutes
+    assert process.returncode == 143 and "Traceback" not in out, out
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert f"{tmp_path}/out" not in listing
+    assert not (tmp_path / "result" / ".lock").exists()
 
 
 @pytest.mark.parametrize(
