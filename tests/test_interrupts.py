@@ -85,13 +85,17 @@ def stopped(command, number, ready, folder):
         env=environment,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    out = process.communicate(timeout=90)[0]
+    deadline = time.monotonic() + 400  # on a machine that is at work
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out = process.communicate(timeout=90)[0]
+    finally:
+        if process.poll() is None:
+            process.kill()
     deadline = time.monotonic() + 20  # an orphan that is on its way out
     while processes_with(str(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
