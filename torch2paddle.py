@@ -320,4 +320,4 @@ if __name__ == "__main__":
     arguments.add_argument("target", type=Path, nargs="?", help="file to write")
     arguments.add_argument("--reverse", action="store_true", help="Paddle to PyTorch")
     arguments.add_argument("--num-classes", type=int, default=NUM_CLASSES, help="of the checkpoint")
-    cli.run(main, arguments)
+    cli.run(main, arguments, writes_results=False)

@@ -17,7 +17,6 @@ Exit status: 0 aligned, 1 not aligned, 2 it could not run.
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -42,15 +41,20 @@ environment.require("sklearn", "scipy", "matplotlib")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from reprod_log import ReprodLogger  # noqa: E402
 
 import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
-from alignment.diff import save  # noqa: E402
-from alignment.files import CannotRun, first_line, shown, whole_file  # noqa: E402
+from alignment.files import CannotRun, first_line, only_user, shown, whole_file  # noqa: E402
+from alignment.trainers import load_training, write_top1  # noqa: E402
 from Checkpoint6 import significance, tools  # noqa: E402
 from Checkpoint6.arguments import count, number  # noqa: E402
-from Checkpoint6.compare_top1 import PORT, REFERENCE, load_top1, report  # noqa: E402
+from Checkpoint6.compare_top1 import (  # noqa: E402
+    PORT,
+    REFERENCE,
+    load_top1,
+    report,
+    require_same_training,
+)
 from Checkpoint6.digits import VALIDATION, make_digits  # noqa: E402
 from torch2paddle import convert_file  # noqa: E402
 
@@ -137,9 +141,11 @@ class Training(NamedTuple):
     @property
     def is_finished(self):
         try:
-            return json.loads((self.folder / "finished.json").read_text()) == self.recipe
-        except (OSError, ValueError):
+            recipe = json.loads((self.folder / "finished.json").read_text())
+            load_training(self.folder / self.framework.record)
+        except (OSError, ValueError, CannotRun):
             return False
+        return recipe == self.recipe
 
     def finish(self):
         with whole_file(self.folder / "finished.json") as temporary:
@@ -187,16 +193,16 @@ class Runner:
 
     def __init__(self, jobs):
         self.jobs = jobs
-        self.processes, self.lock, self.stopped = set(), threading.Lock(), False
+        self.processes, self.lock, self.stopped = set(), threading.RLock(), False
         threads = max(1, (os.cpu_count() or 1) // jobs)
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
     def run(self, trainings):
         """Raises: CannotRun, if one fails."""
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with ThreadPoolExecutor(self.jobs) as pool, environment.cleaned_up(self.stop):
+            futures = [pool.submit(self.train, training) for training in trainings]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             try:
-                futures = [pool.submit(self.train, training) for training in trainings]
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
             finally:
@@ -233,25 +239,12 @@ class Runner:
     def stop(self):
         with self.lock:
             self.stopped = True
-            for process in self.processes:
-                process.terminate()
-
-
-@contextlib.contextmanager
-def alone_in(folder):
-    """Raises CannotRun where another process is already training in `folder`."""
-    with whole_file(folder / ".probe") as temporary:
-        temporary.write_text("")
-    (folder / ".probe").unlink()
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CannotRun(
-                f"another process is training in {shown(folder)}: wait for it, or give another "
-                "--output-dir"
-            ) from None
-        yield
+            running = list(self.processes)
+        for process in running:
+            with contextlib.suppress(OSError):
+                os.kill(process.pid, signal.SIGTERM)
+        for process in running:
+            environment.end(process)
 
 
 def train_all(trainings, jobs):
@@ -306,14 +299,23 @@ def spread(values):
     return f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
 
 
-def write_records(port, reference, folder):
-    """Writes both means, in per cent. Returns what was written, reference first."""
+def write_records(trainings, port, reference, folder):
+    """Writes both means, in per cent, and what they are of.
+
+    Returns:
+        what was written, as of load_top1, reference first.
+
+    Raises:
+        CannotRun: it cannot be written, or is not known.
+    """
     records = []
-    for name, top1 in ((REFERENCE, reference), (PORT, port)):
-        log = ReprodLogger()
-        log.add("top1", np.array([np.mean(top1)]))
-        save(log, folder / name)
-        records.append(load_top1(folder / name, "align_learning.py"))
+    for framework, top1 in zip(reversed(FRAMEWORKS), (reference, port)):
+        mine = [t for t in trainings if t.framework == framework]
+        training = load_training(mine[0].folder / framework.record)
+        path = folder / framework.record
+        write_top1(path, np.mean(top1), {**training, "seeds": [t.seed for t in mine]})
+        records.append(load_top1(path, "align_learning.py"))
+    require_same_training(*(folder / framework.record for framework in FRAMEWORKS))
     return records
 
 
@@ -382,30 +384,37 @@ def settle(args):
         raise CannotRun(f"--seeds {args.seeds}: a spread needs 2 or more, or --short")
 
 
+@environment.ended_by_signals()
 def main(args):
     """Returns the exit status. Raises: CannotRun."""
     settle(args)
-    # As Ctrl-C does: what runs is ended as well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     trainings = [
         Training(framework, seed, args.epochs, args.output_dir.resolve(), args.recipe)
         for seed in range(args.seeds)
         for framework in FRAMEWORKS
     ]
-    with alone_in(args.output_dir):
+    with (
+        only_user(args.output_dir, "--output-dir"),
+        only_user(args.result_dir, "--result-dir"),
+    ):
         make_digits(args.output_dir / "digits")
         train_all(trainings, args.jobs)
-        curves = {
-            name: [t.curves() for t in trainings if t.framework == framework]
-            for name, framework in zip(("Paddle", "PyTorch"), FRAMEWORKS)
-        }
+        return compare(args, trainings)
+
+
+def compare(args, trainings):
+    """Compares what was trained. Returns the exit status. Raises: CannotRun."""
+    curves = {
+        name: [t.curves() for t in trainings if t.framework == framework]
+        for name, framework in zip(("Paddle", "PyTorch"), FRAMEWORKS)
+    }
     port, reference = ([run["top1"][-1] for run in runs] for runs in curves.values())
     found, failure, lines = judge(port, reference, args.short)
     picture = args.result_dir / "log" / "train_align.png"
     title = f"MobileNetV3-Small on handwritten digits: mean and range of {args.seeds} seeds"
     draw(curves, picture, title.replace("1 seeds", "1 seed"))
     aligned = report(
-        *write_records(port, reference, args.result_dir),
+        *write_records(trainings, port, reference, args.result_dir),
         found.tolerance,
         args.result_dir,
         [*lines, f"Curves: {shown(picture)}"],

@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alignment import cli  # noqa: E402, F401  isort: skip  (first)
+from alignment import cli, environment  # noqa: E402, F401  isort: skip  (first)
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 import torch  # noqa: E402
 
-from alignment.files import CannotRun  # noqa: E402
+from alignment.files import CannotRun, first_line  # noqa: E402
 from alignment.thresholds import GRADIENT_FLOAT64  # noqa: E402
 from alignment.training import (  # noqa: E402
     Difference,
@@ -174,8 +174,13 @@ def main():
     rules = {name: tuple(rule) for name, rule in task["rules"].items()}
     start = Start(weights, rules, "float64", dropout=0.0)
     torch.set_num_threads(1)
-    for run in task["runs"]:
-        record(arguments(run["args"]), start, task["steps"], run["folder"], *share)
+    try:
+        for run in task["runs"]:
+            record(arguments(run["args"]), start, task["steps"], run["folder"], *share)
+    except Exception as error:
+        distributed.leave(1, f"{type(error).__name__}: {first_line(error)}")
+        raise
+    distributed.leave(0)
     distributed.end_workers()
 
 
@@ -261,15 +266,8 @@ def _launched(command, runs, start, steps, work):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     process.output = work / f"{name}.txt"
-    try:
+    with environment.cleaned_up(lambda: environment.end(process)):  # with all of its processes
         yield process
-    finally:
-        process.terminate()  # a launcher ends its processes then
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _wait(process):

@@ -12,7 +12,6 @@ import torch
 import paddle_mv3
 import torch_ref
 import torch_ref.train
-from alignment.files import CannotRun
 from alignment.lockstep import Follower
 from alignment.precision import round_attributes
 from alignment.training import OPTIMIZER_STATE, as_paddle
@@ -133,10 +132,7 @@ class Reference:
         self.watch, self.reports = Watch(start.dtype), []
         with start.in_reference(args.model, self.watch):
             arguments = _reference_arguments(args)
-            try:
-                self.trainer, *data = torch_ref.train.set_up(arguments, rank, world_size)
-            except torch_ref.train.CannotRun as error:
-                raise CannotRun(str(error)) from error
+            self.trainer, *data = torch_ref.train.set_up(arguments, rank, world_size)
         self._step = self.trainer.step
         self.trainer.step = self._one_step
         self._follower = Follower(lambda: torch_ref.train.train(self.trainer, *data, self._report))

@@ -105,12 +105,17 @@ class Pair:
     def run(self):
         """Trains both to the end, or to the first step that differs."""
         recorded = []
+
+        def recorded_instead(top1, trainer, *data):
+            recorded.append(top1)
+            return trainer.args.result_dir
+
         try:
             original = Trainer.gradient_scaler
             scaler = partialmethod(gradient_scaler, original=original)
             with (
                 mock.patch.object(Trainer, "gradient_scaler", scaler),
-                mock.patch.object(train, "record", lambda top1, _: recorded.append(top1)),
+                mock.patch.object(train, "record", recorded_instead),
             ):
                 while not self.port.run(self._prepare):
                     self.resumed = True

@@ -38,7 +38,7 @@ import torch  # noqa: E402
 
 import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
-from alignment.files import CannotRun, shown, whole_file  # noqa: E402
+from alignment.files import CannotRun, require_writable, shown, whole_file  # noqa: E402
 from alignment.threads import one_torch_thread  # noqa: E402
 from alignment.trace import read_layer_map  # noqa: E402
 from alignment.training import Comparison, torch_arrays  # noqa: E402
@@ -49,7 +49,7 @@ from Checkpoint6.align_data import Draws, subset  # noqa: E402
 from Checkpoint6.align_ranks import PROCESSES, compare_ranks  # noqa: E402
 from Checkpoint6.align_sides import Start  # noqa: E402
 from Checkpoint6.align_steps import Pair  # noqa: E402
-from Checkpoint6.arguments import TRY_OUT, parser, settle  # noqa: E402
+from Checkpoint6.arguments import TRY_OUT, parser, settle, shorter  # noqa: E402
 from Checkpoint6.data import require_same_data  # noqa: E402
 from torch2paddle import pair_weights  # noqa: E402
 
@@ -71,7 +71,6 @@ DEFAULTS = {
     "cutmix_alpha": 1.0,
     "lr_step_size": 2,
     "lr_gamma": 0.973,
-    "lr_warmup_epochs": 2,
     "lr_warmup_method": "linear",
     "lr_warmup_decay": 0.02,
     "auto_augment": "imagenet",
@@ -85,6 +84,7 @@ DEFAULTS = {
     "val_crop_size": 56,
     "val_resize_size": 73,
 }
+WARMUP_EPOCHS = 2  # or as many as --epochs leaves room for
 EPOCHS = 5  # that the steps are spread over
 EVALUATED = 3  # batches
 RANK_STEPS, RANK_EPOCHS = 4, 2
@@ -104,7 +104,7 @@ def flags():
         help="1 leaves out the comparison of two processes",
     )
     found.add_argument("--layer-map", type=Path, help="as of 01_test_forward.py")
-    found.set_defaults(**DEFAULTS)
+    found.set_defaults(**DEFAULTS, lr_warmup_epochs=None)
     return found
 
 
@@ -250,18 +250,22 @@ def share_of_bound(row):
     return row.value / row.bound if row.bound else row.value
 
 
+@environment.ended_by_signals()
 @one_torch_thread()
 def main(args):
     """Returns whether all agrees. Raises: CannotRun, OSError."""
     del args.torch_device  # cli's; train.py has none
+    if args.lr_warmup_epochs is None:
+        args.lr_warmup_epochs = shorter(WARMUP_EPOCHS, args.epochs)
     args = settle(args)
     require_comparable(args)
     log_dir = args.result_dir / "log"
-    with whole_file(log_dir / ".probe") as temporary:  # before any time is spent
-        temporary.write_text("")
-    (log_dir / ".probe").unlink()
+    require_writable(log_dir)
     work = Path(tempfile.mkdtemp(prefix="align_training_"))
-    try:
+    with (
+        environment.cleaned_up(lambda: shutil.rmtree(work, ignore_errors=True)),
+        environment.cleaned_up(distributed.end_workers),
+    ):
         per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
         # Each epoch ends in a smaller batch.
         images = (per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
@@ -310,9 +314,6 @@ def main(args):
             report.part(found, what)
         report.write()
         return report.aligned
-    finally:
-        distributed.end_workers()
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

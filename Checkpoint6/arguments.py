@@ -210,9 +210,19 @@ def parse(description, argv=None):
     flags = parser(description)
     args = flags.parse_args(argv)
     if args.data_path is None:
-        flags.set_defaults(**TRY_OUT)
+        flags.set_defaults(**try_out(args.epochs))
         args = flags.parse_args(argv)
     return settle(args)
+
+
+def try_out(epochs):
+    """The defaults without --data-path, of a training of so many epochs."""
+    return {**TRY_OUT, "lr_warmup_epochs": shorter(TRY_OUT["lr_warmup_epochs"], epochs)}
+
+
+def shorter(lr_warmup_epochs, epochs):
+    """A default of --lr-warmup-epochs for a training of `epochs`: something is left after it."""
+    return min(lr_warmup_epochs, epochs - 1)
 
 
 def settle(args):
@@ -252,7 +262,10 @@ def recipe_of(args):
 
 
 def require_same_recipe(args, world_size, dataset, state, path):
-    """Raises CannotRun unless the checkpoint `state` is one of this very training."""
+    """Raises CannotRun unless the checkpoint `state` is one of this very training.
+
+    --epochs may be another number, as long as there is something left of it.
+    """
     if "optimizer" not in state:
         raise CannotRun(
             f"{shown(path)} holds weights alone, an average: begin a new training with "
@@ -262,7 +275,7 @@ def require_same_recipe(args, world_size, dataset, state, path):
     wanted = {**recipe_of(args), "processes": world_size, "images": len(dataset)}
     if state["classes"] != dataset.classes:
         saved["classes"], wanted["classes"] = map(", ".join, (state["classes"], dataset.classes))
-    names = [n for n in {**saved, **wanted} if saved.get(n) != wanted.get(n)]
+    names = [n for n in {**saved, **wanted} if n != "epochs" and saved.get(n) != wanted.get(n)]
     if names:
         differences = ", ".join(
             f"{_flag(name)} is {wanted.get(name)} and was {saved.get(name)}" for name in names
@@ -270,6 +283,11 @@ def require_same_recipe(args, world_size, dataset, state, path):
         raise CannotRun(
             f"{shown(path)} is of another training: {differences}. Give the same arguments, or "
             f"begin a new training in another --output-dir with --weights {shown(path)}"
+        )
+    if state["epoch"] >= args.epochs:
+        raise CannotRun(
+            f"{shown(path)} is in its epoch {state['epoch']}, counted from 0, and --epochs "
+            f"{args.epochs} ends before that: give {state['epoch'] + 1} or more"
         )
 
 

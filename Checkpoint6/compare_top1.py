@@ -3,7 +3,8 @@
     python compare_top1.py                          # both trained: train.py, torch_ref/train.py
     python compare_top1.py --published 67.668       # with torchvision's published accuracy
 
-Reads train_align_paddle.npy and train_align_benchmark.npy in --result-dir; writes
+Reads train_align_paddle.npy and train_align_benchmark.npy in --result-dir, and beside each of them
+the .json that says what was trained on what: only what was trained alike is compared. Writes
 log/train_align_diff.log there. A port is reproduced if its accuracy is not below the reference's:
 one that is above by more than the tolerance passes, and it is said by how much.
 
@@ -25,6 +26,7 @@ import numpy as np  # noqa: E402
 
 from alignment.diff import DiffHelper  # noqa: E402
 from alignment.files import CannotRun, load_record, missing, shown  # noqa: E402
+from alignment.trainers import described_training, differences, load_training  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 from Checkpoint6.arguments import number, rate  # noqa: E402
 
@@ -87,6 +89,26 @@ def load_top1(path, made_by):
     return {"top1": np.array([value])}
 
 
+def require_same_training(port, reference):
+    """What two accuracies are of, if it is the same but for the seeds; of their files.
+
+    Raises:
+        CannotRun: it is not, and in what; or it is not known.
+    """
+    try:
+        trainings = [load_training(path) for path in (port, reference)]
+    except CannotRun as error:
+        raise CannotRun(f"{error}. Train anew, or give --published") from error
+    found = differences(*trainings)
+    if found:
+        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+        raise CannotRun(
+            f"{shown(port)} and {shown(reference)} are of two different trainings: "
+            f"{'; '.join(found[:4])}{more}. Train both with the same data and recipe"
+        )
+    return trainings[0]
+
+
 def parser():
     flags = tools.parser(__doc__)
     add = flags.add_argument
@@ -99,12 +121,18 @@ def parser():
 
 def main(args):
     """Returns the exit status. Raises: CannotRun."""
-    port = load_top1(args.result_dir / PORT, "Checkpoint6/train.py")
+    files = args.result_dir / PORT, args.result_dir / REFERENCE
+    port = load_top1(files[0], "Checkpoint6/train.py")
     if args.published is None:
-        reference = load_top1(args.result_dir / REFERENCE, "torch_ref/train.py")
+        reference = load_top1(files[1], "torch_ref/train.py")
         name = "reference"
+        trained = described_training(require_same_training(*files))
     else:
         reference, name = {"top1": np.array([args.published])}, "published"
+        try:
+            trained = described_training(load_training(files[0]))
+        except CannotRun as error:
+            trained = str(error)
     above = float(port["top1"][0] - reference["top1"][0])
     side = "above" if above >= 0 else "below"
     line = (
@@ -118,7 +146,7 @@ def main(args):
         port,
         max(args.tolerance, above),
         args.result_dir,
-        [line],
+        [line, f"the port: {trained}"],
         hint="the same recipe and data on both sides, steps 02 to 05, other seeds",
     )
     return 0 if aligned else 1

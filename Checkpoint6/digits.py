@@ -56,8 +56,7 @@ def make_digits(folder):
         for i in indices.tolist():
             files[f"{part}/{digits[i]}/{i:04}.png"] = scans[i]
     if folder.is_dir():
-        found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-        if found == files.keys():
+        if _is_whole(folder, files):
             return False
         raise CannotRun(
             f"{shown(folder)} exists and is not these {len(files):,} images: "
@@ -74,6 +73,9 @@ def make_digits(folder):
             enlarged(scan).save(path)
         temporary.rename(folder)
     except OSError as error:
+        # Two programs started at once: the other one was first.
+        if _is_whole(folder, files):
+            return False
         raise CannotRun(
             f"cannot write {shown(folder)}: {first_line(error)}. Make room or make it writable, "
             "or choose another folder"
@@ -82,6 +84,13 @@ def make_digits(folder):
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
     return True
+
+
+def _is_whole(folder, files):
+    """Whether `folder` holds the files of these names, and no others."""
+    return files.keys() == {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def enlarged(scan):

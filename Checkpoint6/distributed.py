@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import queue
 import signal
 import socket
 import sys
@@ -16,14 +17,16 @@ import paddle
 from paddle import distributed
 
 __all__ = [
-    "Companions",
     "Stop",
     "agree",
+    "any_rank",
     "broadcast",
     "broadcast_statistics",
+    "end_together",
     "end_workers",
     "free_shared_memory",
     "in_worker",
+    "leave",
     "start",
     "sum_over_ranks",
 ]
@@ -36,13 +39,15 @@ paddle.disable_signal_handler()
 def start():
     """(rank, world_size); joins the other processes of `python -m paddle.distributed.launch`.
 
-    On GPUs the ranks talk by NCCL, on the CPU by gloo.
+    On GPUs the ranks talk by NCCL, on the CPU by gloo. Each has to say by `leave` that it ends.
     """
+    global _companions
     world_size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     if world_size == 1:
         return 0, 1
     _when_parent_dies(signal.SIGTERM)  # the launcher
     distributed.init_parallel_env()
+    _companions = Companions(distributed.get_rank(), world_size)
     return distributed.get_rank(), world_size
 
 
@@ -125,18 +130,22 @@ def _free_shared_memory(pid, age=0):
 
 
 class Companions:
-    """Ends this process when another rank is gone; gloo and NCCL would wait half an hour for it.
+    """Connections between ranks, for what is not to wait for a GPU; and who goes, is noticed.
 
-    Each rank holds a connection to rank 0, over which it says goodbye. The system closes the
-    connection of a process that dies, and after half a minute that of a machine that is gone.
+    gloo and NCCL would wait half an hour for a rank that is gone. Here each rank holds a connection
+    to rank 0, over which it says goodbye. The system closes the connection of a process that dies,
+    and after half a minute that of a machine that is gone: this process then ends as well.
+
+    Attributes:
+        ending: whether this process is about to end by itself.
     """
 
     ORDERLY = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+    GOODBYE = b"\xff"  # then the exit status and a message; any other byte is of `any`
 
     def __init__(self, rank, world_size):
-        self.connections = []
-        if world_size == 1:
-            return
+        self.rank, self.ending = rank, False
+        self.connections, self.said = [], []
         if rank == 0:
             host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
             server = socket.create_server((host, 0), backlog=world_size)
@@ -154,17 +163,23 @@ class Companions:
 
     def _watch(self, connection, rank):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for name, seconds in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
         self.connections.append(connection)
-        threading.Thread(target=self._wait, args=(connection, rank), daemon=True).start()
+        self.said.append(queue.SimpleQueue())
+        arguments = connection, rank, self.said[-1]
+        threading.Thread(target=self._listen, args=arguments, daemon=True).start()
 
-    def _wait(self, connection, rank):
-        said = _receive(connection).decode(errors="replace")
-        status, _, message = said.partition(" ")
+    def _listen(self, connection, rank, said):
+        while (byte := _receive(connection, 1)) and byte != self.GOODBYE:
+            said.put(byte[0])
+        goodbye = _receive(connection).decode(errors="replace")
+        said.put(None)
+        status, _, message = goodbye.partition(" ")
         status = int(status) if status.isdigit() else 1
-        if status in self.ORDERLY:
+        if status in self.ORDERLY or (self.ending and goodbye):
             return
         message = message or "gone without a word: killed, or its machine is down"
         try:
@@ -178,12 +193,60 @@ class Companions:
             end_workers()
             os._exit(status)
 
-    def leave(self, status, message=""):
-        """Tells the other ranks with which exit status this one ends, and why."""
+    def any(self, flags):
+        """The flags, bits of a number below 255, that any rank gives. All ranks have to ask."""
+        if self.rank:
+            self._tell(bytes([flags]))
+            return self._hear(self.said[0])
+        for said in self.said:
+            flags |= self._hear(said)
+        self._tell(bytes([flags]))
+        return flags
+
+    def _hear(self, said):
+        flags = said.get()
+        if flags is None:
+            raise RuntimeError("another rank has ended, and this one goes on: not all do the same")
+        return flags
+
+    def _tell(self, data):
+        for connection in self.connections:
+            with contextlib.suppress(OSError):  # who is gone is noticed by _listen
+                connection.sendall(data)
+
+    def leave(self, status, message):
+        self.ending = True
+        self._tell(self.GOODBYE + f"{status} {message}".encode())
         for connection in self.connections:
             with contextlib.suppress(OSError):
-                connection.sendall(f"{status} {message}".encode())
                 connection.shutdown(socket.SHUT_WR)
+
+
+_companions = None  # of several ranks
+
+
+def any_rank(flags):
+    """The flags, bits of a number below 255, that any rank gives. A collective call.
+
+    Between the hosts: no GPU is waited for.
+    """
+    return _companions.any(flags) if _companions else flags
+
+
+def end_together(world_size, message=None):
+    """[message of rank 0, of rank 1, ...], after which all end by themselves, none the others.
+
+    A collective call.
+    """
+    if _companions:
+        _companions.ending = True
+    return agree(message, world_size)
+
+
+def leave(status, message=""):
+    """Tells the other ranks with which exit status this one ends, and why."""
+    if _companions:
+        _companions.leave(status, message)
 
 
 def _receive(connection, count=None):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alignment.files import CannotRun, shown
+from alignment.trainers import HEAD, NEW_HEAD, other_classes
 from Checkpoint6 import checkpoint
 from Checkpoint6.trainer import Diverged
 
@@ -68,8 +69,19 @@ class Saver:
             self.log.say(f"NOT SAVED: {error}. The training goes on")
 
 
-def load_weights(args, model, num_classes):
-    """Puts --weights into `model`. Raises: CannotRun, if they are another model's."""
+def load_weights(args, model, num_classes, say):
+    """Puts --weights into `model`.
+
+    Weights for another number of classes begin a fine-tuning: the last layer stays as it was
+    initialised (torchvision's way: normal with standard deviation 0.01, bias 0), and that is said.
+
+    Args:
+        num_classes: of the data, and of `model`.
+        say: called with a line.
+
+    Raises:
+        CannotRun: they are another model's, or, to be evaluated, for other classes.
+    """
     if args.weights == "IMAGENET1K_V1":
         # Downloads and converts; the only thing here that needs PyTorch.
         import torch2paddle
@@ -79,12 +91,18 @@ def load_weights(args, model, num_classes):
     else:
         path = Path(args.weights)
     arrays, _ = checkpoint.read_weights(path)
-    trained_for = len(arrays.get("classifier.3.bias", range(num_classes)))
-    if trained_for != num_classes:
-        raise CannotRun(
-            f"{shown(path)} is of a model for {trained_for} classes, and {shown(args.data_path)} "
-            f"has {num_classes}: the class counts have to be the same"
-        )
     # Trained with --amp O2, most are in 16 bits.
     arrays = {name: checkpoint.as_float32(array) for name, array in arrays.items()}
+    trained_for = len(arrays.get(f"{HEAD}.bias", range(num_classes)))
+    if trained_for != num_classes:
+        counts = other_classes(shown(path), trained_for, shown(args.data_path), num_classes)
+        if args.test_only:
+            raise CannotRun(
+                f"{counts}: to be evaluated, both have to be the same. Without --test-only its "
+                "last layer is trained anew"
+            )
+        fresh = checkpoint.to_arrays(model.state_dict())
+        arrays |= {name: fresh[name] for name in (f"{HEAD}.weight", f"{HEAD}.bias")}
     checkpoint.load_model(model, arrays, path)
+    if trained_for != num_classes:
+        say(f"{counts}: {NEW_HEAD}")

@@ -12,6 +12,7 @@ import paddle
 from PIL import Image
 
 import paddle_mv3
+from alignment import environment
 from alignment.files import CannotRun, described, first_line, shown
 from Checkpoint6 import checkpoint
 from Checkpoint6.arguments import Parser, count
@@ -85,6 +86,7 @@ def run(main, flags, argv=None):
     CheckFailed, 2 if it raises CannotRun or OSError.
     """
     args = flags.parse_args(argv)
+    environment.imported()
     paddle.disable_signal_handler()  # it can hang for ever; see alignment/cli.py
     message = ""
     try:

@@ -38,10 +38,6 @@ from collections import deque
 from functools import partial
 from pathlib import Path
 
-if __name__ == "__main__":
-    # Until run() settles what an interrupt does, no traceback from the middle of an import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -52,12 +48,20 @@ environment.require("numpy", "PIL", "paddle", "reprod_log", "tqdm", "visualdl")
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
-from reprod_log import ReprodLogger  # noqa: E402
 
 import paddle_mv3  # noqa: E402
-from alignment.files import CannotRun, described, first_line, shown, whole_file  # noqa: E402
+from alignment.files import (  # noqa: E402
+    CannotRun,
+    described,
+    first_line,
+    only_user,
+    require_writable,
+    shown,
+    whole_file,
+)
+from alignment.trainers import training_of, write_top1  # noqa: E402
 from Checkpoint6 import checkpoint, distributed  # noqa: E402
-from Checkpoint6.arguments import TRY_OUT, require_same_recipe  # noqa: E402
+from Checkpoint6.arguments import TRY_OUT, recipe_of, require_same_recipe  # noqa: E402
 from Checkpoint6.arguments import parse as parse_arguments  # noqa: E402
 from Checkpoint6.data import evaluation_data, require_same_data, training_data  # noqa: E402
 from Checkpoint6.logs import Log  # noqa: E402
@@ -75,6 +79,7 @@ def train_one_epoch(trainer, loader, log, stop, save):
 
     Raises:
         Stopped, Diverged
+        CannotRun: an image that cannot be read, after saving.
     """
     args, total = trainer.args, trainer.steps_per_epoch
     trainer.network.train()
@@ -82,30 +87,35 @@ def train_one_epoch(trainer, loader, log, stop, save):
     costs, window = deque(maxlen=50), Window()
     waiting, batches = window.begin, iter(loader)
     while True:
+        batch, failure, flags = None, None, 0
         try:
-            images, labels = next(batches)
+            batch = next(batches)
+            if batch is None:
+                flags = EMPTY
         except StopIteration:
             break
         except OSError as error:  # an image that cannot be read, between two steps
-            if window.losses and trainer.world_size == 1:
-                trainer.sums += window.read(trainer)[0]
-            save()
-            raise CannotRun(
-                f"{error}. Mend or remove it, or leave out up to N such files: --resume auto "
-                "--skip-corrupt N"
-            ) from error
+            failure, flags = str(error), UNREADABLE
+        found = distributed.any_rank(flags)
+        if found & UNREADABLE:
+            end_unreadable(trainer, window, failure, save)
         window.reader_cost += time.perf_counter() - waiting
-        loss, output = trainer.step(images, labels)
-        window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
+        if found & EMPTY:
+            leave_out(trainer, log)
+        else:
+            images, labels = batch
+            loss, output = trainer.step(images, labels)
+            window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
         log.advance()
 
-        stopping = stop_requested(trainer, stop)
+        stopping = stop_requested(stop)
         saving = stopping or (args.save_steps and trainer.steps % args.save_steps == 0)
         if saving or trainer.iteration % args.print_freq == 0 or trainer.iteration == total:
-            sums, *cost = window.read(trainer)
-            trainer.sums += sums
-            costs.append(cost[-1])
-            train_line(trainer, log, sums, *cost, np.mean(costs))
+            if window.losses:
+                sums, *cost = window.read(trainer)
+                trainer.sums += sums
+                costs.append(cost[-1])
+                train_line(trainer, log, sums, *cost, np.mean(costs))
             if saving:
                 save()
             if stopping:
@@ -114,18 +124,51 @@ def train_one_epoch(trainer, loader, log, stop, save):
             window = Window()
         waiting = time.perf_counter()
     log.end_progress()
+    if not trainer.sums[0]:
+        distributed.end_together(trainer.world_size)
+        folder = shown(args.data_path / "train")
+        raise CannotRun(f"no batch of {folder} has an image that can be read: nothing to train on")
 
 
-def stop_requested(trainer, stop):
-    """The signal that any rank has got, or 0."""
-    if trainer.world_size == 1:
-        return stop.signal
-    # Asking makes the host wait for the device.
-    every = 1 if trainer.args.device == "cpu" else min(trainer.args.print_freq, 10)
-    if trainer.iteration % every and trainer.iteration < trainer.steps_per_epoch:
-        return 0
-    asked = distributed.sum_over_ranks(np.array([float(stop.signal > 0)]), trainer.world_size)
-    return (stop.signal or signal.SIGTERM) if asked[0] else 0
+UNREADABLE, EMPTY = 1, 2  # what a rank's next batch can be
+
+
+def end_unreadable(trainer, window, failure, save):
+    """Saves what all ranks have done, where one of them has met an image that cannot be read.
+
+    Args:
+        failure: message of this rank's, or None.
+
+    Raises:
+        CannotRun: always.
+    """
+    if window.losses:
+        trainer.sums += window.read(trainer)[0]
+    save()
+    failures = distributed.end_together(trainer.world_size, failure)  # and rank 0 has written
+    first = next(text for text in failures if text is not None)
+    raise CannotRun(
+        f"{first}. Mend or remove it, or leave out up to N such files: "
+        "--resume auto --skip-corrupt N"
+    )
+
+
+def leave_out(trainer, log):
+    """Passes over a step, on all ranks, for which one of them has no image that can be read."""
+    if not trainer.left_out:
+        whose = "the batch" if trainer.world_size == 1 else "the batch of a process"
+        log.say(
+            f"epoch {trainer.epoch}, iteration {trainer.iteration}: no image of {whose} can be "
+            "read: the step is left out, and others like it"
+        )
+    trainer.left_out += 1
+    trainer.iteration += 1
+
+
+def stop_requested(stop):
+    """The signal that any rank has got, or 0. A collective call."""
+    asked = distributed.any_rank(int(stop.signal > 0))
+    return (stop.signal or signal.SIGTERM) if asked else 0
 
 
 def train_line(trainer, log, sums, steps, reader_cost, batch_cost, usual_cost):
@@ -255,7 +298,7 @@ def resume(args, world_size, rank, dataset, log):
 
 
 def prepare_output(args):
-    """Makes --output-dir and --result-dir, and writes into them, before any time is spent.
+    """Makes --result-dir, and looks into --output-dir, which is this training's alone.
 
     Raises:
         CannotRun: they cannot be written, or hold a training that is not to be resumed.
@@ -266,10 +309,7 @@ def prepare_output(args):
             f"{shown(args.output_dir)} holds a training already ({found[0].name}): go on with it "
             "by --resume auto, or give another --output-dir"
         )
-    for folder in (args.output_dir, args.result_dir):
-        with whole_file(folder / ".probe") as temporary:
-            temporary.write_text("")
-        (folder / ".probe").unlink()
+    require_writable(args.result_dir)
     checkpoint.remove_leftovers(args.output_dir)
 
 
@@ -280,12 +320,13 @@ def write_arguments(args):
         temporary.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def record(top1, folder):
-    """Writes the final top-1, in per cent, for training alignment."""
-    log = ReprodLogger()
-    log.add("top1", np.array([top1]))
-    with whole_file(folder / "train_align_paddle.npy") as temporary:
-        log.save(str(temporary))
+def record(top1, trainer, train_set, eval_set):
+    """Writes the final top-1, in per cent, for training alignment. Returns its file."""
+    args, world_size = trainer.args, trainer.world_size
+    training = training_of(recipe_of(args), world_size, args.data_path, train_set, eval_set)
+    path = args.result_dir / "train_align_paddle.npy"
+    write_top1(path, top1, training)
+    return path
 
 
 def main(args, stop, rank=0, world_size=1):
@@ -296,40 +337,41 @@ def main(args, stop, rank=0, world_size=1):
     """
     if args.use_deterministic_algorithms and args.device == "gpu":
         paddle.set_flags({"FLAGS_cudnn_deterministic": True})
-    if not args.test_only and rank == 0:
-        prepare_output(args)
-    distributed.free_shared_memory()
-    log = Log(rank)
-    try:
-        if args.test_only:
-            test(args, stop, rank, world_size, log)
-        else:
-            train(stop, log, *set_up(args, rank, world_size, log))
-    except Stopped as stopped:
-        name = signal.Signals(stopped.args[0]).name
-        saved = "" if args.test_only else ", all is saved: go on with --resume auto"
-        log.say(f"stopped by {name}{saved}")
-        raise
-    except Exception as error:
-        log.note(f"error: {first_line(error)}")
-        raise
-    finally:
-        log.close()
+    with contextlib.ExitStack() as stack:
+        if not args.test_only and rank == 0:
+            stack.enter_context(only_user(args.output_dir, "--output-dir"))
+            prepare_output(args)
+        distributed.free_shared_memory()
+        log = Log(rank)
+        stack.callback(log.close)
+        try:
+            if args.test_only:
+                test(args, stop, rank, world_size, log)
+            else:
+                train(stop, log, *set_up(args, rank, world_size, log))
+        except Stopped as stopped:
+            name = signal.Signals(stopped.args[0]).name
+            saved = "" if args.test_only else ", all is saved: go on with --resume auto"
+            log.say(f"stopped by {name}{saved}")
+            raise
+        except Exception as error:
+            log.note(f"error: {first_line(error)}")
+            raise
 
 
 def test(args, stop, rank, world_size, log):
     """Evaluates --weights."""
     loader, dataset = evaluation_data(args, rank, world_size)
-    trainer = make_trainer(args, dataset, 0, rank, world_size)
+    trainer = make_trainer(args, dataset, 0, rank, world_size, log.say)
     log.say(f"{shown(args.weights)}, {len(dataset):,} images of {len(dataset.classes)} classes")
     evaluate(trainer, loader, log, stop)
 
 
-def make_trainer(args, dataset, steps_per_epoch, rank, world_size):
-    """A Trainer that begins with --weights. Raises: CannotRun."""
+def make_trainer(args, dataset, steps_per_epoch, rank, world_size, say):
+    """A Trainer that begins with --weights; `say` hears of it. Raises: CannotRun."""
     classes, initialise = len(dataset.classes), None
     if args.weights:
-        initialise = partial(load_weights, args, num_classes=classes)
+        initialise = partial(load_weights, args, num_classes=classes, say=say)
     try:
         return Trainer(args, classes, steps_per_epoch, rank, world_size, initialise)
     except ValueError as error:
@@ -351,7 +393,8 @@ def set_up(args, rank, world_size, log):
     state = resume(args, world_size, rank, train_set, log) if args.resume else None
     if state:
         args.weights = None
-    trainer = make_trainer(args, train_set, len(batches), rank, world_size)
+    begun_with = []  # lines for the log, which is not open yet
+    trainer = make_trainer(args, train_set, len(batches), rank, world_size, begun_with.append)
     if state:
         with checkpoint.restoring(state["path"]):
             trainer.set_state_dict(state, state["path"])
@@ -370,6 +413,8 @@ def set_up(args, rank, world_size, log):
         f"{len(train_set.classes)} classes to train on, {len(eval_set):,} to evaluate; "
         f"{world_size} x {args.device}, {world_size * args.batch_size} images in a step"
     )
+    for line in begun_with:
+        log.say(line)
     if args.data_path == TRY_OUT["data_path"]:
         log.say("a try-out on lite_data: give --data-path for other images")
     if state:
@@ -378,6 +423,8 @@ def set_up(args, rank, world_size, log):
             f"going on from {shown(state['path'])}: epoch {trainer.epoch}, "
             f"iteration {trainer.iteration}" + ", the end: evaluating it again" * finished
         )
+        for line in trainer.other_epochs(state["args"]["epochs"]):
+            log.say(line)
         if args.device == "cpu" and state["threads"] != cpu_threads():
             log.say(
                 f"with {cpu_threads()} CPU threads, where there were {state['threads']}: last bits "
@@ -388,7 +435,7 @@ def set_up(args, rank, world_size, log):
 
 def train(stop, log, trainer, data, eval_data):
     """Epoch after epoch: trains, saves, evaluates."""
-    (loader, batches, train_set), (eval_loader, _) = data, eval_data
+    (loader, batches, train_set), (eval_loader, eval_set) = data, eval_data
     args = trainer.args
     saver = Saver(trainer, loader, train_set, log)
     while trainer.epoch < args.epochs:
@@ -409,8 +456,7 @@ def train(stop, log, trainer, data, eval_data):
         saver.best(top1)
         trainer.next_epoch()
     if trainer.rank == 0:
-        record(top1, args.result_dir)
-        file = args.result_dir / "train_align_paddle.npy"
+        file = record(top1, trainer, train_set, eval_set)
         log.say(f"top1 {top1:.3f} -> {shown(file)}")
         if trainer.best:
             epoch, best = trainer.best["epoch"], trainer.best["top1"]
@@ -437,13 +483,12 @@ def require_few_skipped(loader):
 
 def run():
     """Parses the command line, and leaves with the exit status."""
-    companions, rank, message = None, 0, ""
+    rank, message = 0, ""
     try:
         args = parse_arguments(__doc__)
         stop = distributed.Stop()
         paddle.set_device(args.device)
         rank, world_size = distributed.start()
-        companions = distributed.Companions(rank, world_size)
         main(args, stop, rank, world_size)
         status = 0
     except Stopped as stopped:
@@ -462,8 +507,7 @@ def run():
     if message:
         with contextlib.suppress(OSError):
             print("error: " + f"rank {rank}: " * (rank > 0) + message, file=sys.stderr, flush=True)
-    if companions:
-        companions.leave(status, message)
+    distributed.leave(status, message)
     distributed.end_workers()
     sys.exit(status)
 

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 import paddle_mv3
+from alignment.trainers import other_epochs
 from Checkpoint6 import checkpoint, distributed
 from Checkpoint6.arguments import recipe_of
 
@@ -44,6 +45,7 @@ class Trainer:
         sums: (4,) float64, of the epoch so far over all ranks: images, hits in the first 1 and 5,
             loss.
         best: {"epoch": int, "top1": float} of the best evaluation, or {}.
+        left_out: steps of this process for which there was no image that can be read.
     """
 
     def __init__(self, args, num_classes, steps_per_epoch, rank=0, world_size=1, initialise=None):
@@ -58,17 +60,7 @@ class Trainer:
         if args.sync_bn:
             paddle_mv3.synchronize_batch_norm(self.model)
         self.criterion = paddle_mv3.CrossEntropyLoss(label_smoothing=args.label_smoothing)
-        self.schedule = paddle_mv3.WarmupSchedule(
-            args.lr,
-            args.lr_scheduler,
-            args.epochs,
-            args.lr_warmup_epochs,
-            args.lr_warmup_method,
-            args.lr_warmup_decay,
-            args.lr_step_size,
-            args.lr_gamma,
-            args.lr_min,
-        )
+        self.schedule = self.new_schedule(args.epochs)
         groups = paddle_mv3.weight_decay_groups(
             self.model, args.weight_decay, args.norm_weight_decay, args.bias_weight_decay
         )
@@ -82,18 +74,35 @@ class Trainer:
             )
         self.model_ema = None
         if args.model_ema:
-            decay = paddle_mv3.adjusted_decay(
-                args.model_ema_decay,
-                args.batch_size,
-                world_size,
-                args.model_ema_steps,
-                args.epochs,
-            )
+            decay = self.ema_decay(args.epochs)
             self.model_ema = paddle_mv3.ExponentialMovingAverage(self.model, decay)
         self.network = self.model
         self.epoch, self.iteration = args.start_epoch, 0
         self.sums = np.zeros(4)
         self.best = {}
+        self.left_out = 0
+
+    def new_schedule(self, epochs):
+        """Of the learning rate, for a training of `epochs`. Raises: ValueError."""
+        args = self.args
+        return paddle_mv3.WarmupSchedule(
+            args.lr,
+            args.lr_scheduler,
+            epochs,
+            args.lr_warmup_epochs,
+            args.lr_warmup_method,
+            args.lr_warmup_decay,
+            args.lr_step_size,
+            args.lr_gamma,
+            args.lr_min,
+        )
+
+    def ema_decay(self, epochs):
+        """Of an update of the moving average, in a training of `epochs`."""
+        args = self.args
+        return paddle_mv3.adjusted_decay(
+            args.model_ema_decay, args.batch_size, self.world_size, args.model_ema_steps, epochs
+        )
 
     def gradient_scaler(self):
         """With PyTorch's defaults; None where gradients need none."""
@@ -175,12 +184,26 @@ class Trainer:
         if self.model_ema:
             checkpoint.load_model(self.model_ema.module, state["model_ema"]["module"], path)
             self.model_ema.n_averaged = state["model_ema"]["n_averaged"]
-        self.schedule.set_state_dict(state["lr_scheduler"])
+        self.schedule.set_state_dict(state["lr_scheduler"])  # a rate depends on the epoch alone
         checkpoint.load_optimizer(self.optimizer, self.model, state)
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         self.sums, self.best = np.array(state["sums"]), dict(state["best"])
+
+    def other_epochs(self, before):
+        """[line] on what it changes that --epochs was `before`, for the next step."""
+        epoch = self.epoch + (self.iteration == self.steps_per_epoch)
+        epochs = before, self.args.epochs
+        if before == self.args.epochs or epoch == self.args.epochs:
+            return []
+        rates, decays = [], None
+        for schedule in map(self.new_schedule, epochs):
+            schedule.step(epoch)
+            rates.append(schedule())
+        if self.model_ema:
+            decays = [self.ema_decay(count) for count in epochs]
+        return other_epochs(self.args, before, epoch, rates, decays)
 
 
 class Window:

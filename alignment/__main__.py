@@ -7,15 +7,15 @@ Options are those that all steps share. Exit status: 2 if a step could not run, 
 not aligned, else 0.
 """
 
+from . import cli, environment  # isort: skip  (first)
+
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from . import cli
-
-from tabulate import tabulate  # isort: skip
+from tabulate import tabulate
 
 STEPS = {
     "01_test_forward.py": "forward_diff",
@@ -41,7 +41,9 @@ def run_step(script, summary_file, options, own=()):
     print(f"\n$ python {' '.join([script, *own])}", flush=True)
     summary_file.unlink(missing_ok=True)
     start = time.perf_counter()
-    status = subprocess.run([sys.executable, cli.ROOT / script, *own, *options]).returncode
+    process = subprocess.Popen([sys.executable, cli.ROOT / script, *own, *options])
+    with environment.cleaned_up(lambda: environment.end(process)):
+        status = process.wait()
     seconds = time.perf_counter() - start
     if not summary_file.exists() and status == cli.NOT_ALIGNED:
         return status, [Path(script).name, "", "", "", "misaligned", seconds]
@@ -56,6 +58,7 @@ def run_step(script, summary_file, options, own=()):
     return status, [Path(script).name, what, difference, threshold, summary["verdict"], seconds]
 
 
+@environment.ended_by_signals()
 def main(args):
     options = sys.argv[1:]
     results = [

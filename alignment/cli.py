@@ -4,13 +4,13 @@ Import it first: it says in one line which package is missing, and settles what 
 before the frameworks are loaded.
 """
 
+from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
+
 import argparse
 import os
 import sys
 import traceback
 from pathlib import Path
-
-from . import environment
 
 ALIGNED, NOT_ALIGNED, CANNOT_RUN = 0, 1, 2
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,7 @@ os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 import paddle  # noqa: E402
 import torch  # noqa: E402
 
-from .files import CannotRun, described, first_line, shown, unpack_once  # noqa: E402
+from .files import CannotRun, described, first_line, only_user, shown, unpack_once  # noqa: E402
 
 # Paddle's own handler of SIGTERM and others allocates memory, and so can hang for ever where the
 # signal came in the middle of an allocation.
@@ -81,7 +81,7 @@ def parser(description):
     return shared
 
 
-def run(step, arguments, log=None):
+def run(step, arguments, log=None, writes_results=True):
     """Parses the command line, runs `step(args)`, leaves with the exit status.
 
     0 if `step` returns True (aligned) or None (done), 1 if it returns False, 2 with one line on
@@ -90,11 +90,17 @@ def run(step, arguments, log=None):
     Args:
         log: name of the step's log. A port that breaks off, and of which `args.pairing` says that
             it is not built as the reference is, is not aligned: that is written there.
+        writes_results: whether no other run may write into --result-dir meanwhile.
     """
     args = arguments.parse_args()
+    environment.imported()
     try:
         use_device(args)
-        aligned = step(args)
+        if writes_results:
+            with only_user(args.result_dir, "--result-dir"):
+                aligned = step(args)
+        else:
+            aligned = step(args)
     except CannotRun as error:
         _fail(str(error))
     except OSError as error:

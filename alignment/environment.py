@@ -1,9 +1,16 @@
-"""What has to be settled before the frameworks are loaded: import it first."""
+"""What has to be settled before the frameworks are loaded: import it first.
 
+Of the standard library alone.
+"""
+
+import contextlib
 import importlib.util
 import os
+import signal
 import sys
+import time
 import warnings
+from pathlib import Path
 
 # Each framework has its own threads, which by default wait in a busy loop: beside other work on the
 # machine the steps took five times as long.
@@ -14,8 +21,32 @@ warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track")
 
 
+def _is_our_script():
+    """Whether the program that is starting is one of the scripts of this repository."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    root = Path(__file__).resolve().parent.parent
+    return script is not None and root in Path(script).resolve().parents[:2]
+
+
+def _leave_at_once(number, frame):
+    os._exit(128 + number)
+
+
+# While a script imports, which takes seconds, Ctrl-C would end it with a traceback out of the
+# middle of a framework. Who imports this as a library keeps its own handler.
+if _is_our_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave_at_once)
+
+
+def imported():
+    """For a script that has imported all it needs: Ctrl-C raises KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _leave_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def require(*packages):
     """Leaves with exit status 2 and one line, if one of these cannot be imported."""
+    packages = (*packages, "filelock")  # which alignment/files.py needs, and so every script
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         print(
@@ -23,3 +54,74 @@ def require(*packages):
             file=sys.stderr,
         )
         raise SystemExit(2)
+
+
+ENDING = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    ENDING.append(signal.SIGHUP)
+
+
+_cleanups = []
+
+
+@contextlib.contextmanager
+def cleaned_up(clean):
+    """Calls `clean` on leaving, and where a signal ends the program within `ended_by_signals`.
+
+    Then it is called from a signal handler, anywhere in the main thread: it has to do without
+    locks that others hold, and may be called twice.
+    """
+    _cleanups.append(clean)
+    try:
+        yield
+    finally:
+        clean()
+        _cleanups.remove(clean)
+
+
+def _end(number, frame):
+    for each in ENDING:  # launchers and impatient people send several
+        signal.signal(each, signal.SIG_IGN)
+    for clean in reversed(list(_cleanups)):
+        with contextlib.suppress(Exception):
+            clean()
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def ended_by_signals():
+    """Within, SIGINT, SIGTERM and SIGHUP end the program with 128 + number, after its `cleaned_up`.
+
+    They raise nothing: an exception that comes out of nowhere is lost where it meets a `__del__`,
+    and the program goes on. What is ignored (nohup) stays so.
+    """
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, _end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def end(process, seconds=30):
+    """Ends a subprocess.Popen, by SIGTERM and then by SIGKILL, and waits for that.
+
+    Without Popen's own methods, which wait for a lock that the interrupted `wait` may hold.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            if process.returncode is None:
+                os.kill(process.pid, number)
+        while process.returncode is None and time.monotonic() < deadline:
+            try:
+                pid, status = os.waitpid(process.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it
+                return
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return
+            time.sleep(0.01)

@@ -6,12 +6,14 @@ archives go through tarfile's `data` filter.
 """
 
 import contextlib
+import errno
 import io
 import json
 import math
 import mmap
 import os
 import pickle
+import secrets
 import shutil
 import stat
 import sys
@@ -20,8 +22,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from .environment import cleaned_up
 from .pickles import Unreadable, unpickle_arrays
+
+# Environment variable: folders that this process, or one that has started it, keeps for itself.
+HELD = "ALIGNMENT_FOLDERS_HELD"
 
 
 class CannotRun(Exception):
@@ -53,7 +60,9 @@ def whole_file(path):
         CannotRun: the file cannot be written; `path` is then as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Another process, of another container too, or another thread may be writing the same file.
+    token = f"{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.stem}.{token}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -61,10 +70,7 @@ def whole_file(path):
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError about positions in the file.
         reason = first_line(error) if isinstance(error, OSError) else "no space left, or no access"
-        raise CannotRun(
-            f"cannot write {shown(path)}: {reason}. Make room or make it writable, "
-            "or choose another folder"
-        ) from error
+        raise CannotRun(_cannot_write(path, reason)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -76,6 +82,73 @@ def missing(path):
     `Path.exists` denies a link that leads nowhere, or to itself, and what is made would replace it.
     """
     return not os.path.lexists(path)
+
+
+def _cannot_write(path, reason):
+    return (
+        f"cannot write {shown(path)}: {reason}. Make room or make it writable, "
+        "or choose another folder"
+    )
+
+
+def require_writable(folder):
+    """Makes `folder`, and tries it out before any time is spent. Raises: CannotRun."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CannotRun(_cannot_write(folder, first_line(error))) from error
+
+
+@contextlib.contextmanager
+def only_user(folder, option):
+    """Makes `folder`, and within keeps other runs out of it, not the programs that are started.
+
+    The lock is the system's (flock): it goes with the process that holds it, however that ends.
+    Where the file system has none, nobody is kept out.
+
+    Args:
+        option: of the command line, that names another folder.
+
+    Raises:
+        CannotRun: another run writes into the folder, or nobody can.
+    """
+    folder = Path(folder)
+    held, name = json.loads(os.environ.get(HELD, "[]")), str(folder.resolve())
+    if name in held:
+        yield
+        return
+    require_writable(folder)
+    path = folder / ".lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                FileLock(
+                    path,
+                    timeout=0.2,  # one that ends just now takes its file away: try once more
+                    fallback_to_soft=False,  # such a lock would outlast a `kill -9`
+                    on_acquired=lambda file: os.write(file, str(os.getpid()).encode()),
+                )
+            )
+            stack.enter_context(cleaned_up(lambda: path.unlink(missing_ok=True)))
+        except Timeout:
+            raise CannotRun(
+                f"another run{_holder(path)} is writing into {shown(folder)}: wait for it, or give "
+                f"another {option}"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise CannotRun(_cannot_write(path, first_line(error))) from error
+        os.environ[HELD] = json.dumps([*held, name])
+        stack.callback(os.environ.__setitem__, HELD, json.dumps(held))
+        yield
+
+
+def _holder(lock):
+    """ " (process N)", if a lock's file says so."""
+    with contextlib.suppress(OSError, ValueError):
+        return f" (process {int(lock.read_bytes()[:20])})"
+    return ""
 
 
 _KINDS = {

@@ -48,7 +48,8 @@ class DataLoader(paddle.io.DataLoader):
             larger, as `normalize_batch` does: most of the time of a worker beside decoding goes
             into sending.
         skip_corrupt: how many different files the data set may fail to read, with an OSError. They
-            are left out of their batches, which nothing fills up.
+            are left out of their batches, which nothing fills up; a batch of which nothing is left
+            comes as None, so that batches can still be counted.
         on_skip: called with a line about each such file, when it is met for the first time.
         on_restart: called with a line about workers that have died and were replaced.
 
@@ -58,7 +59,7 @@ class DataLoader(paddle.io.DataLoader):
 
     Raises (from the iterator):
         OSError: an OSError in the data set, such as an image that cannot be decoded, if it is one
-            too many for `skip_corrupt` or leaves nothing of its batch.
+            too many for `skip_corrupt`.
         RuntimeError: any other exception in the data set or in `batch_transform`, with its
             traceback as the message. Workers that have died 3 times without a batch in between.
     Raises:
@@ -103,6 +104,9 @@ class DataLoader(paddle.io.DataLoader):
     def __iter__(self):
         for report, *batch in self._sent():
             self._check(json.loads(report.numpy().tobytes()))
+            if not batch:
+                yield None
+                continue
             if self.finish is not None:
                 batch[0] = _tensor(self.finish(batch[0].numpy()))
             # Reports and bytes have been read on the host, where they came: from a GPU, reading
@@ -306,7 +310,7 @@ class _Workers(_DataLoaderIterMultiProcess):
         self._try_shutdown_all()
 
     def _try_shutdown_all(self, timeout=None):
-        if self._shutdown:
+        if self._shutdown or self._data_queue is None:  # None: interrupted while it was made
             return
         self.leaving = True
         # A worker that ends in the middle of a message leaves a reader waiting for the other half,
@@ -358,7 +362,7 @@ class _Batches(paddle.io.Dataset):
         fields, skipped, error = [], {}, None
         try:
             fields = self.stack(draws, skipped)
-            if self.transform is not None:
+            if self.transform is not None and fields:
                 rng = generator(self.seed, as_draw(draws[0]), BATCH)
                 fields = self.transform(*fields, rng)
         except OSError as failure:
@@ -380,8 +384,11 @@ class _Batches(paddle.io.Dataset):
         Each item is copied to its place before the next is made. Where all are kept until the last
         is there, as many pages of memory come and go with every batch: 0.2 ms an image.
 
+        Returns:
+            [], if nothing is left.
+
         Raises:
-            OSError: an item cannot be read, or none if some may be left out.
+            OSError: an item cannot be read, and none may be left out.
             ValueError: items of different shapes or dtypes.
         """
         fields, count = None, 0
@@ -405,10 +412,7 @@ class _Batches(paddle.io.Dataset):
             for field, x in zip(fields, item):
                 field[count] = x
             count += 1
-        if not count:
-            first = next(iter(skipped.values()))
-            raise OSError(f"{first}; nothing is left of its batch of {len(draws)}")
-        return [field[:count] for field in fields]
+        return [field[:count] for field in fields or []]
 
 
 def _shapes(arrays):

@@ -46,10 +46,13 @@ def evaluate(model, batches, topk=(1, 5), criterion=None, sharded=False):
 
     Args:
         model: a Layer; images -> logits (N, num_classes).
-        batches: of (images, labels (N,) int64).
+        batches: of (images, labels (N,) int64); None is one without images.
         criterion: (logits, labels) -> mean loss; its mean over all images is then the last item.
         sharded: `batches` are this rank's, by `EvalBatchSampler`; the result is that of all ranks,
             to the last bit what one process gets.
+
+    Raises:
+        OSError: there is no image in all of `batches`.
     """
     sums = batch_sums(model, batches, topk, criterion)
     if sharded:
@@ -95,14 +98,17 @@ def batch_sums(model, batches, topk=(1, 5), criterion=None):
     Without `criterion` the last column is left out. The model is put in eval mode.
     """
     model.eval()
-    sums = []
-    for images, target in batches:
+    sums, width = [], 1 + len(topk) + (criterion is not None)
+    for batch in batches:
+        if batch is None:
+            sums.append([0] * width)
+            continue
+        images, target = batch
         output = model(images)
         row = [len(target), *topk_correct(output, target, topk).tolist()]
         if criterion is not None:
             row.append(float(criterion(output, target)) * len(target))
         sums.append(row)
-    width = 1 + len(topk) + (criterion is not None)
     return np.array(sums, dtype=np.float64).reshape(len(sums), width)
 
 
@@ -117,7 +123,13 @@ def place(sums, count, rank, world_size):
 
 
 def averages(sums, topk=(1, 5)):
-    """[accuracy in per cent for each k, mean loss if there is one] of all batches' `batch_sums`."""
+    """[accuracy in per cent for each k, mean loss if there is one] of all batches' `batch_sums`.
+
+    Raises:
+        OSError: of no image at all.
+    """
     images, *totals = (math.fsum(column) for column in sums.T)
+    if not images:
+        raise OSError("not one image to evaluate could be read")
     factors = [100] * len(topk) + [1]
     return [factor * total / images for factor, total in zip(factors, totals)]

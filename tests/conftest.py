@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import runpy
@@ -116,6 +117,29 @@ def spawn(tmp_path):
         return Result(result.returncode, result.stdout, result.stderr)
 
     return spawn_python
+
+
+OCCUPY = """
+import sys, time
+sys.path.insert(0, {root!r})
+from alignment.files import only_user
+with only_user({folder!r}, "--x"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def occupied(folder):
+    """Within, a process of its own holds the lock of `folder`; at the end it is killed."""
+    code = OCCUPY.format(root=str(ROOT), folder=str(folder))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def same(a, b, where=""):

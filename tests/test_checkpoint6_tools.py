@@ -152,7 +152,7 @@ def test_of_a_trainers_checkpoint_the_ema_weights_and_train_reads_the_result(too
     result = tool(average_checkpoints, tmp_path / "a", "--output", tmp_path / "out")
     assert result.status == 0 and "a: averaged weights (EMA), epoch 0" in result.out
     args = parse("", ["--data-path", str(tmp_path), "--weights", str(tmp_path / "out")])
-    train.load_weights(args, trainer.model, 8)
+    train.load_weights(args, trainer.model, 8, print)
     for name, tensor in trainer.model.state_dict().items():
         assert np.array_equal(tensor.numpy(), state["model_ema"]["module"][name])
 

@@ -2,19 +2,20 @@
 
 import json
 import os
-import signal
-import threading
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Result
+from conftest import ROOT, Result, occupied
 from PIL import Image
 from scipy import stats
 
 import torch_ref
-from alignment.files import CannotRun, load_pdparams
+from alignment import trainers
+from alignment.files import CannotRun, load_pdparams, shown
 from Checkpoint6 import align_learning, compare_top1, significance, tools
 from Checkpoint6.digits import make_digits
 
@@ -138,9 +139,22 @@ def test_a_known_spread_judges_single_trainings():
 # --- compare_top1.py ---
 
 
-def write_top1(path, value):
+TRAINING = {
+    "model": "mobilenet_v3_small",
+    "folder": "digits",
+    "classes": 10,
+    "train": {"images": 1437, "sha256": "a"},
+    "val": {"images": 360, "sha256": "b"},
+    "epochs": 36,
+    "images in a step": 16,
+    "recipe": {"lr": 0.1, "opt": "sgd"},
+    "seeds": [0],
+}
+
+
+def write_top1(path, value, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, {"top1": np.array([value])}, allow_pickle=True)
+    trainers.write_top1(path, value, {**TRAINING, **changes})
 
 
 @pytest.fixture
@@ -190,6 +204,97 @@ def test_a_published_accuracy_takes_the_place_of_the_record(compare):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"images": 200, "sha256": "c"}, "classes": 8, "folder": "lite_data"},
+         "data: digits (1,437 and 360 images of 10 classes) | lite_data (200 and 360 images of 8"),
+        ({"val": {"images": 360, "sha256": "c"}}, "classes), whose files have other names"),
+        ({"epochs": 15}, "trainings: epochs: 36 | 15. Train both with the same"),
+        ({"model": "mobilenet_v3_large"}, "model: mobilenet_v3_small | mobilenet_v3_large"),
+        ({"images in a step": 32}, "images in a step: 16 | 32"),
+        ({"recipe": {"lr": 0.2, "wd": 0.1}}, "lr: 0.1 | 0.2; opt: sgd | None; wd: None | 0.1."),
+    ],
+)  # fmt: skip
+def test_what_was_trained_otherwise_is_not_compared(compare, tmp_path, changes, message):
+    write_top1(tmp_path / compare_top1.PORT, 67.0)
+    write_top1(tmp_path / compare_top1.REFERENCE, 67.1, **changes)
+    line = compare(None, None).error_line
+    assert "are of two different trainings" in line and message in line
+    assert not (tmp_path / "log").exists()
+    assert compare(None, None, "--published", "67.1").status == 0
+
+
+def test_other_seeds_and_their_mean_are_compared(compare, tmp_path):
+    write_top1(tmp_path / compare_top1.PORT, 67.0, seeds=[0, 1, 2], folder="elsewhere")
+    write_top1(tmp_path / compare_top1.REFERENCE, 67.1, seeds=[7])
+    result = compare(None, None)
+    assert result.status == 0, result.err
+    text = "mobilenet_v3_small, 36 epochs on elsewhere (1,437 and 360 images of 10 classes)"
+    assert f"the port: {text}, mean of 3 seeds" in result.out
+
+
+def spoil(file, record):
+    """Makes the description `file` of `record` useless in each of several ways."""
+    good = file.read_text()
+    for content in ("", "[" * 100_000, "{}", '{"sha256": 1, "training": {}}', "x" * 2_000_000):
+        file.write_text(content)
+        yield "is damaged"
+    file.write_text(good)
+    np.save(record, {"top1": np.array([50.0])}, allow_pickle=True)
+    yield "is of another one"
+    file.unlink()
+    yield "there is no"
+    file.mkdir()
+    yield "cannot read"
+
+
+@pytest.mark.parametrize("side", ["PORT", "REFERENCE"])
+def test_an_accuracy_of_an_unknown_training_is_not_compared(compare, tmp_path, side):
+    compare(67.0, 67.1)
+    record = tmp_path / getattr(compare_top1, side)
+    for message in spoil(record.with_suffix(".json"), record):
+        line = compare(None, None).error_line
+        assert f"it cannot be told what {shown(record)} was trained on" in line and message in line
+        assert line.endswith("Train anew, or give --published")
+        result = compare(None, None, "--published", "50")
+        assert result.status == 0 and ("cannot be told" in result.out) == (side == "PORT")
+
+
+class Folder:
+    classes = ("b", "ä")
+
+    def __init__(self, root, names):
+        self.samples = [(f"{root}/{name}", 0) for name in names]
+
+
+def test_the_data_is_told_by_the_names_of_its_files(tmp_path):
+    recipe = {"model": "m", "epochs": 2, "batch_size": 4, "seed": 3, "lr": 0.1, "amp": None}
+
+    def training(root, names=("ä/2.png", "b/1.png"), **more):
+        sets = Folder(root / "train", names), Folder(root / "val", ["b/3.png"])
+        return trainers.training_of({**recipe, **more}, 2, root, *sets)
+
+    first = training(tmp_path)
+    assert first["images in a step"] == 8 and first["recipe"] == {"lr": 0.1, "amp": None}
+    # In another place, listed in another order, on twice as many devices with half of the images.
+    other = training(tmp_path / "x", ("b/1.png", "ä/2.png"), seed=4, processes=2)
+    assert trainers.differences(first, other) == [] and first["seeds"] != other["seeds"]
+    (line,) = trainers.differences(first, training(tmp_path, ("b/1.png", "b/2.png")))
+    assert line.endswith("whose files have other names")
+
+
+@pytest.mark.slow
+def test_both_trainers_say_what_they_trained_on(spawn, images, tmp_path, compare):
+    short = ["--device", "cpu", "-j", 0, "--epochs", 1, "-b", 13, "--train-crop-size", 32]
+    for script in ("Checkpoint6/train.py", "torch_ref/train.py"):
+        folders = ["--output-dir", tmp_path / script, "--result-dir", tmp_path]
+        assert spawn(ROOT / script, "--data-path", images, *folders, *short).status == 0
+    result = compare(None, None, "--tolerance", "100")
+    assert result.status == 0, result.err
+    assert f"1 epochs on {images.name} (26 and 13 images of 3 classes)" in result.out
+
+
+@pytest.mark.parametrize(
     ("port", "reference", "options", "message"),
     [
         (None, 67.6, (), "Checkpoint6/train.py writes it"),
@@ -226,7 +331,9 @@ with open(args.output_dir / "train.jsonl", "w") as file:
     for value in top1:
         for kind in ("train", "epoch", "val"):
             file.write(json.dumps({{"kind": kind, "top1": value, "loss": 100 - value}}) + "\\n")
-np.save(args.result_dir / {record!r}, {{"top1": np.array([top1[-1]])}}, allow_pickle=True)
+sys.path.insert(0, {root!r})
+from alignment.trainers import write_top1
+write_top1(args.result_dir / {record!r}, top1[-1], {training!r})
 """
 
 
@@ -241,8 +348,9 @@ class Learning:
         """`then` is code of the reference's."""
         fakes = []
         for framework, top1, code in zip(align_learning.FRAMEWORKS, (port, reference), ("", then)):
-            script = self.folder / f"{framework.name}.py"
+            script = self.folder / f"train_{framework.name}.py"
             names = {"starts": str(self.folder / "starts"), "record": framework.record}
+            names |= {"root": str(ROOT), "training": TRAINING}
             script.write_text(TRAINER.format(top1=top1, then=code, **names))
             fakes.append(framework._replace(script=script))
         self.monkeypatch.setattr(align_learning, "FRAMEWORKS", tuple(fakes))
@@ -281,9 +389,7 @@ class Learning:
 
 @pytest.fixture
 def learning(tmp_path, monkeypatch, capfd):
-    handler = signal.getsignal(signal.SIGTERM)
-    yield Learning(tmp_path, monkeypatch, capfd)
-    signal.signal(signal.SIGTERM, handler)
+    return Learning(tmp_path, monkeypatch, capfd)
 
 
 def verdict(result):
@@ -392,18 +498,35 @@ def test_a_result_that_was_changed_is_said(learning, tmp_path):
     assert "cannot read" in learning.run(*LONG).error_line
 
 
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from Checkpoint6 import align_learning, tools
+align_learning.FRAMEWORKS = tuple(
+    framework._replace(script=Path({folder!r}) / f"train_{{framework.name}}.py")
+    for framework in align_learning.FRAMEWORKS
+)
+tools.run(align_learning.main, align_learning.parser())
+"""
+
+
 def test_a_signal_ends_the_trainings_as_well(learning, tmp_path):
     learning.trainers(97, 97, then=f"open({str(tmp_path / 'up')!r}, 'w'); time.sleep(600)")
-
-    def stop():
+    code = RUN.format(root=str(ROOT), folder=str(tmp_path))
+    command = [sys.executable, "-c", code, "--output-dir", tmp_path / "out"]
+    command += ["--result-dir", tmp_path / "result", *LONG]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([str(x) for x in command], **pipes) as process:
         while not (tmp_path / "up").exists():
+            assert process.poll() is None, process.communicate()[0]
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop, daemon=True).start()
-    begin = time.perf_counter()
-    assert learning.run(*LONG).status == 143
-    assert time.perf_counter() - begin < 300  # it did not wait for the ten minutes
+        process.terminate()
+        out, _ = process.communicate(timeout=60)  # it does not wait for the ten minutes
+    assert process.returncode == 143 and "Traceback" not in out, out
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert f"{tmp_path}/out" not in listing
+    assert not (tmp_path / "result" / ".lock").exists()
 
 
 @pytest.mark.parametrize(
@@ -419,10 +542,13 @@ def test_bad_options_are_one_line(learning, options, message):
     assert message in learning.run(*options).error_line
 
 
-def test_two_at_once_do_not_share_a_folder(learning, tmp_path):
-    (tmp_path / "out").mkdir()
-    with align_learning.alone_in(tmp_path / "out"):
-        assert "another process is training" in learning.run(*LONG).error_line
+@pytest.mark.parametrize("option", ["output-dir", "result-dir"])
+def test_two_at_once_do_not_share_a_folder(option, learning, tmp_path):
+    folder = tmp_path / {"output-dir": "out", "result-dir": "result"}[option]
+    with occupied(folder) as process:
+        line = learning.run(*LONG).error_line
+    assert f"another run (process {process.pid}) is writing into" in line
+    assert line.endswith(f"or give another --{option}")
 
 
 @pytest.mark.slow

@@ -685,8 +685,22 @@ def test_one_image_too_many_cannot_be_read(workers, damaged):
     assert sizes(2, {third: ""}) == [3, 3, 4]
     with pytest.raises(OSError, match=r"07\.jpg.* more than skip_corrupt, which is 2"):
         sizes(2, {third: "", other: ""})
-    with pytest.raises(OSError, match=r"03\.jpg.*; nothing is left of its batch of 1$"):
-        sizes(2, batch_size=1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_which_nothing_is_left_is_none(workers, damaged):
+    told = []
+    more = {"skip_corrupt": 2, "on_skip": told.append}
+    for options in ({}, {"batch_transform": paddle_mv3.MixUp(1.0, num_classes=2)}):
+        loader = loader_of(damaged, workers, 1, **more, **options)
+        assert [number for number, batch in enumerate(loader) if batch is None] == [3, 7]
+        assert sum(batch is not None for batch in loader) == 10
+    assert len(told) == 4
+    model = paddle.nn.Sequential(paddle.nn.Flatten(), paddle.nn.Linear(3 * 32 * 32, 2))
+    sums = paddle_mv3.batch_sums(model, loader_of(damaged, workers, 1, **more), (1,))
+    assert sums[:, 0].tolist() == [1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1]
+    with pytest.raises(OSError, match="not one image to evaluate could be read"):
+        paddle_mv3.evaluate(model, [None, None], (1,))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -57,6 +57,26 @@ def test_transforms_are_free_of_frameworks():
     assert not FRAMEWORKS & set(imports(ROOT / "paddle_mv3" / "transforms.py"))
 
 
+@pytest.mark.parametrize("name", ["environment", "files", "trainers"])
+def test_what_both_trainers_share_is_free_of_frameworks(name):
+    assert not FRAMEWORKS & set(imports(ROOT / "alignment" / f"{name}.py"))
+
+
+def test_the_reference_shares_nothing_else():
+    shared = {"alignment.environment", "alignment.files", "alignment.trainers"}
+    for file in (ROOT / "torch_ref").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                continue
+            names = [name.name for name in node.names]
+            if isinstance(node, ast.ImportFrom):
+                if node.module == "alignment":
+                    names = [f"alignment.{name}" for name in names]
+                else:
+                    names = [node.module or ""]
+            assert {name for name in names if name.startswith("alignment")} <= shared, file
+
+
 BLOCK = """
 import sys
 sys.path.insert(0, {root!r})

@@ -197,6 +197,66 @@ def test_stopped_it_goes_on_bit_for_bit(workers, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.parametrize("kind", ["steplr", "exponentiallr", "cosineannealinglr"])
+def test_more_epochs_go_on_with_the_rates_of_a_training_of_so_many(kind, run, tmp_path):
+    options = ["--lr-scheduler", kind, "-b", 13, "--print-freq", 9, "--lr-gamma", 0.5]
+    assert run(*options, "--epochs", 5, out=tmp_path / "five").status == 0
+    expected = [entry["lr"] for entry in records(tmp_path / "five")]
+    assert run(*options, "--epochs", 3).status == 0
+    before = weights(tmp_path / "out")
+    line = run(*options, "--epochs", 2, "--resume", "auto").error_line
+    assert "has done 3 epochs already, more than --epochs 2: give 3 or more" in line
+    result = run(*options, "--epochs", 5, "--resume", "auto")
+    assert result.status == 0, result.err
+    entries = records(tmp_path / "out")
+    assert [entry["epoch"] for entry in entries] == list(range(5))
+    assert [entry["lr"] for entry in entries[3:]] == expected[3:]
+    (line,) = re.findall("--epochs is 5 and was 3: .*", result.out)
+    if kind == "cosineannealinglr":
+        assert entries[2]["lr"] != expected[2]
+        assert f"rate of epoch 3 becomes {expected[3]:.6g}, and would have been 0" in line
+    else:
+        assert f"{kind} goes on as it is, with a learning rate of {expected[3]:.6g}" in line
+        straight, resumed = weights(tmp_path / "five"), weights(tmp_path / "out")
+        for state in (straight, resumed):  # its decay was another in the first epochs
+            del state["model_ema"], state["top1"]
+        same(straight, resumed)
+    decays = [1 - 0.00002 * 13 * 2 / epochs for epochs in (5, 3)]
+    assert "it becomes {:.6g}, and was {:.6g}".format(*decays) in result.out
+
+    trainer = train.Trainer(train.parse([*OPTIONS, *map(str, options), "--data-path", "x"]), 3, 2)
+    trainer.args.epochs = 9
+    trainer.load_state_dict(before, "x")
+    after = trainer.state_dict()
+    for state in (before, after):
+        for group in state["optimizer"]["param_groups"]:
+            del group["lr"]
+    for name in ("model", "model_ema", "optimizer", "top1"):
+        same(before[name], after[name], name)
+
+
+def test_weights_for_other_classes_begin_a_fine_tuning(run, images, tmp_path):
+    torch.manual_seed(5)
+    state = torch_ref.mobilenet_v3_small(num_classes=5).state_dict()
+    path = tmp_path / "five.pth"
+    torch.save({"model": state}, path)
+    line = f"{path} is of a model for 5 classes, and {images} has 3"
+    short = ["--epochs", 1, "--lr-warmup-epochs", 0, "-b", 13, "--weights", path]
+    result = run(*short)
+    assert result.status == 0, result.err
+    assert f"{line}: its last layer, classifier.3, is initialised anew" in result.out
+    assert line not in run(*short, "--resume", "auto").out
+    assert line + ": to be evaluated" in run("--test-only", *short).error_line
+
+    trainer = train.Trainer(parse(images, "--weights", path, "--model-ema"), 3, 7)
+    for model in (trainer.model, trainer.model_ema.module):
+        found = model.state_dict()
+        weight, bias = (found.pop(f"classifier.3.{name}") for name in ("weight", "bias"))
+        same(dict(found), {name: state[name] for name in found})
+        assert weight.shape == (3, 1024) and abs(weight.std() / 0.01 - 1) < 0.1 and not bias.any()
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
 def test_schedule_and_where_it_starts(images):
     def rates(*options):
         args = parse(images, "--epochs", 5, "--lr-warmup-epochs", 2, "--lr", 0.01, *options)
@@ -385,7 +445,7 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
         (f"--weights {tmp_path}/none.pth", r"cannot read .*none\.pth: No such file"),
         (f"--weights {tmp_path}/large.pth", "large.pth does not fit the model"),
         (f"--weights {tmp_path}/odd.pth", "odd.pth does not fit the model"),
-        (f"--weights {tmp_path}/thousand.pth", r"thousand.pth does not .*\[1000.*\[3"),
+        (f"--test-only --weights {tmp_path}/thousand.pth", "thousand.pth is .* 1000 .* has 3"),
         (f"--weights {tmp_path}/tensor.pth", "tensor.pth holds no weights: a Tensor"),
         (f"--weights {tmp_path}/code.pth", "code.pth: it holds more than weights"),
         (f"--weights {tmp_path}/half.pth", "half.pth: not written by torch.save, or damaged"),
@@ -405,7 +465,7 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
     below = tmp_path / "file" / "below"
     for options in ({"out": below}, {"result": below}, {"out": "/proc"}):  # /proc takes no files
         result = run(**options)
-        assert "cannot write into" in result.error_line and "[Train]" not in result.out
+        assert "cannot write" in result.error_line and "[Train]" not in result.out
 
 
 def test_published_weights_without_a_network(run, monkeypatch):
@@ -464,11 +524,16 @@ def test_folders_that_do_not_fit_together(run, images, tmp_path):
     assert "classes b" in run(data=data).error_line
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_file_that_is_no_image_is_named(workers, run, images, tmp_path):
+def test_a_file_that_is_no_image_is_named(workers, damage, part, run, images, tmp_path):
     data = copy(images, tmp_path / "data")
-    (data / "train" / "c" / "5.png").write_text("no image")
-    assert "5.png" in run("-j", workers, data=data).error_line
+    path = next(data.glob(f"{part}/*/5.png"))
+    content = {"cut": path.read_bytes()[:-2000], "text": b"no image", "empty": b""}[damage]
+    path.write_bytes(content)
+    line = run("-j", workers, "--epochs", 1, "--lr-warmup-epochs", 0, data=data).error_line
+    assert line.startswith(f"error: cannot decode image {path}: ")
 
 
 def test_a_loss_that_is_no_number_ends_it(run):

@@ -38,6 +38,8 @@ OPTIONS = shlex.split(
     "--clip-grad-norm 1 --norm-weight-decay 0 --print-freq 1 --save-steps 2"
 )
 
+SHORT = ["--epochs", 1, "--lr-warmup-epochs", 0, "-b", 13, "--save-steps", 0]
+
 
 @pytest.fixture
 def run(images, tmp_path, monkeypatch, capfd):
@@ -176,9 +178,6 @@ def test_recipes_are_the_published_ones(name, run):
     assert run(f"@{path}", *shorter).status == 0
 
 
-SHORT = ["--epochs", 1, "--lr-warmup-epochs", 0, "-b", 13, "--save-steps", 0]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -264,8 +263,67 @@ def test_published_weights_are_asked_for(run, data_dir, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch2paddle, "prepare", prepare)
     for option in (["--pretrained"], ["--weights", "IMAGENET1K_V1"]):
-        assert "1000 classes" in run(*option).error_line
+        result = run(*option, *SHORT, out=tmp_path / option[0])
+        assert result.status == 0 and "1000 classes" in result.out, result.err
     assert asked == [("mobilenet_v3_small", True)] * 2
+    result = run("--test-only", "--pretrained")
+    assert re.search("1000 classes.*has 3.*without", result.error_line, re.I)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 15])
+def test_a_try_out_of_any_length_has_a_warm_up_that_fits(epochs, monkeypatch):
+    monkeypatch.setattr(arguments, "unpack", lambda *_: None)
+    args = arguments.parse("", ["--epochs", str(epochs), "--device", "cpu"])
+    assert args.lr_warmup_epochs == min(1, epochs - 1)
+    args = arguments.parse("", ["--epochs", "3", "--lr-warmup-epochs", "2", "--device", "cpu"])
+    assert args.lr_warmup_epochs == 2
+    assert arguments.parse("", ["--device", "cpu"]).epochs == arguments.TRY_OUT["epochs"]
+
+
+def five_classes(folder):
+    """Weights for five classes, each entry a number of its own: as a state_dict and a checkpoint
+    with an average, which is what counts of it.
+    """
+    paddle.seed(5)
+    model = paddle_mv3.mobilenet_v3_small(num_classes=5)
+    arrays = checkpoint.to_arrays(model.state_dict())
+    paddle.save(model.state_dict(), str(folder / "five.pdparams"))
+    other = {name: array + 1 for name, array in arrays.items()}
+    state = {"model": other, "model_ema": {"n_averaged": 3, "module": arrays}}
+    checkpoint.save(folder / "checkpoint.pdparams", state)
+    return arrays
+
+
+@pytest.mark.parametrize("name", ["five.pdparams", "checkpoint.pdparams"])
+def test_weights_for_other_classes_begin_a_fine_tuning(name, run, images, tmp_path):
+    arrays = five_classes(tmp_path)
+    line = f"{shown(tmp_path / name)} is of a model for 5 classes, and {shown(images)} has 3"
+    options = ["--weights", tmp_path / name]
+    result = run(*options, *SHORT)
+    assert result.status == 0, result.err
+    assert f"{line}: its last layer, classifier.3, is initialised anew" in result.out
+    assert line in (tmp_path / "out" / "train.log").read_text()
+    assert line + ": to be evaluated" in run("--test-only", *options).error_line
+    assert line not in run("--resume", "auto", *options, *SHORT).out  # it begins with no weights
+
+    args = arguments.parse("", [*OPTIONS, "--data-path", str(images), *map(str, options)])
+    said = []
+    trainer = train.make_trainer(args, SimpleNamespace(classes="abc"), 7, 0, 1, said.append)
+    assert len(said) == 1
+    for model in (trainer.model, trainer.model_ema.module):
+        state = checkpoint.to_arrays(model.state_dict())
+        weight, bias = (state.pop(f"classifier.3.{name}") for name in ("weight", "bias"))
+        assert all(np.array_equal(array, arrays[name]) for name, array in state.items())
+        # torchvision's: normal with a deviation of 0.01, bias 0.
+        assert weight.shape == (1024, 3) and abs(weight.std() / 0.01 - 1) < 0.1
+        assert abs(weight.mean()) < 0.001 and not bias.any()
+
+
+def test_a_new_last_layer_excuses_nothing_else(run, tmp_path):
+    large = checkpoint.to_arrays(paddle_mv3.mobilenet_v3_large(num_classes=5).state_dict())
+    checkpoint.save(tmp_path / "large.pdparams", {"model": large})
+    line = run("--weights", tmp_path / "large.pdparams").error_line
+    assert "large.pdparams does not fit the model: features" in line
 
 
 @pytest.mark.slow
@@ -329,6 +387,69 @@ def test_stopped_by_a_signal_it_saves_and_goes_on_bit_for_bit(number, images, tm
     assert status == 0, text
     same(straight, last(tmp_path))
     assert_logs_are_whole(tmp_path)
+
+
+RATES = {  # of epochs 0 to 4 of a training of 5
+    "--lr-scheduler steplr": [1e-4, 0.01, 0.001, 0.0001, 0.00001],
+    "--lr-scheduler exponentiallr --lr-gamma 0.5": [1e-4, 0.01, 0.005, 0.0025, 0.00125],
+    "--lr-scheduler cosineannealinglr --lr-min 0.002": [
+        1e-4, 0.01, 0.002 + 0.004 * (1 + 0.5**0.5), 0.006, 0.002 + 0.004 * (1 - 0.5**0.5),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", RATES, ids=lambda text: text.split()[1])
+def test_more_epochs_go_on_with_the_rates_of_a_training_of_so_many(options, run, tmp_path):
+    options = [*options.split(), "-b", 13, "--save-steps", 0]
+    first = run(*options, "--epochs", 3)
+    assert first.status == 0, first.err
+    state = last(tmp_path / "out")
+    result = run(*options, "--epochs", 5, "--resume", "auto")
+    assert result.status == 0, result.err
+    entries = records(tmp_path / "out")
+    rates = [1e-4, 0.01, 0.006] if "cosine" in options[1] else RATES[" ".join(options[:-4])][:3]
+    rates += RATES[" ".join(options[:-4])][3:]
+    assert np.allclose([e["lr"] for e in entries], np.repeat(rates, 2), rtol=1e-12)
+
+    (line,) = re.findall(r"--epochs is 5 and was 3: .*", result.out)
+    if "cosine" in options[1]:
+        assert "learning rate of epoch 3 becomes 0.006, and would have been 0.002" in line
+    else:
+        assert f"goes on as it is, with a learning rate of {rates[3]:.6g} in epoch 3" in line
+    decays = [1 - 0.00002 * 13 * 2 / epochs for epochs in (5, 3)]
+    assert "it becomes {:.6g}, and was {:.6g}".format(*decays) in result.out
+    assert last(tmp_path / "out")["args"]["epochs"] == 5 and state["args"]["epochs"] == 3
+
+
+def test_in_the_middle_of_an_epoch_all_but_the_rate_is_what_it_was(images, straight):
+    options = [*OPTIONS, "--data-path", str(images), "--device", "cpu"]
+    cosine = {**straight["args"], "lr_scheduler": "cosineannealinglr"}
+    middle = {**straight, "epoch": 1, "iteration": 3, "args": cosine}
+    options += ["--lr-scheduler", "cosineannealinglr", "--epochs", "9"]
+    args = arguments.parse("", options)
+    arguments.require_same_recipe(args, 1, SizedAs(straight["classes"], 26), middle, "x")
+    trainer = Trainer(args, 3, 7)
+    trainer.set_state_dict(middle, "x")
+    (line, _) = trainer.other_epochs(2)
+    assert "epoch 1 becomes 0.01, and would have been 0.01" in line
+    after = trainer.state_dict()
+    for name in ("model", "model_ema", "optimizer", "epoch", "iteration", "sums", "best"):
+        same(after[name], middle[name], name)
+
+
+class SizedAs:
+    def __init__(self, classes, length):
+        self.classes, self.length = classes, length
+
+    def __len__(self):
+        return self.length
+
+
+def test_fewer_epochs_than_are_done_are_refused(run, tmp_path, straight):
+    path = checkpoint.path_of(tmp_path / "out", 1, 7)
+    checkpoint.save(path, {**straight, "args": {**straight["args"], "lr_warmup_epochs": 0}})
+    line = run("--resume", "auto", "--epochs", 1, "--lr-warmup-epochs", 0).error_line
+    assert "is in its epoch 1, counted from 0, and --epochs 1 ends before that: give 2" in line
 
 
 def test_another_number_of_threads_is_said(run, tmp_path, straight):
@@ -543,6 +664,40 @@ def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
     assert [entry["images"] for entry in records(tmp_path / "out", "epoch")] == [24, 24]
 
 
+def test_batches_of_which_nothing_is_left_are_left_out(run, images, tmp_path):
+    """Of train 22 of 26 images are damaged, of val 12 of 13."""
+    names = [f"{i}.png" for i in range(26) if i not in (0, 13, 14, 25)]
+    data = damage(images, tmp_path / "damaged", names)
+    options = ["-b", 2, "--mixup-alpha", 0, "--skip-corrupt", 34, "--print-freq", 3]
+    result = run(*options, data=data)
+    assert result.status == 0, result.err
+    assert result.out.count("no image of the batch can be read: the step is left out") == 1
+    out = tmp_path / "out"
+    assert [entry["images"] for entry in records(out, "epoch")] == [4, 4]
+    steps = {entry["step"] for entry in records(out, "epoch")}
+    assert steps == {13, 26} and last(out)["iteration"] == 13
+    assert {entry["top1"] for entry in records(out, "val") if "top1" in entry} <= {0, 100}
+    # In the middle of an epoch it goes on as if it had not been stopped.
+    state, course = last(out), tmp_path / "course"
+    middle = [path for path in checkpoint.checkpoints(out) if "0001_000009" in path.name]
+    course.mkdir()
+    middle[0].rename(course / middle[0].name)
+    assert run(*options, "--resume", "auto", data=data, out=course).status == 0
+    same({**state, "skipped": 0}, {**last(course), "skipped": 0})
+
+
+def test_images_none_of_which_can_be_read(run, images, tmp_path):
+    every = [f"{i}.png" for i in range(26)]
+    data = damage(images, tmp_path / "damaged", every)
+    line = run("--skip-corrupt", 100, "--save-steps", 0, data=data).error_line
+    assert f"no batch of {shown(data / 'train')} has an image that can be read" in line
+    assert not checkpoint.checkpoints(tmp_path / "out")
+    for path in images.glob("train/*/*.png"):
+        (data / path.relative_to(images)).write_bytes(path.read_bytes())
+    line = run("--skip-corrupt", 100, "--epochs", 1, "--lr-warmup-epochs", 0, data=data).error_line
+    assert "not one image to evaluate could be read" in line
+
+
 def test_not_a_number_stops_with_the_step_and_the_rate(run, tmp_path):
     rising = ["--lr", "1e30", "--lr-warmup-decay", "1e-33", "--clip-grad-norm", "1e9"]
     result = run(*rising, "--print-freq", 7, "--save-steps", 0)
@@ -613,9 +768,8 @@ def test_a_changed_data_set_is_not_trained_on(run, images, tmp_path, straight):
     assert result.status == 2 and "list of classes is b, c, d and was a, b, c" in result.error_line
 
 
-def test_what_can_be_said_before_training_is(run, images, tmp_path, data_dir):
+def test_what_can_be_said_before_training_is(run, images, tmp_path):
     cases = {
-        "classes": (["--weights", data_dir / "mv3_small_paddle.pdparams"], "1000 classes.*has 3"),
         "torch": (["--weights", "x.pth"], "torch2paddle.py"),
         "missing": (["--data-path", tmp_path / "none"], "none/train"),
         "amp": (["--amp"], "--amp.*CPU"),
@@ -876,12 +1030,62 @@ def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_an_image_that_one_rank_cannot_read_loses_no_step_of_any(ranks, images, tmp_path):
+    data, out = damage(images, tmp_path / "data", ["5.png"]), tmp_path / "out"
+    options = ["-b", 2, "-j", 1, "--save-steps", 0, "--print-freq", 100]
+    status, text = finish(start_ranks(ranks, data, out, *options))
+    assert status != 0 and "Traceback" not in text, text
+    for rank in range(ranks):
+        said = (out / "log" / f"workerlog.{rank}").read_text()
+        (line,) = [line for line in said.splitlines() if "error: " in line]
+        assert "5.png" in line and "--resume auto --skip-corrupt N" in line, said
+    state = last(out)
+    dataset = SizedAs("abc", 26)
+    shares = [[*paddle_mv3.DistributedSampler(dataset, rank, ranks)] for rank in range(ranks)]
+    samples = paddle_mv3.ImageFolder(data / "train").samples
+    place = min(
+        number
+        for share in shares
+        for number, draw in enumerate(share)
+        if samples[draw.index][0].endswith("/5.png")
+    )
+    assert (state["epoch"], state["iteration"]) == (0, place // 2) and place > 1
+    assert state["sums"][0] == place // 2 * 2 * ranks
+
+    # Mended, it ends as if there had been nothing.
+    for path in images.rglob("5.png"):
+        (data / path.relative_to(images)).write_bytes(path.read_bytes())
+    status, text = finish(start_ranks(ranks, data, out, *options, "--resume", "auto"))
+    assert status == 0, text
+    status, text = finish(start_ranks(ranks, data, tmp_path / "straight", *options))
+    assert status == 0, text
+    same(last(tmp_path / "straight"), last(out))
+
+
+@pytest.mark.slow
+def test_ranks_leave_out_a_step_together(images, tmp_path):
+    data = damage(images, tmp_path / "data", ["5.png", "6.png", "7.png"])
+    options = ["-b", 1, "-j", 1, "--skip-corrupt", 6, "--save-steps", 0, "--train-crop-size", 64]
+    out = tmp_path / "out"
+    status, text = finish(start_ranks(2, data, out, *options))
+    assert status == 0 and "Traceback" not in text, text
+    said = (out / "log" / "workerlog.0").read_text()
+    assert said.count("no image of the batch of a process can be read") == 1
+    # Of 13 steps of two images each, at most three are left out, whole.
+    counts = [entry["images"] for entry in records(out, "epoch")]
+    assert all(count in (20, 22, 24) for count in counts), counts
+
+
+@pytest.mark.slow
 def test_the_error_of_another_rank_is_heard(images, tmp_path):
-    data = damage(images, tmp_path / "data", ["5.png"])
-    process = start_ranks(2, data, tmp_path / "out", "-b", 2)
-    status, text = finish(process)
-    assert status != 0
-    assert "5.png" in text, text
+    """While they evaluate: what is evaluated has been saved."""
+    data = damage(images, tmp_path / "data", [])
+    path = next(data.glob("val/*/5.png"))
+    path.write_bytes(b"no image")
+    status, text = finish(start_ranks(2, data, tmp_path / "out", "-b", 2))
+    assert status != 0 and "5.png" in text and "Traceback" not in text, text
+    assert (last(tmp_path / "out")["epoch"], last(tmp_path / "out")["iteration"]) == (0, 7)
 
 
 SYNC = """

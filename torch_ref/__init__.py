@@ -29,10 +29,10 @@ def _import_torchvision():
 
 _import_torchvision()
 
-from torchvision.datasets import ImageFolder  # noqa: E402
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small  # noqa: E402
 from torchvision.transforms import InterpolationMode  # noqa: E402
 
+from .dataset import ImageFolder  # noqa: E402
 from .ema import ExponentialMovingAverage, adjusted_decay  # noqa: E402
 from .metric import accuracy, evaluate, topk_correct  # noqa: E402
 from .optim import OPTIMIZERS, create_optimizer, weight_decay_groups  # noqa: E402

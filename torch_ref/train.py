@@ -15,13 +15,11 @@ Exit status: 0 trained to the end, 1 the loss is no number any more, 2 it could 
 
 import argparse
 import contextlib
-import functools
 import importlib.util
 import json
 import math
 import os
 import sys
-import tempfile
 import textwrap
 import time
 import warnings
@@ -30,14 +28,24 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet from here)
+
 import numpy as np
 import torch
 from torch import distributed, nn
 
 import torch_ref
 from alignment import response_files
-from alignment.files import CannotRun, missing
+from alignment.files import CannotRun, missing, only_user, require_writable, whole_file
 from alignment.torch_files import load_torch_file
+from alignment.trainers import (
+    HEAD,
+    NEW_HEAD,
+    other_classes,
+    other_epochs,
+    training_of,
+    write_top1,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -238,8 +246,7 @@ class Trainer:
         self.topk = (1, min(5, num_classes))
         torch.manual_seed(args.seed)
         self.model = torch_ref.MODELS[args.model](num_classes=num_classes).to(args.device)
-        if args.weights:
-            load_weights(self.model, args)
+        self.begun_with = load_weights(self.model, args) if args.weights else None
         if args.sync_bn:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
@@ -249,10 +256,28 @@ class Trainer:
         self.optimizer = torch_ref.create_optimizer(
             args.opt, groups, args.lr, args.momentum, args.weight_decay
         )
-        self.schedule = torch_ref.create_lr_scheduler(
+        scales = args.amp and args.amp_dtype == "float16"
+        self.scaler = torch.amp.GradScaler(args.device.type) if scales else None
+        self.model_ema = None
+        if args.model_ema:
+            decay = self.ema_decay(args.epochs)
+            self.model_ema = torch_ref.ExponentialMovingAverage(self.model, decay)
+        self.network = self.model
+        if world_size > 1:
+            gpu = [args.device.index] if args.device.type == "cuda" else None
+            self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=gpu)
+        self.epoch, self.iteration, self.top1 = args.start_epoch, 0, 0.0
+        self.schedule = self.new_schedule(args.epochs, self.epoch)
+
+    def new_schedule(self, epochs, epoch):
+        """Of a training of `epochs`, at `epoch`: the optimizer then has that epoch's rate."""
+        args = self.args
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = args.lr
+        schedule = torch_ref.create_lr_scheduler(
             self.optimizer,
             args.lr_scheduler,
-            args.epochs,
+            epochs,
             args.lr_warmup_epochs,
             args.lr_warmup_method,
             args.lr_warmup_decay,
@@ -260,21 +285,18 @@ class Trainer:
             args.lr_gamma,
             args.lr_min,
         )
-        scales = args.amp and args.amp_dtype == "float16"
-        self.scaler = torch.amp.GradScaler(args.device.type) if scales else None
-        self.model_ema = None
-        if args.model_ema:
-            decay = torch_ref.adjusted_decay(
-                args.model_ema_decay, args.batch_size, world_size, args.model_ema_steps, args.epochs
-            )
-            self.model_ema = torch_ref.ExponentialMovingAverage(self.model, decay)
-        self.network = self.model
-        if world_size > 1:
-            gpu = [args.device.index] if args.device.type == "cuda" else None
-            self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=gpu)
-        self.epoch, self.iteration, self.top1 = args.start_epoch, 0, 0.0
-        for _ in range(args.start_epoch):
-            self.schedule.step()
+        for _ in range(epoch):
+            schedule.step()
+        return schedule
+
+    def ema_decay(self, epochs):
+        args = self.args
+        return torch_ref.adjusted_decay(
+            args.model_ema_decay, args.batch_size, self.world_size, args.model_ema_steps, epochs
+        )
+
+    def lr(self):
+        return self.optimizer.param_groups[0]["lr"]
 
     def autocast(self):
         if not self.args.amp:
@@ -308,7 +330,7 @@ class Trainer:
         return loss.detach(), output.detach()
 
     def parts(self):
-        parts = {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.schedule}
+        parts = {"model": self.model, "optimizer": self.optimizer}
         parts |= {"model_ema": self.model_ema, "scaler": self.scaler}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -322,19 +344,50 @@ class Trainer:
         return {**state, "epoch": self.epoch, "top1": self.top1, "args": self.recipe()}
 
     def load_state_dict(self, state, path):
-        """Goes to the epoch after that of `state`, of the file `path`. Raises: CannotRun."""
+        """Goes to the epoch after that of `state`, of the file `path`; --epochs may be another.
+
+        Returns:
+            [line on what another number of epochs changes]
+
+        Raises:
+            CannotRun: it is no checkpoint, or another training's.
+        """
         try:
             saved, wanted = state["args"], self.recipe()
-            names = [name for name in wanted if saved.get(name) != wanted[name]]
-            if not names:
+            names = [n for n in wanted if n != "epochs" and saved.get(n) != wanted[n]]
+            before, done = saved["epochs"], state["epoch"] + 1
+            if not names and done <= self.args.epochs:
                 for name, part in self.parts().items():
                     part.load_state_dict(state[name])
-                self.epoch, self.top1 = state["epoch"] + 1, state["top1"]
-                return
+                self.epoch, self.top1 = done, state["top1"]
+                return self.resume_schedule(before)
         except Exception as error:  # a file of another kind can raise nearly anything
             raise CannotRun(f"{path} is no checkpoint of this trainer: {reason(error)}") from error
-        told = ", ".join(f"{name} is {wanted[name]} and was {saved.get(name)}" for name in names)
-        raise CannotRun(f"{path} is of another training: {told}. Give the same arguments")
+        if names:
+            told = ", ".join(
+                f"{name} is {wanted[name]} and was {saved.get(name)}" for name in names
+            )
+            raise CannotRun(f"{path} is of another training: {told}. Give the same arguments")
+        raise CannotRun(
+            f"{path} has done {done} epochs already, more than --epochs {self.args.epochs}: give "
+            f"{done} or more"
+        )
+
+    def resume_schedule(self, before):
+        """The schedule of --epochs at this epoch; a rate depends on the epoch alone.
+
+        Returns:
+            [line on what changes, if --epochs was `before`]
+        """
+        epochs, rates, decays = (before, self.args.epochs), [], None
+        for count in epochs:
+            self.schedule = self.new_schedule(count, self.epoch)
+            rates.append(self.lr())
+        if before == self.args.epochs or self.epoch == self.args.epochs:
+            return []
+        if self.model_ema:
+            decays = [self.ema_decay(count) for count in epochs]
+        return other_epochs(self.args, before, self.epoch, rates, decays)
 
 
 def reason(error):
@@ -342,11 +395,23 @@ def reason(error):
     if getattr(error, "strerror", None):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1] if lines[0].startswith("Caught ") else textwrap.shorten(" ".join(lines), 300)
+    if lines[0].startswith("Caught "):
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return textwrap.shorten(" ".join(lines), 300)
 
 
 def load_weights(model, args):
-    """Puts --weights into `model`; of a checkpoint, its average if any. Raises: CannotRun."""
+    """Puts --weights into `model`; of a checkpoint, its average if any.
+
+    Weights for another number of classes begin a fine-tuning: the last layer stays as it was
+    initialised.
+
+    Returns:
+        a line that says so, or None.
+
+    Raises:
+        CannotRun: they are another model's, or, to be evaluated, for other classes.
+    """
     if args.weights == "IMAGENET1K_V1":
         url = torch_ref.WEIGHTS[args.model]
         try:
@@ -355,13 +420,25 @@ def load_weights(model, args):
             raise CannotRun(f"cannot download {url}: {reason(error)}") from error
     else:
         state = load(args.weights)
+    fresh, line = model.state_dict(), None
+    head = (f"{HEAD}.weight", f"{HEAD}.bias")
     try:
         if "model_ema" in state:
             average = state["model_ema"].items()
             state = {name[7:]: value for name, value in average if name.startswith("module.")}
-        model.load_state_dict(state.get("model", state))
-    except (AttributeError, RuntimeError, TypeError) as error:
+        state = dict(state.get("model", state))
+        if all(name in x for name in head for x in (state, fresh)):
+            trained_for, num_classes = (len(x[f"{HEAD}.bias"]) for x in (state, fresh))
+            if trained_for != num_classes:
+                line = other_classes(args.weights, trained_for, args.data_path, num_classes)
+                if args.test_only:
+                    raise CannotRun(f"{line}: to be evaluated, both have to be the same")
+                line += f": {NEW_HEAD}"
+                state |= {name: fresh[name] for name in head}
+        model.load_state_dict(state)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise CannotRun(f"{args.weights} does not fit the model: {reason(error)}") from error
+    return line
 
 
 def load(path):
@@ -399,7 +476,7 @@ def train_one_epoch(trainer, loader, report):
         reader_cost += time.perf_counter() - waiting
         images, labels = images.to(args.device), labels.to(args.device)
         loss, output = trainer.step(images, labels)
-        lr = trainer.optimizer.param_groups[0]["lr"]
+        lr = trainer.lr()
         if not math.isfinite(float(loss)):
             raise Diverged(
                 f"the loss is {float(loss)} in epoch {trainer.epoch}, iteration "
@@ -488,7 +565,8 @@ class Report:
             if epoch and objects.exists():
                 lines = [x for x in objects.read_text().splitlines(True) if x.endswith("}\n")]
                 kept = "".join(x for x in lines if json.loads(x)["epoch"] < epoch)
-                whole(objects, lambda path: path.write_text(kept))
+                with whole_file(objects) as temporary:
+                    temporary.write_text(kept)
             mode = "a" if epoch else "w"
             paths = (folder / "train.log", objects)
             self.files = [open(path, mode, buffering=1) for path in paths]  # noqa: SIM115
@@ -510,38 +588,11 @@ class Report:
             file.write(json.dumps({**entry, **values}) + "\n")
 
 
-def whole(path, write):
-    """Calls `write(temporary)`, then renames. Raises: CannotRun."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save has a RuntimeError for a full disk
-        temporary.unlink(missing_ok=True)
-        raise CannotRun(f"cannot write {path}: {reason(error)}") from error
-
-
-def prepare(args):
-    """Makes the folders, and writes into them, before any time is spent. Raises: CannotRun."""
+def require_packages():
+    """Raises CannotRun, before any time is spent, where the record could not be written."""
     missing = [x for x in ("paddle", "reprod_log") if importlib.util.find_spec(x) is None]
     if missing:
         raise CannotRun(f"missing {', '.join(missing)}. Run: pip install -r requirements.txt")
-    for folder in (args.output_dir, args.result_dir):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise CannotRun(f"cannot write into {folder}: {error.strerror}") from error
-
-
-def record(top1, folder):
-    """Writes the final top-1, in per cent, for training alignment."""
-    warnings.filterwarnings("ignore", message="No ccache found")
-    from reprod_log import ReprodLogger  # imports paddle
-
-    log = ReprodLogger()
-    log.add("top1", np.array([top1]))
-    whole(folder / "train_align_benchmark.npy", lambda path: log.save(str(path)))
 
 
 def main(args, rank=0, world_size=1):
@@ -550,27 +601,42 @@ def main(args, rank=0, world_size=1):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, PyTorch refuses
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not (args.use_deterministic_algorithms or args.test_only)
-    if rank == 0 and not args.test_only:
-        prepare(args)
     if args.test_only:
         loader, dataset = evaluation_data(args, rank, world_size)
         evaluate(Trainer(args, len(dataset.classes), 0, rank, world_size), loader, Report(rank))
         return
-    trainer, data, eval_data = set_up(args, rank, world_size)
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            require_packages()
+            stack.enter_context(only_user(args.output_dir, "--output-dir"))
+            require_writable(args.result_dir)
+        train_and_record(args, rank, world_size)
+
+
+def train_and_record(args, rank, world_size):
+    """Raises: CannotRun, OSError, Diverged."""
     if args.resume:
-        trainer.load_state_dict(load(args.resume), args.resume)
+        args.weights = None
+    trainer, data, eval_data = set_up(args, rank, world_size)
+    lines = [trainer.begun_with] if trainer.begun_with else []
+    if args.resume:
+        lines = trainer.load_state_dict(load(args.resume), args.resume)
     report = Report(rank, args.output_dir, trainer.epoch if args.resume else 0)
     report.say(f"{args.model}, PyTorch; {len(data[2]):,} images of {len(data[2].classes)} classes")
+    for line in lines:
+        report.say(line)
 
     def save():
         if rank == 0:
-            path = args.output_dir / "checkpoint.pth"
-            whole(path, functools.partial(torch.save, trainer.state_dict()))
+            with whole_file(args.output_dir / "checkpoint.pth") as temporary:
+                torch.save(trainer.state_dict(), temporary)
 
     top1 = train(trainer, data, eval_data, report, save)
     if rank == 0:
-        record(top1, args.result_dir)
-        report.say(f"top1 {top1:.3f} -> {args.result_dir / 'train_align_benchmark.npy'}")
+        path = args.result_dir / "train_align_benchmark.npy"
+        sets = data[2], eval_data[1]
+        write_top1(path, top1, training_of(trainer.recipe(), world_size, args.data_path, *sets))
+        report.say(f"top1 {top1:.3f} -> {path}")
 
 
 def run():
@@ -578,6 +644,7 @@ def run():
     status, message = 0, ""
     # Of --start-epoch, and of a file that torch.save did not write.
     warnings.filterwarnings("ignore", message="Detected (call of|pickle protocol)")
+    environment.imported()
     try:
         args = parse()
         rank, world_size = (int(os.environ.get(x, y)) for x, y in (("RANK", 0), ("WORLD_SIZE", 1)))

@@ -1,0 +1,183 @@
+"""What both trainers say and write alike, the port's and the reference's. No framework in here."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .files import CannotRun, first_line, shown, whole_file
+
+__all__ = [
+    "HEAD",
+    "NEW_HEAD",
+    "described_training",
+    "differences",
+    "load_training",
+    "other_classes",
+    "other_epochs",
+    "training_of",
+    "write_top1",
+]
+
+HEAD = "classifier.3"  # the layer whose width is the number of classes
+NEW_HEAD = f"its last layer, {HEAD}, is initialised anew, all others are as in the file"
+
+
+def other_classes(weights, trained_for, data, num_classes):
+    """What is wrong where weights are for another number of classes than the data has."""
+    return f"{weights} is of a model for {trained_for} classes, and {data} has {num_classes}"
+
+
+def other_epochs(args, before, epoch, rates, decays=None):
+    """[line] on what --epochs changes where a training is resumed that began with another number.
+
+    Args:
+        args: of the command line.
+        before: --epochs until now.
+        epoch: that is trained next, from 0.
+        rates: the learning rate of that epoch by the schedule of `before`, and by that of now.
+        decays: of the moving average before and now, or None.
+    """
+    lines = []
+    if args.lr_scheduler == "cosineannealinglr":
+        lines.append(
+            f"--epochs is {args.epochs} and was {before}: the cosine now ends with epoch "
+            f"{args.epochs - 1}; the learning rate of epoch {epoch} becomes {rates[1]:.6g}, and "
+            f"would have been {rates[0]:.6g}"
+        )
+    else:
+        lines.append(
+            f"--epochs is {args.epochs} and was {before}: {args.lr_scheduler} goes on as it is, "
+            f"with a learning rate of {rates[1]:.6g} in epoch {epoch}"
+        )
+    if decays:
+        lines.append(
+            f"the decay of the moving average follows --epochs: it becomes {decays[1]:.6g}, and "
+            f"was {decays[0]:.6g}"
+        )
+    return lines
+
+
+# --- what an accuracy is of ---
+
+# Of the recipe, what has a place of its own in the description of a training.
+_TOLD = ("model", "epochs", "batch_size", "seed", "processes")
+_LARGEST = 1 << 20  # bytes of a description
+
+
+def training_of(recipe, processes, data_path, train_set, eval_set):
+    """What decides which accuracy a training reaches: plain values, alike on both sides.
+
+    Args:
+        recipe: {argument: value} of all that decides what is computed.
+        train_set, eval_set: with `classes`, and `samples` of (path, class index).
+    """
+    return {
+        "model": recipe["model"],
+        "folder": Path(data_path).resolve().name,
+        "classes": len(train_set.classes),
+        "train": _fingerprint(data_path / "train", train_set),
+        "val": _fingerprint(data_path / "val", eval_set),
+        "epochs": recipe["epochs"],
+        "images in a step": recipe["batch_size"] * processes,
+        "recipe": {name: value for name, value in recipe.items() if name not in _TOLD},
+        "seeds": [recipe["seed"]],
+    }
+
+
+def _fingerprint(folder, dataset):
+    """The same for the same files on every machine, wherever the folder lies there."""
+    start = len(os.path.join(folder, ""))
+    digest = hashlib.sha256()
+    for name in sorted(os.fsencode(path[start:]) for path, _ in dataset.samples):
+        digest.update(name.replace(os.fsencode(os.sep), b"/") + b"\0")
+    return {"images": len(dataset.samples), "sha256": digest.hexdigest()}
+
+
+def write_top1(path, top1, training):
+    """Writes an accuracy, in per cent, as reprod_log does; beside it, as JSON, what it is of.
+
+    Args:
+        path: of the .npy.
+        training: of `training_of`.
+
+    Raises:
+        CannotRun: they cannot be written.
+    """
+    from reprod_log import ReprodLogger  # it imports paddle, which the reference has no need of
+
+    log = ReprodLogger()
+    log.add("top1", np.array([top1]))
+    with whole_file(path) as temporary:
+        log.save(str(temporary))
+    entry = {"sha256": _sha256(path), "training": training}
+    with whole_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(entry, indent=2) + "\n")
+
+
+def _sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def load_training(path):
+    """What the accuracy in `path`, a .npy, is of: as `training_of` gives it.
+
+    Raises:
+        CannotRun: that is not known.
+    """
+    beside = path.with_suffix(".json")
+    unknown = f"it cannot be told what {shown(path)} was trained on"
+    try:
+        with open(beside, "rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError("too large")
+        entry = json.loads(text)
+        training, digest = entry["training"], entry["sha256"]
+        described_training(training)
+        differences(training, training)
+    except FileNotFoundError:
+        raise CannotRun(
+            f"{unknown}: there is no {shown(beside)}, which its trainer writes with it"
+        ) from None
+    except OSError as error:
+        raise CannotRun(f"{unknown}: cannot read {shown(beside)}: {first_line(error)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CannotRun(f"{unknown}: {shown(beside)} is damaged") from error
+    if digest != _sha256(path):
+        raise CannotRun(f"{unknown}: {shown(beside)} is of another one, an older or a newer")
+    return training
+
+
+def described_training(training):
+    """In words, without the recipe."""
+    seeds = training["seeds"]
+    count = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
+    return f"{training['model']}, {training['epochs']} epochs on {_data(training)}{count}"
+
+
+def _data(training):
+    return (
+        f"{training['folder']} ({training['train']['images']:,} and {training['val']['images']:,} "
+        f"images of {training['classes']:,} classes)"
+    )
+
+
+def differences(port, reference):
+    """[text] on what the trainings of two accuracies differ in. Seeds may be others."""
+    found = []
+    if any(port[part] != reference[part] for part in ("train", "val", "classes")):
+        names = [_data(training) for training in (port, reference)]
+        also = "" if names[0] != names[1] else ", whose files have other names"
+        found.append(f"data: {names[0]} | {names[1]}{also}")
+    for name in ("model", "epochs", "images in a step"):
+        if port[name] != reference[name]:
+            found.append(f"{name}: {port[name]} | {reference[name]}")
+    recipes = port["recipe"], reference["recipe"]
+    for name in sorted({**recipes[0], **recipes[1]}):
+        a, b = (recipe.get(name) for recipe in recipes)
+        if a != b:
+            found.append(f"{name}: {a} | {b}")
+    return found
