@@ -21,9 +21,10 @@ What becomes of an entry depends on what its layer *is*:
 PyTorch's num_batches_tracked, a counter, has no counterpart: ignored, and 0 on the way back.
 """
 
+import os
 from pathlib import Path
 
-from alignment import cli  # isort: skip  (first: it says which package is missing)
+from alignment import arguments, cli  # isort: skip  (first: it says which package is missing)
 
 import numpy as np
 import paddle
@@ -216,7 +217,7 @@ def main(args):
     else:
         source = args.source
         target = args.target or source.with_suffix(".pth" if args.reverse else ".pdparams")
-        if source.resolve() == target.resolve():
+        if os.path.realpath(source) == os.path.realpath(target):
             raise CannotRun(f"{shown(source)} is both source and target: name another TARGET")
     (revert_file if args.reverse else convert_file)(source, target, model)
 
@@ -229,9 +230,11 @@ def main(args):
 
 
 if __name__ == "__main__":
-    arguments = cli.parser(__doc__)
-    arguments.add_argument("source", type=Path, nargs="?", help="file to convert")
-    arguments.add_argument("target", type=Path, nargs="?", help="file to write")
-    arguments.add_argument("--reverse", action="store_true", help="Paddle to PyTorch")
-    arguments.add_argument("--num-classes", type=int, default=1000, help="of the checkpoint")
-    cli.run(main, arguments)
+    flags = cli.parser(__doc__)
+    flags.add_argument("source", type=arguments.file_path, nargs="?", help="file to convert")
+    flags.add_argument("target", type=arguments.file_path, nargs="?", help="file to write")
+    flags.add_argument("--reverse", action="store_true", help="Paddle to PyTorch")
+    flags.add_argument(
+        "--num-classes", type=arguments.classes, default=1000, help="of the checkpoint"
+    )
+    cli.run(main, flags)

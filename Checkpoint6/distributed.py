@@ -15,6 +15,8 @@ import numpy as np
 import paddle
 from paddle import distributed
 
+from alignment.screen import tell
+
 __all__ = [
     "Companions",
     "Stop",
@@ -161,18 +163,14 @@ class Companions:
         threading.Thread(target=self._wait, args=(connection, rank), daemon=True).start()
 
     def _wait(self, connection, rank):
-        said = _receive(connection).decode(errors="replace")
+        said = _receive(connection).decode(errors="surrogateescape")
         status, _, message = said.partition(" ")
         status = int(status) if status.isdigit() else 1
         if status in self.ORDERLY:
             return
         message = message or "gone without a word: killed, or its machine is down"
         try:
-            print(
-                f"error: rank {rank}: {message}. Stopping; go on with --resume auto",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"rank {rank}: {message}. Stopping; go on with --resume auto")
         finally:  # the disk under it may be full
             self.leave(status, message)
             end_workers()
@@ -182,7 +180,7 @@ class Companions:
         """Tells the other ranks with which exit status this one ends, and why."""
         for connection in self.connections:
             with contextlib.suppress(OSError):
-                connection.sendall(f"{status} {message}".encode())
+                connection.sendall(f"{status} {message}".encode(errors="surrogateescape"))
                 connection.shutdown(socket.SHUT_WR)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .files import shown
+from .files import CannotRun, first_line, require_file, shown
 
 
 def locate_image(port, reference):
@@ -43,6 +43,19 @@ def locate_image(port, reference):
             return lines
     lines.append("Every image and label agrees by itself: the mistake is in the loader (batches)")
     return lines
+
+
+def load_reference(dataset, path):
+    """The image in the file `path`, as the reference's data set reads it.
+
+    Raises:
+        CannotRun: it cannot be read; names the file, which torchvision does not.
+    """
+    require_file(path)
+    try:
+        return dataset.loader(path)
+    except Exception as error:  # as PIL has them
+        raise CannotRun(f"cannot decode image {shown(path)}: {first_line(error)}") from error
 
 
 def first_stage(path, port, reference):

@@ -146,10 +146,10 @@ class DiffHelper(ReprodDiffHelper):
                 logger.info("diff check passed" if passed else "diff check failed")
             with open(temporary, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in [*lines, *notes])
-        print("\n".join(lines), flush=True)
         summary = self._summary(verdicts, aligned, agree, found)
         with whole_file(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        print("\n".join(lines), flush=True)
         return aligned
 
     def judge(self, diff_method="mean", diff_threshold=1e-6, bound=FORWARD_FLOAT64):
@@ -281,7 +281,11 @@ def _logger_of_reprod_log(path):
     finally:
         for handler in root.handlers[:]:
             root.removeHandler(handler)
-            handler.close() if isinstance(handler, logging.FileHandler) else handler.flush()
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+            else:
+                with contextlib.suppress(OSError):  # of the screen; `screen.leave` tells it
+                    handler.flush()
         for handler in before:
             root.addHandler(handler)
         root.setLevel(level)

@@ -1,9 +1,16 @@
 """What has to be settled before the frameworks are loaded: import it first."""
 
 import importlib.util
+import logging
 import os
-import sys
 import warnings
+
+from . import screen
+
+screen.set_up()
+# reprod_log's lines go to the screen through a logger. Where that is full, a logger prints a
+# traceback for each of them; `screen.leave` tells it once.
+logging.raiseExceptions = False
 
 # Each framework has its own threads, which by default wait in a busy loop: beside other work on the
 # machine the steps took five times as long.
@@ -18,8 +25,7 @@ def require(*packages):
     """Leaves with exit status 2 and one line, if one of these cannot be imported."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        print(
-            f"error: missing package: {', '.join(missing)}. Run: pip install -r requirements.txt",
-            file=sys.stderr,
+        screen.leave(
+            screen.CANNOT_RUN,
+            f"missing package: {', '.join(missing)}. Run: pip install -r requirements.txt",
         )
-        raise SystemExit(2)

@@ -5,6 +5,7 @@ an unpickler that knows NumPy arrays only, archives through tarfile's `data` fil
 """
 
 import contextlib
+import itertools
 import os
 import pickle
 import shutil
@@ -15,26 +16,71 @@ from pathlib import Path
 
 import numpy as np
 
+from .screen import printable
+
 
 class CannotRun(Exception):
     """What the user has to mend before a step can run: one line, without a traceback."""
 
 
 def shown(path):
-    """`path` as the user would type it from here, or from a folder in here: ../result."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("../..") else relative
+    """`path` in one line, as the user would type it from here, or from a folder in here: ../result.
+
+    What is no visible character in it is escaped.
+    """
+    try:
+        relative = os.path.relpath(path)
+    except (OSError, ValueError):  # the folder here is gone; a path that is empty
+        relative = str(path)
+    return printable(str(path) if relative.startswith("../..") else relative)
+
+
+def is_utf8(path):
+    """Whether `path` can be given to a framework's C++ code."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def first_line(error):
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0]
+    """Why, in one line: of an error whose message has several, the one that tells.
+
+    A loader's worker sends its traceback as the message: what tells is at its end. Paddle puts
+    stacks of C++ before its message, under "Error Message Summary:".
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    lines = [line.strip() for line in _after_stacks(text.splitlines()) if line.strip(" \t-=")]
+    if not lines:
+        return type(error).__name__
+    told = lines[0]
+    for line in lines[1:]:  # "Error(s) in loading state_dict for MobileNetV3:" alone tells nothing
+        if not told.endswith(":"):
+            break
+        told = f"{told} {line}"
+    return printable(told)
+
+
+def _after_stacks(lines):
+    """The lines of a message without the tracebacks, of Python and of C++, that come first."""
+    for number in range(len(lines) - 1, -1, -1):
+        line = lines[number].strip()
+        if line == "Error Message Summary:":
+            return lines[number + 1 :]
+        if line.endswith("Traceback (most recent call last):") and not line.startswith("C++"):
+            rest = lines[number + 1 :]
+            frames = itertools.takewhile(lambda line: line[:1] in ("", " "), rest)
+            return rest[len(list(frames)) :]
+    return lines
 
 
 def described(error):
-    """An OSError in one line, with the file that it is about, if it says so."""
+    """An error in one line, with the file that it is about, if it says so."""
+    filename = getattr(error, "filename", None)
     reason = first_line(error)
-    return f"{shown(error.filename)}: {reason}" if error.filename else reason
+    named = isinstance(filename, (str, os.PathLike)) and filename != ""  # not a number, of a pipe
+    return f"{shown(filename)}: {reason}" if named else reason
 
 
 @contextlib.contextmanager

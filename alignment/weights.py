@@ -8,7 +8,7 @@ import zipfile
 import torch
 from torch import nn
 
-from .files import CannotRun, load_pdparams, require_file, shown
+from .files import CannotRun, is_utf8, load_pdparams, require_file, shown
 
 
 @torch.no_grad()
@@ -91,13 +91,15 @@ def load_pth(path):
         CannotRun: the file is missing, damaged, or holds no state_dict.
     """
     require_file(path)
-    options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
+    is_zip = zipfile.is_zipfile(path)
+    # PyTorch cannot map a file whose name is not UTF-8.
+    options = {"map_location": "cpu", "weights_only": True, "mmap": is_zip and is_utf8(path)}
     try:
         # torchvision's trainer puts its argparse.Namespace, which is inert, into checkpoints.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, **options)
     except Exception as error:  # as above: anything, if damaged
-        if isinstance(error, pickle.UnpicklingError) and options["mmap"]:  # a whole zip file
+        if isinstance(error, pickle.UnpicklingError) and is_zip:  # a whole zip file
             reason = "it holds more than weights, which could run code; save model.state_dict()"
         else:
             reason = f"damaged, cut short or not written by torch.save ({type(error).__name__})"
