@@ -18,6 +18,7 @@ from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
 from .files import CannotRun, load_record, shown, whole_file
+from .screen import printable
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
 from .trace import relative
 
@@ -136,6 +137,7 @@ class DiffHelper(ReprodDiffHelper):
         lines += sorted([*found, *where], key=lambda line: not line.startswith("Differs"))
         if to_locate:
             lines.append(f"Look at: {hint}" if hint else f"Details: {shown(path)}")
+        lines = [printable(line) for line in lines]
 
         with whole_file(path) as temporary:
             passed = True
