@@ -20,6 +20,7 @@ from reprod_log import ReprodLogger
 import paddle_mv3
 import torch_ref
 from alignment import thresholds
+from alignment.arguments import count, workers
 from alignment.augmentation import compare_augmentation
 from alignment.data import locate_image
 from alignment.diff import DiffHelper, save
@@ -118,6 +119,6 @@ if __name__ == "__main__":
     arguments = cli.parser(__doc__)
     cli.add_image_dir(arguments)
     option = arguments.add_argument
-    option("--batches", type=cli.positive, help="only the first N batches of 4 images")
-    option("--workers", type=int, default=0, help="loader processes of each side")
+    option("--batches", type=count, help="only the first N batches of 4 images")
+    option("--workers", type=workers, default=0, help="loader processes of each side")
     cli.run(main, arguments)

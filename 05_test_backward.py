@@ -8,7 +8,7 @@ result/losses_ref.npy and, in result/log, backward_diff.log, backward_training.l
 backward_recipe.log; if the step is red, or with --layers, also backward_layers.log.
 """
 
-from alignment import cli  # isort: skip  (first: it says which package is missing)
+from alignment import arguments, cli  # isort: skip  (first: it says which package is missing)
 
 from functools import partial
 
@@ -143,11 +143,11 @@ def main(args):
 
 
 if __name__ == "__main__":
-    arguments = cli.add_layers(cli.parser(__doc__))
-    arguments.add_argument(
+    flags = cli.add_layers(cli.parser(__doc__))
+    flags.add_argument(
         "--steps",
-        type=cli.positive,
+        type=arguments.steps,
         default=MAX_ITER,
         help="iterations that are compared in float64",
     )
-    cli.run(main, arguments, log="backward_diff")
+    cli.run(main, flags, log="backward_diff")

@@ -24,10 +24,11 @@ What becomes of an entry depends on what its layer *is*:
 PyTorch's num_batches_tracked, a counter, has no counterpart: ignored, and 0 on the way back.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-from alignment import cli  # isort: skip  (first: it says which package is missing)
+from alignment import arguments, cli  # isort: skip  (first: it says which package is missing)
 
 import numpy as np
 import paddle
@@ -301,7 +302,7 @@ def main(args):
     else:
         source = args.source
         target = args.target or source.with_suffix(".pth" if args.reverse else ".pdparams")
-        if source.resolve() == target.resolve():
+        if os.path.realpath(source) == os.path.realpath(target):
             raise CannotRun(f"{shown(source)} is both source and target: name another TARGET")
         (revert_file if args.reverse else convert_file)(source, target, model, layer_map)
 
@@ -315,9 +316,11 @@ def main(args):
 
 
 if __name__ == "__main__":
-    arguments = cli.parser(__doc__)
-    arguments.add_argument("source", type=Path, nargs="?", help="file to convert")
-    arguments.add_argument("target", type=Path, nargs="?", help="file to write")
-    arguments.add_argument("--reverse", action="store_true", help="Paddle to PyTorch")
-    arguments.add_argument("--num-classes", type=int, default=NUM_CLASSES, help="of the checkpoint")
-    cli.run(main, arguments, writes_results=False)
+    flags = cli.parser(__doc__)
+    flags.add_argument("source", type=arguments.file_path, nargs="?", help="file to convert")
+    flags.add_argument("target", type=arguments.file_path, nargs="?", help="file to write")
+    flags.add_argument("--reverse", action="store_true", help="Paddle to PyTorch")
+    flags.add_argument(
+        "--num-classes", type=arguments.classes, default=NUM_CLASSES, help="of the checkpoint"
+    )
+    cli.run(main, flags, writes_results=False)

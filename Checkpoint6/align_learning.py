@@ -44,10 +44,10 @@ import torch  # noqa: E402
 
 import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
+from alignment.arguments import MOST_EPOCHS, MOST_WORKERS, file_path, whole  # noqa: E402
 from alignment.files import CannotRun, first_line, only_user, shown, whole_file  # noqa: E402
 from alignment.trainers import load_training, write_top1  # noqa: E402
 from Checkpoint6 import significance, tools  # noqa: E402
-from Checkpoint6.arguments import count, number  # noqa: E402
 from Checkpoint6.compare_top1 import (  # noqa: E402
     PORT,
     REFERENCE,
@@ -141,7 +141,7 @@ class Training(NamedTuple):
     @property
     def is_finished(self):
         try:
-            recipe = json.loads((self.folder / "finished.json").read_text())
+            recipe = json.loads((self.folder / "finished.json").read_text(encoding="utf-8"))
             load_training(self.folder / self.framework.record)
         except (OSError, ValueError, CannotRun):
             return False
@@ -149,7 +149,7 @@ class Training(NamedTuple):
 
     def finish(self):
         with whole_file(self.folder / "finished.json") as temporary:
-            temporary.write_text(json.dumps(self.recipe) + "\n")
+            temporary.write_text(json.dumps(self.recipe) + "\n", encoding="utf-8")
 
     def curves(self):
         """{"top1", "loss": (epochs,) float64}: of the images of val, and of those trained on.
@@ -159,7 +159,7 @@ class Training(NamedTuple):
         """
         path = self.folder / "train.jsonl"
         try:
-            entries = [json.loads(line) for line in path.read_text().splitlines()]
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             top1 = [entry["top1"] for entry in entries if entry["kind"] == "val"]
             loss = [entry["loss"] for entry in entries if entry["kind"] == "epoch"]
             curves = {"top1": np.array(top1, float), "loss": np.array(loss, float)}
@@ -226,7 +226,9 @@ class Runner:
             if self.stopped:
                 return
         if status:
-            lines = training.log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            lines = training.log.read_text(
+                encoding="utf-8", errors="replace"
+            ).strip().splitlines() or ["no output"]
             raise CannotRun(
                 f"{training.name} ended with exit status {status}: "
                 f"{lines[-1].removeprefix('error: ')}. Its log: {shown(training.log)}"
@@ -356,17 +358,17 @@ def parser():
     add = flags.add_argument
     add("--short", action="store_true",
         help="about a minute: whether the port learns as fast, not how far it gets")  # fmt: skip
-    add("--seeds", type=count,
+    add("--seeds", type=whole(1, 1000),
         help=f"trainings in each framework; default: {LONG['seeds']}, "
         f"with --short {SHORT['seeds']}")  # fmt: skip
-    add("--epochs", type=number(int, low=2, wanted="a whole number above 1"),
+    add("--epochs", type=whole(2, MOST_EPOCHS),
         help=f"default: {LONG['epochs']}; --short has {SHORT['epochs']}")  # fmt: skip
-    add("--jobs", type=count, default=min(2, os.cpu_count() or 1),
-        help="trainings at once, which share the cores; default: 2, or 1 on one core")  # fmt: skip
-    add("--output-dir", type=Path,
+    add("--jobs", type=whole(1, MOST_WORKERS), default=min(2, os.cpu_count() or 1),
+        help="trainings at once, which share the cores")  # fmt: skip
+    add("--output-dir", type=file_path,
         help="trainings and their logs; default: result/learning, with --short "
         "result/learning_short")  # fmt: skip
-    add("--result-dir", type=Path, default=ROOT / "result", help="records, log and picture")
+    add("--result-dir", type=file_path, default=ROOT / "result", help="records, log and picture")
     return flags
 
 
@@ -389,7 +391,7 @@ def main(args):
     """Returns the exit status. Raises: CannotRun."""
     settle(args)
     trainings = [
-        Training(framework, seed, args.epochs, args.output_dir.resolve(), args.recipe)
+        Training(framework, seed, args.epochs, Path(os.path.realpath(args.output_dir)), args.recipe)
         for seed in range(args.seeds)
         for framework in FRAMEWORKS
     ]

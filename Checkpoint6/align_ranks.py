@@ -96,7 +96,7 @@ class Recorder:
     def write(self, reports):
         found = {"weights": self.checksums, "images": self.images, "drawn": self.drawn}
         found["reports"] = reports
-        (self.folder / f"rank_{self.rank}.json").write_text(json.dumps(found))
+        (self.folder / f"rank_{self.rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def _checksum(arrays):
@@ -161,7 +161,7 @@ def record_reference(args, start, steps, folder, rank, world_size):
 
 
 def main():
-    task = json.loads(Path(sys.argv[1]).read_text())
+    task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     on_port = "PADDLE_TRAINER_ID" in os.environ
     if on_port:
         share = distributed.start()
@@ -257,7 +257,7 @@ def _launched(command, runs, start, steps, work):
         "steps": steps,
         "runs": runs,
     }
-    (work / f"{name}.json").write_text(json.dumps(task, default=str))
+    (work / f"{name}.json").write_text(json.dumps(task, default=str), encoding="utf-8")
     with open(work / f"{name}.txt", "w") as output:
         process = subprocess.Popen(
             [*command, str(SCRIPT), str(work / f"{name}.json")],
@@ -279,7 +279,11 @@ def _wait(process):
             "take as many? --processes 1 leaves them out"
         ) from None
     if failed:
-        lines = [line for line in process.output.read_text().splitlines() if line.strip()]
+        lines = [
+            line
+            for line in process.output.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
         errors = [line for line in lines if "Error" in line or "error:" in line]
         raise CannotRun(
             f"a process of {PROCESSES} has failed: {(errors or lines or ['without a word'])[-1]}"
@@ -290,7 +294,10 @@ def _compare_runs(what, mine, theirs, kinds, same_images=False):
     """[Difference] of two folders that a Recorder has written."""
     found = []
     records = [
-        [json.loads(path.read_text()) for path in sorted(folder.glob("rank_*.json"))]
+        [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(folder.glob("rank_*.json"))
+        ]
         for folder in (mine, theirs)
     ]
 

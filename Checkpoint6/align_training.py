@@ -38,6 +38,7 @@ import torch  # noqa: E402
 
 import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
+from alignment.arguments import file_path, steps  # noqa: E402
 from alignment.files import CannotRun, require_writable, shown, whole_file  # noqa: E402
 from alignment.threads import one_torch_thread  # noqa: E402
 from alignment.trace import read_layer_map  # noqa: E402
@@ -93,9 +94,7 @@ RANK_STEPS, RANK_EPOCHS = 4, 2
 def flags():
     """train.py's, with other defaults, and this script's own."""
     found = parser(__doc__)
-    found.add_argument(
-        "--steps", type=cli.positive, default=50, help="that are compared: 10 or more"
-    )
+    found.add_argument("--steps", type=steps, default=50, help="that are compared: 10 or more")
     found.add_argument(
         "--processes",
         type=int,
@@ -103,7 +102,7 @@ def flags():
         default=PROCESSES,
         help="1 leaves out the comparison of two processes",
     )
-    found.add_argument("--layer-map", type=Path, help="as of 01_test_forward.py")
+    found.add_argument("--layer-map", type=file_path, help="as of 01_test_forward.py")
     found.set_defaults(**DEFAULTS, lr_warmup_epochs=None)
     return found
 
@@ -239,7 +238,7 @@ class Report:
             "largest": {kind: (str(row.value), row.bound) for kind, row in largest.items()},
         }
         with whole_file(self.log.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         if self.aligned:
             print("aligned: both trainers take the same steps", flush=True)
         else:

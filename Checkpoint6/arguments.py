@@ -1,19 +1,31 @@
 """The command line of train.py: the flags of torchvision's references/classification/train.py."""
 
-import argparse
 import os
-import sys
 from pathlib import Path
 
 import paddle
 
 import paddle_mv3
-from alignment import response_files
+from alignment.arguments import (
+    Formatter,
+    Parser,
+    batch_size,
+    count,
+    count_or_0,
+    epochs,
+    file_path,
+    nonempty,
+    pixels,
+    rate,
+    repetitions,
+    seed,
+    share,
+    workers,
+)
 from alignment.files import CannotRun, shown, unpack_once
 from Checkpoint6.checkpoint import checkpoints
 
 __all__ = [
-    "Parser",
     "device_of",
     "parse",
     "parser",
@@ -61,66 +73,19 @@ NOT_THE_RECIPE = (
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line. `@FILE`, where it is enabled, stands for the arguments in
-    FILE; # begins a comment there.
-    """
-
-    def parse_known_args(self, args=None, namespace=None):
-        args = sys.argv[1:] if args is None else args
-        if self.fromfile_prefix_chars:
-            try:
-                args = response_files.expand(args)
-            except CannotRun as error:
-                self.error(str(error))
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message):
-        self.exit(2, f"error: {message}. See {self.prog} --help\n")
-
-
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the default of a flag that has one."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
-def number(kind, low=None, above=None, high=None, wanted=None):
-    """An argparse type: a number in a range; argparse names the flag and the value."""
-
-    def read(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text} is not {wanted}") from None
-        fits = (low is None or value >= low) and (above is None or value > above)
-        if not fits or (high is not None and value > high) or value != value:
-            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
-        return value
-
-    return read
-
-
-count = number(int, low=1, wanted="a whole number above 0")
-count_or_0 = number(int, low=0, wanted="a whole number, 0 or more")
-rate = number(float, low=0, wanted="a number, 0 or more")
-share = number(float, low=0, high=1, wanted="a number from 0 to 1")
-
-
 def parser(description):
-    flags = Parser(description=description, formatter_class=_Formatter, fromfile_prefix_chars="@")
+    flags = Parser(description=description, formatter_class=Formatter, fromfile_prefix_chars="@")
 
     def add(*names, **options):
         flags.add_argument(*names, **{"help": "as torchvision's", **options})
 
-    add("--data-path", type=Path, help="folder of train and val; without it: a try-out on "
+    add("--data-path", type=file_path, help="folder of train and val; without it: a try-out on "
         "lite_data, with fewer epochs and smaller images unless they are given")  # fmt: skip
     add("--model", choices=sorted(paddle_mv3.MODELS), default="mobilenet_v3_small")
     add("--device", choices=("cpu", "gpu", "cuda"), help="default: gpu where Paddle has one")
-    add("-b", "--batch-size", type=count, default=32, help="images of one process in a step")
-    add("--epochs", type=count, default=90)
-    add("-j", "--workers", type=count_or_0, default=default_workers(),
+    add("-b", "--batch-size", type=batch_size, default=32, help="images of one process in a step")
+    add("--epochs", type=epochs, default=90)
+    add("-j", "--workers", type=workers, default=default_workers(),
         help="processes that load images, for each process that trains")  # fmt: skip
     add("--opt", choices=paddle_mv3.OPTIMIZERS, default="sgd")
     add("--lr", type=rate, default=0.1)
@@ -139,8 +104,8 @@ def parser(description):
     add("--lr-gamma", type=rate, default=0.1)
     add("--lr-min", type=rate, default=0.0, help="where cosineannealinglr ends")
     add("--print-freq", type=count, default=10, help="steps from one line to the next")
-    add("--output-dir", type=Path, default=Path("output"), help="checkpoints and logs")
-    add("--resume", metavar="FILE|auto", help="checkpoint to go on from; auto: the newest whole "
+    add("--output-dir", type=file_path, default=Path("output"), help="checkpoints and logs")
+    add("--resume", type=nonempty, metavar="FILE|auto", help="go on from; auto: the newest whole "
         "one in --output-dir, or a new training where there is none")  # fmt: skip
     add("--start-epoch", type=count_or_0, default=0, help="of a training that is not resumed")
     add("--cache-dataset", action="store_true", help="keep the list of image files, in "
@@ -148,7 +113,7 @@ def parser(description):
     add("--sync-bn", action="store_true", help="batch norm over the images of all processes")
     add("--test-only", action="store_true", help="evaluate --weights or --resume and end")
     add("--pretrained", action="store_true", help="same as --weights IMAGENET1K_V1")
-    add("--weights", metavar="FILE|IMAGENET1K_V1",
+    add("--weights", type=nonempty, metavar="FILE|IMAGENET1K_V1",
         help="to begin with: a checkpoint, a state_dict (.pdparams), or torchvision's")  # fmt: skip
     add("--auto-augment", choices=("imagenet", "ra", "ta_wide", "augmix"))
     add("--ra-magnitude", type=count_or_0, default=9)
@@ -162,14 +127,14 @@ def parser(description):
     add("--model-ema-steps", type=count, default=32)
     add("--model-ema-decay", type=share, default=0.99998)
     add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
-    add("--train-crop-size", type=count, default=224)
-    add("--val-crop-size", type=count, default=224)
-    add("--val-resize-size", type=count, default=256)
+    add("--train-crop-size", type=pixels, default=224)
+    add("--val-crop-size", type=pixels, default=224)
+    add("--val-resize-size", type=pixels, default=256)
     add("--ra-sampler", action="store_true", help="repeated augmentation")
-    add("--ra-reps", type=count, default=3)
+    add("--ra-reps", type=repetitions, default=3)
     add("--use-deterministic-algorithms", action="store_true", help="on a GPU: the same bits in "
         "every run, which may be slower; on the CPU it is so anyway")  # fmt: skip
-    add("--seed", type=count_or_0, default=0)
+    add("--seed", type=seed, default=0)
     add("--save-steps", type=count_or_0, default=0, help="steps from one checkpoint to the next, "
         "beside the one at the end of each epoch")  # fmt: skip
     add("--keep-last", type=count, default=3, help="checkpoints to keep")
@@ -177,7 +142,12 @@ def parser(description):
         help="checkpoints to keep of those that were the best when they were made")  # fmt: skip
     add("--skip-corrupt", type=count_or_0, default=0, metavar="N",
         help="leave out up to N image files that cannot be decoded")  # fmt: skip
-    add("--result-dir", type=Path, default=ROOT / "result", help="for train_align_paddle.npy")
+    add(
+        "--result-dir",
+        type=file_path,
+        default=ROOT / "result",
+        help="for train_align_paddle.npy",
+    )
     return flags
 
 

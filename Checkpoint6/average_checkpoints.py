@@ -12,6 +12,7 @@ train.py --test-only --weights, predict.py and export.py.
 Exit status: 0 done, 2 it could not run.
 """
 
+import os
 import sys
 from itertools import zip_longest
 from pathlib import Path
@@ -27,16 +28,22 @@ environment.require("numpy", "PIL", "paddle")
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
+from alignment.arguments import count, file_path  # noqa: E402
 from alignment.files import CannotRun, shown  # noqa: E402
 from Checkpoint6 import checkpoint, tools  # noqa: E402
-from Checkpoint6.arguments import count  # noqa: E402
 
 
 def parser():
     flags = tools.parser(__doc__)
     add = flags.add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help="a checkpoint, or a folder of them")
-    add("--output", type=Path, required=True, metavar="FILE")
+    add(
+        "inputs",
+        nargs="+",
+        type=file_path,
+        metavar="INPUT",
+        help="a checkpoint, or a folder of them",
+    )
+    add("--output", type=file_path, required=True, metavar="FILE")
     add("--last", type=count, metavar="N",
         help="of a folder, the N newest checkpoints; default: its best_*.pdparams")  # fmt: skip
     return flags
@@ -70,9 +77,10 @@ def input_files(inputs, last):
             files += reversed(found)
     seen = set()
     for file in files:
-        if file.resolve() in seen:
+        real = os.path.realpath(file)
+        if real in seen:
             raise CannotRun(f"{shown(file)} is given twice, and would count twice")
-        seen.add(file.resolve())
+        seen.add(real)
     return files
 
 
@@ -156,7 +164,7 @@ def _as_dtype(mean, dtype):
 def main(args):
     """Raises: CannotRun."""
     files = input_files(args.inputs, args.last)
-    if args.output.resolve() in [file.resolve() for file in files]:
+    if os.path.realpath(args.output) in map(os.path.realpath, files):
         raise CannotRun(f"--output {shown(args.output)} is one of the inputs: give another name")
     average = Average()
     for file in files:

@@ -24,11 +24,11 @@ environment.require("numpy", "PIL", "paddle", "reprod_log")
 
 import numpy as np  # noqa: E402
 
+from alignment.arguments import file_path, number, rate  # noqa: E402
 from alignment.diff import DiffHelper  # noqa: E402
 from alignment.files import CannotRun, load_record, missing, shown  # noqa: E402
 from alignment.trainers import described_training, differences, load_training  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
-from Checkpoint6.arguments import number, rate  # noqa: E402
 
 PORT, REFERENCE = "train_align_paddle.npy", "train_align_benchmark.npy"
 
@@ -114,8 +114,8 @@ def parser():
     add = flags.add_argument
     add("--published", type=per_cent, metavar="TOP1",
         help="compare with this accuracy, in per cent, not with the record")  # fmt: skip
-    add("--tolerance", type=rate, default=0.15, help="percentage points; default: 0.15")
-    add("--result-dir", type=Path, default=ROOT / "result", help="folder of the records")
+    add("--tolerance", type=rate, default=0.15, help="percentage points")
+    add("--result-dir", type=file_path, default=ROOT / "result", help="folder of the records")
     return flags
 
 

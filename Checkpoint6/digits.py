@@ -29,6 +29,7 @@ from PIL import Image  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.model_selection import train_test_split  # noqa: E402
 
+from alignment.arguments import file_path  # noqa: E402
 from alignment.files import CannotRun, first_line, shown  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 
@@ -101,7 +102,7 @@ def enlarged(scan):
 
 def parser():
     flags = tools.parser(__doc__)
-    flags.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    flags.add_argument("--output", type=file_path, required=True, metavar="FOLDER")
     return flags
 
 

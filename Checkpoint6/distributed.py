@@ -16,6 +16,8 @@ import numpy as np
 import paddle
 from paddle import distributed
 
+from alignment.screen import tell
+
 __all__ = [
     "Stop",
     "agree",
@@ -175,7 +177,7 @@ class Companions:
     def _listen(self, connection, rank, said):
         while (byte := _receive(connection, 1)) and byte != self.GOODBYE:
             said.put(byte[0])
-        goodbye = _receive(connection).decode(errors="replace")
+        goodbye = _receive(connection).decode(errors="surrogateescape")
         said.put(None)
         status, _, message = goodbye.partition(" ")
         status = int(status) if status.isdigit() else 1
@@ -183,11 +185,7 @@ class Companions:
             return
         message = message or "gone without a word: killed, or its machine is down"
         try:
-            print(
-                f"error: rank {rank}: {message}. Stopping; go on with --resume auto",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"rank {rank}: {message}. Stopping; go on with --resume auto")
         finally:  # the disk under it may be full
             self.leave(status, message)
             end_workers()

@@ -33,9 +33,10 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
+from alignment.arguments import file_path  # noqa: E402
 from alignment.files import CannotRun, first_line, shown, unpack_once  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
-from paddle_mv3.dataset import load_image  # noqa: E402
+from paddle_mv3.dataset import load_input  # noqa: E402
 
 # The largest difference of a logit that passes, over the spread of the logits (the most by which
 # two images differ in one of them): so many times the model's own rounding error, which is its
@@ -61,13 +62,13 @@ def parser():
     flags = tools.parser(__doc__)
     tools.add_model(flags)
     add = flags.add_argument
-    add("--output-dir", type=Path, required=True, metavar="DIR",
+    add("--output-dir", type=file_path, required=True, metavar="DIR",
         help=f"for {STEM}.json and {STEM}.pdiparams (paddle), {STEM}.onnx (onnx)")  # fmt: skip
     add("--format", nargs="+", choices=tuple(FORMATS), default=list(FORMATS),
-        help=f"default: {' '.join(FORMATS)}")  # fmt: skip
+        help="what to write")  # fmt: skip
     add("--opset", type=int, choices=range(7, 22), default=17, metavar="7…21",
-        help="of ONNX; default: 17")  # fmt: skip
-    add("--images", type=Path, metavar="FOLDER",
+        help="of ONNX")  # fmt: skip
+    add("--images", type=file_path, metavar="FOLDER",
         help=f"to check with, {IMAGES} from it and below; default: lite_data/val")  # fmt: skip
     return flags
 
@@ -96,6 +97,17 @@ def silenced():
             if unclear:
                 kept.seek(0)
                 os.write(2, kept.read())
+
+
+@contextlib.contextmanager
+def inside(folder):
+    """Works in `folder`: a path that is not UTF-8 cannot be given to Paddle or ONNX Runtime."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def write_paddle(trained, folder):
@@ -196,7 +208,7 @@ def check_images(folder, preset):
     if len(files) < 2:
         raise CannotRun(f"{shown(folder)} holds one image: a check needs two or more")
     chosen = np.linspace(0, len(files) - 1, min(IMAGES, len(files))).round().astype(int)
-    return np.stack([preset(load_image(files[i])) for i in chosen])
+    return np.stack([load_input(files[i], preset) for i in chosen])
 
 
 def spread_of(reference):
@@ -299,25 +311,27 @@ def main(args):
     spread = spread_of(reference)
     bound = bound_for(trained.model, images, reference)
 
-    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{args.output_dir.name}.", dir=args.output_dir.parent
-    ) as temporary:
-        folder = Path(temporary)
+    where, target = shown(args.output_dir), args.output_dir.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary,
+        inside(temporary),
+    ):
+        folder = Path()
         try:
             write_paddle(trained, folder)
             if "onnx" in formats:
                 write_onnx(folder, args.opset)
         except OSError as error:
             raise CannotRun(
-                f"cannot write {shown(args.output_dir)}: {first_line(error)}. Make room or make "
-                "it writable, or choose another folder"
+                f"cannot write {where}: {first_line(error)}. Make room or make it writable, or "
+                "choose another folder"
             ) from error
         rows = check(folder, formats, images, reference, bound)
-        args.output_dir.mkdir(exist_ok=True)
+        target.mkdir(exist_ok=True)
         for name in formats:
             for file in FORMATS[name][0]:
-                os.replace(folder / file, args.output_dir / file)
+                os.replace(folder / file, target / file)
     headers = ["file", "MB", "run by", "largest difference", "same top-1"]
     print(tabulate(rows, headers, disable_numparse=True, colalign=("left", "right")))
     crop = trained.crop_size
@@ -326,7 +340,7 @@ def main(args):
         f"{trained.num_classes}); differences over the spread of the logits, {spread:.3g}, in "
         f"batches of 1 and {len(images)}; bound {bound:.1e}"
     )
-    print(f"-> {shown(args.output_dir)}")
+    print(f"-> {where}")
 
 
 if __name__ == "__main__":

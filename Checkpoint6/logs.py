@@ -11,7 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 from visualdl import LogWriter
 
-from alignment.files import shown, whole_file
+from alignment.files import first_line, shown, whole_file
+from alignment.screen import printable, tell
 
 __all__ = ["Log"]
 
@@ -48,12 +49,16 @@ class Log:
         records = self.folder / "train.jsonl"
         kept = []
         if step is not None and records.exists():
-            kept = [line for line in records.read_text().splitlines(True) if _before(line, step)]
+            kept = [
+                line
+                for line in records.read_text(encoding="utf-8").splitlines(True)
+                if _before(line, step)
+            ]
             with whole_file(records) as temporary:
-                temporary.write_text("".join(kept))
+                temporary.write_text("".join(kept), encoding="utf-8")
         mode = "w" if step is None else "a"
         self.files = {
-            name: open(self.folder / name, mode, buffering=1)  # noqa: SIM115
+            name: open(self.folder / name, mode, buffering=1, encoding="utf-8")  # noqa: SIM115
             for name in ("train.log", "train.jsonl")
         }
         # VisualDL reads one file of a folder: it is made anew from what is kept.
@@ -73,15 +78,13 @@ class Log:
         except Exception as error:
             if not self.complained:
                 self.complained = True
-                with contextlib.suppress(OSError):
-                    where = shown(self.folder)
-                    print(f"cannot write the log in {where}: {error}", file=sys.stderr)
+                tell(f"cannot write the log in {shown(self.folder)}: {first_line(error)}", "")
 
     def say(self, text):
         """A line with the time before it."""
         if self.rank:
             return
-        line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {text}"
+        line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {printable(text)}"
         with contextlib.suppress(OSError):  # the disk under it may be full
             if self.bar is not None:
                 tqdm.write(line)
@@ -93,14 +96,14 @@ class Log:
     def note(self, text):
         """A line for the log alone."""
         if self.files:
-            line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {text}\n"
+            line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {printable(text)}\n"
             self._attempt(self.files["train.log"].write, line)
 
     def warn(self, text):
         """A line that no rank keeps to itself."""
         self.say(text)
         if self.rank:
-            print(f"rank {self.rank}: {text}", file=sys.stderr, flush=True)
+            tell(text, f"rank {self.rank}: ")
 
     def record(self, kind, text, step, values):
         """A line, its values as a JSON object, and as VisualDL's scalars `kind/name`.

@@ -26,26 +26,28 @@ environment.require("numpy", "PIL", "paddle")
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
+from alignment.arguments import batch_size, count, file_path  # noqa: E402
 from alignment.files import CannotRun, read_json, read_text, shown  # noqa: E402
+from alignment.screen import CLOSED_PIPE, printable, tell  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
-from Checkpoint6.arguments import count, device_of  # noqa: E402
-from paddle_mv3.dataset import load_image  # noqa: E402
+from Checkpoint6.arguments import device_of  # noqa: E402
+from paddle_mv3.dataset import load_input  # noqa: E402
 
 
 def parser():
     flags = tools.parser(__doc__)
     add = flags.add_argument
-    add("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER",
+    add("images", nargs="+", type=file_path, metavar="IMAGE_OR_FOLDER",
         help="of a folder, all images in it and below")  # fmt: skip
     tools.add_model(flags)
-    add("--topk", type=count, default=5, help="classes to name, at most all; default: 5")
-    add("--class-names", type=Path, metavar="FILE",
+    add("--topk", type=count, default=5, help="classes to name, at most all")
+    add("--class-names", type=file_path, metavar="FILE",
         help="one name a line; or .json, a list or {\"0\": name, …}, a name being a text or a "
         "list that ends with it, such as ImageNet's [\"n01440764\", \"tench\"]")  # fmt: skip
     add("--json", action="store_true",
         help='[{"file", "topk": [{"class", "name", "probability"}]}] in place of text')  # fmt: skip
     add("--device", choices=("cpu", "gpu"), help="default: gpu where Paddle has one")
-    add("-b", "--batch-size", type=count, default=32)
+    add("-b", "--batch-size", type=batch_size, default=32)
     return flags
 
 
@@ -90,7 +92,7 @@ def predict(trained, files, batch_size, report):
         read = []
         for file in files[begin : begin + batch_size]:
             try:
-                read.append((file, trained.preset(load_image(file))))
+                read.append((file, load_input(file, trained.preset)))
             except OSError as error:
                 report(error)
         if read:
@@ -119,19 +121,22 @@ def main(args):
 
     def report(error):
         failures.append(error)
-        print(f"error: {error}", file=sys.stderr)
+        tell(str(error))
 
-    for file, probabilities in predict(trained, files, args.batch_size, report):
-        best = topk(probabilities, args.topk, names)
-        results.append({"file": str(file), "topk": best})
-        if not args.json:
-            print(file)
-            for row in best:
-                print(
-                    f"    {row['probability']:.4f}  {row['class']:4}  {row['name'] or ''}".rstrip()
-                )
-    if args.json:
-        print(json.dumps(results, indent=2))
+    try:
+        for file, probabilities in predict(trained, files, args.batch_size, report):
+            best = topk(probabilities, args.topk, names)
+            results.append({"file": str(file), "topk": best})
+            if not args.json:
+                print(printable(str(file)))
+                for row in best:
+                    name = printable(row["name"] or "")
+                    print(f"    {row['probability']:.4f}  {row['class']:4}  {name}".rstrip())
+        if args.json:
+            print(json.dumps(results, indent=2))
+        sys.stdout.flush()
+    except BrokenPipeError:  # … | head, which has seen enough
+        return CLOSED_PIPE
     return 1 if failures else 0
 
 

@@ -1,8 +1,7 @@
 """What average_checkpoints.py, predict.py and export.py share: a trained model, images, errors."""
 
-import argparse
+import contextlib
 import os
-import sys
 import traceback
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +12,11 @@ from PIL import Image
 
 import paddle_mv3
 from alignment import environment
+from alignment.arguments import Formatter, Parser, file_path, pixels
 from alignment.files import CannotRun, described, first_line, shown
+from alignment.screen import CANNOT_RUN, leave
 from Checkpoint6 import checkpoint
-from Checkpoint6.arguments import Parser, count
-from paddle_mv3.listing import EXTENSIONS
+from paddle_mv3.listing import EXTENSIONS, walk
 
 __all__ = [
     "CheckFailed",
@@ -63,18 +63,18 @@ class Trained(NamedTuple):
 
 
 def parser(description):
-    return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(description=description, formatter_class=Formatter)
 
 
 def add_model(flags):
     """Adds what `load_trained` reads."""
     add = flags.add_argument
-    add("--weights", type=Path, required=True, metavar="FILE",
+    add("--weights", type=file_path, required=True, metavar="FILE",
         help="a checkpoint of train.py or average_checkpoints.py, or a state_dict")  # fmt: skip
     where = "default: as the checkpoint was trained, otherwise "
     add("--model", choices=sorted(paddle_mv3.MODELS), help=where + DEFAULTS["model"])
-    add("--val-crop-size", type=count, help=f"{where}{DEFAULTS['val_crop_size']}")
-    add("--val-resize-size", type=count, help=f"{where}{DEFAULTS['val_resize_size']}")
+    add("--val-crop-size", type=pixels, help=f"{where}{DEFAULTS['val_crop_size']}")
+    add("--val-resize-size", type=pixels, help=f"{where}{DEFAULTS['val_resize_size']}")
     add("--interpolation", choices=("nearest", "bilinear", "bicubic"),
         help=where + DEFAULTS["interpolation"])  # fmt: skip
 
@@ -88,27 +88,22 @@ def run(main, flags, argv=None):
     args = flags.parse_args(argv)
     environment.imported()
     paddle.disable_signal_handler()  # it can hang for ever; see alignment/cli.py
-    message = ""
+    status, message = CANNOT_RUN, ""
     try:
         status = main(args) or 0
-        sys.stdout.flush()
     except CheckFailed as error:
         status, message = 1, str(error)
     except CannotRun as error:
-        status, message = 2, str(error)
-    except BrokenPipeError:  # … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+        message = str(error)
     except OSError as error:
-        status, message = 2, described(error)
+        message = described(error)
     except KeyboardInterrupt:
         status = 130
     except Exception as error:
-        traceback.print_exc()
-        status, message = 2, f"{type(error).__name__}: {first_line(error)}"
-    if message:
-        print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        message = f"{type(error).__name__}: {first_line(error)}"
+    leave(status, message)
 
 
 def load_trained(args):
@@ -191,21 +186,23 @@ def image_files(paths):
 
     Raises:
         CannotRun: nothing there, or a folder without images.
+        OSError: a folder that cannot be read, or whose links have no end.
     """
     files = []
     for path in paths:
         if path.is_dir():
             found = [
                 Path(folder, name)
-                for folder, _, names in sorted(os.walk(path, followlinks=True))
+                for folder, _, names in sorted(walk(str(path)))
                 for name in sorted(names)
                 if name.lower().endswith(EXTENSIONS)
             ]
             if not found:
+                os.scandir(path).close()  # as the walk passes over what it cannot read
                 raise CannotRun(f"no images in {shown(path)}: looked for {' '.join(EXTENSIONS)}")
             files += found
         elif path.exists():
             files.append(path)
         else:
-            raise CannotRun(f"no such image or folder: {path}")
+            raise CannotRun(f"no such image or folder: {shown(path)}")
     return files

@@ -59,6 +59,7 @@ from alignment.files import (  # noqa: E402
     shown,
     whole_file,
 )
+from alignment.screen import leave, tell  # noqa: E402
 from alignment.trainers import training_of, write_top1  # noqa: E402
 from Checkpoint6 import checkpoint, distributed  # noqa: E402
 from Checkpoint6.arguments import TRY_OUT, recipe_of, require_same_recipe  # noqa: E402
@@ -317,7 +318,7 @@ def write_arguments(args):
     """Raises: CannotRun."""
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     with whole_file(args.output_dir / "arguments.json") as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def record(top1, trainer, train_set, eval_set):
@@ -483,7 +484,7 @@ def require_few_skipped(loader):
 
 def run():
     """Parses the command line, and leaves with the exit status."""
-    rank, message = 0, ""
+    args, rank, message = None, 0, ""
     try:
         args = parse_arguments(__doc__)
         stop = distributed.Stop()
@@ -502,14 +503,14 @@ def run():
     except OSError as error:
         status, message = 2, described(error)
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         status, message = 1, f"{type(error).__name__}: {first_line(error)}"
     if message:
-        with contextlib.suppress(OSError):
-            print("error: " + f"rank {rank}: " * (rank > 0) + message, file=sys.stderr, flush=True)
+        tell(f"rank {rank}: {message}" if rank else message)
     distributed.leave(status, message)
     distributed.end_workers()
-    sys.exit(status)
+    leave(status, in_files=args is not None and not args.test_only)
 
 
 if __name__ == "__main__":

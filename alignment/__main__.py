@@ -17,6 +17,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from .screen import leave
+
 STEPS = {
     "01_test_forward.py": "forward_diff",
     "02_test_data.py": "data_diff",
@@ -49,7 +51,7 @@ def run_step(script, summary_file, options, own=()):
         return status, [Path(script).name, "", "", "", "misaligned", seconds]
     if not summary_file.exists():
         return status, [Path(script).name, "", "", "", f"could not run (exit {status})", seconds]
-    summary = json.loads(summary_file.read_text())
+    summary = json.loads(summary_file.read_text(encoding="utf-8"))
     keys = summary["compared"]
     what = ", ".join(keys[:3]) + (f", … ({len(keys)})" if len(keys) > 3 else "")
     difference, threshold = summary["difference"], summary["threshold"]
@@ -74,8 +76,7 @@ def main(args):
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")
     print(f"\n{tabulate([row for _, row in results], headers, floatfmt=formats)}")
-    worst = max(status for status, _ in results)
-    raise SystemExit(worst)
+    leave(max(status for status, _ in results))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .data import describe_difference
+from .data import describe_difference, load_reference
 from .files import shown, whole_file
 from .statistics import same_distribution
 from .threads import one_torch_thread
@@ -92,7 +92,7 @@ class _Comparison:
             path = paths[number * len(paths) // self.count]
             policy = policies[number % len(policies)]
             port, reference = presets[policy]
-            image = dataset.loader(path)
+            image = load_reference(dataset, path)
             _, drawn, steps = reference.record(image)
             forms = [type(d["augment"]) for d in (port.draw(*image.size, rng), drawn)]
             if forms[0] is forms[1]:

@@ -6,19 +6,16 @@ before the frameworks are loaded.
 
 from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
-import argparse
+import contextlib
 import os
-import sys
 import traceback
 from pathlib import Path
 
-ALIGNED, NOT_ALIGNED, CANNOT_RUN = 0, 1, 2
+from .arguments import Formatter, Parser, file_path
+from .screen import CANNOT_RUN, leave
+
+ALIGNED, NOT_ALIGNED = 0, 1
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def _fail(message):
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(CANNOT_RUN)
 
 
 environment.require("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_log", "tabulate")
@@ -35,21 +32,9 @@ from .files import CannotRun, described, first_line, only_user, shown, unpack_on
 paddle.disable_signal_handler()
 
 
-def positive(text):
-    """A whole number above 0, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
-
-
 def parser(description):
     """An ArgumentParser with the options that all steps share."""
-    shared = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    shared = Parser(description=description, formatter_class=Formatter)
     shared.add_argument(
         "--model",
         choices=("mobilenet_v3_small", "mobilenet_v3_large"),
@@ -68,14 +53,20 @@ def parser(description):
         help="torchvision's published weights, downloaded once, in place of random ones",
     )
     shared.add_argument(
-        "--data-dir", type=Path, default=ROOT / "data", help="folder of fake data and weights"
+        "--data-dir",
+        type=file_path,
+        default=ROOT / "data",
+        help="folder of fake data and weights",
     )
     shared.add_argument(
-        "--result-dir", type=Path, default=ROOT / "result", help="folder of records and logs"
+        "--result-dir",
+        type=file_path,
+        default=ROOT / "result",
+        help="folder of records and logs",
     )
     shared.add_argument(
         "--layer-map",
-        type=Path,
+        type=file_path,
         help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
     )
     return shared
@@ -94,29 +85,31 @@ def run(step, arguments, log=None, writes_results=True):
     """
     args = arguments.parse_args()
     environment.imported()
+    status, message = CANNOT_RUN, ""
     try:
         use_device(args)
+        alone = contextlib.nullcontext()
         if writes_results:
-            with only_user(args.result_dir, "--result-dir"):
-                aligned = step(args)
-        else:
-            aligned = step(args)
+            alone = only_user(args.result_dir, "--result-dir")
+        with alone:
+            status = NOT_ALIGNED if step(args) is False else ALIGNED
     except CannotRun as error:
-        _fail(str(error))
+        message = str(error)
     except OSError as error:
-        _fail(described(error))
+        message = described(error)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        status = 130
     except Exception as error:  # most likely the port: its author needs to see where
         pairing = getattr(args, "pairing", None)
         if log and pairing and not pairing.fits:
             from .diff import report_misfits
 
             report_misfits(pairing, error, args.result_dir / "log" / f"{log}.log")
-            raise SystemExit(NOT_ALIGNED) from None
-        traceback.print_exc()
-        _fail(f"the step broke off: {type(error).__name__}: {first_line(error)}")
-    raise SystemExit(NOT_ALIGNED if aligned is False else ALIGNED)
+            leave(NOT_ALIGNED)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        message = f"the step broke off: {type(error).__name__}: {first_line(error)}"
+    leave(status, message)
 
 
 def use_device(args):
@@ -141,7 +134,7 @@ def add_image_dir(shared):
     """Adds --image-dir to a parser."""
     shared.add_argument(
         "--image-dir",
-        type=Path,
+        type=file_path,
         help="folder of class folders of images (default: lite_data/val, unpacked when missing)",
     )
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from .files import shown
+from .files import CannotRun, first_line, require_file, shown
 
 
 def locate_image(port, reference):
@@ -63,6 +63,19 @@ def first_different(port, reference):
 
 def targets(dataset):
     return [target for _, target in dataset.samples]
+
+
+def load_reference(dataset, path):
+    """The image in the file `path`, as the reference's data set reads it.
+
+    Raises:
+        CannotRun: it cannot be read; names the file, which torchvision does not.
+    """
+    require_file(path)
+    try:
+        return dataset.loader(path)
+    except Exception as error:  # as PIL has them
+        raise CannotRun(f"cannot decode image {shown(path)}: {first_line(error)}") from error
 
 
 def first_stage(path, port, reference):

@@ -19,6 +19,7 @@ from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
 from .files import CannotRun, first_line, load_record, shown, whole_file
+from .screen import printable
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
 from .trace import incomparable, relative
 
@@ -148,6 +149,7 @@ class DiffHelper(ReprodDiffHelper):
         lines += sorted([*found, *where], key=lambda line: not line.startswith("Differs"))
         if to_locate:
             lines.append(f"Look at: {hint}" if hint else f"Details: {shown(path)}")
+        lines = [printable(line) for line in lines]
 
         with whole_file(path) as temporary:
             passed = True
@@ -158,10 +160,10 @@ class DiffHelper(ReprodDiffHelper):
                 logger.info("diff check passed" if passed else "diff check failed")
             with open(temporary, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in [*lines, *notes])
-        print("\n".join(lines), flush=True)
         summary = self._summary(verdicts, aligned, agree, found)
         with whole_file(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        print("\n".join(lines), flush=True)
         return aligned
 
     def judge(self, diff_method="mean", diff_threshold=1e-6, bound=FORWARD_FLOAT64):
@@ -286,7 +288,7 @@ def report_misfits(pairing, error, path):
         "findings": lines,
     }
     with whole_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
 def _place(error):
@@ -349,7 +351,11 @@ def _logger_of_reprod_log(path):
     finally:
         for handler in root.handlers[:]:
             root.removeHandler(handler)
-            handler.close() if isinstance(handler, logging.FileHandler) else handler.flush()
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+            else:
+                with contextlib.suppress(OSError):  # of the screen; `screen.leave` tells it
+                    handler.flush()
         for handler in before:
             root.addHandler(handler)
         root.setLevel(level)

@@ -5,12 +5,20 @@ Of the standard library alone.
 
 import contextlib
 import importlib.util
+import logging
 import os
 import signal
 import sys
 import time
 import warnings
 from pathlib import Path
+
+from . import screen
+
+screen.set_up()
+# reprod_log's lines go to the screen through a logger. Where that is full, a logger prints a
+# traceback for each of them; `screen.leave` tells it once.
+logging.raiseExceptions = False
 
 # Each framework has its own threads, which by default wait in a busy loop: beside other work on the
 # machine the steps took five times as long.
@@ -49,11 +57,10 @@ def require(*packages):
     packages = (*packages, "filelock")  # which alignment/files.py needs, and so every script
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        print(
-            f"error: missing package: {', '.join(missing)}. Run: pip install -r requirements.txt",
-            file=sys.stderr,
+        screen.leave(
+            screen.CANNOT_RUN,
+            f"missing package: {', '.join(missing)}. Run: pip install -r requirements.txt",
         )
-        raise SystemExit(2)
 
 
 ENDING = [signal.SIGINT, signal.SIGTERM]

@@ -8,6 +8,7 @@ archives go through tarfile's `data` filter.
 import contextlib
 import errno
 import io
+import itertools
 import json
 import math
 import mmap
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from .environment import cleaned_up
 from .pickles import Unreadable, unpickle_arrays
+from .screen import printable
 
 # Environment variable: folders that this process, or one that has started it, keeps for itself.
 HELD = "ALIGNMENT_FOLDERS_HELD"
@@ -36,20 +38,63 @@ class CannotRun(Exception):
 
 
 def shown(path):
-    """`path` as the user would type it from here, or from a folder in here: ../result."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("../..") else relative
+    """`path` in one line, as the user would type it from here, or from a folder in here: ../result.
+
+    What is no visible character in it is escaped.
+    """
+    try:
+        relative = os.path.relpath(path)
+    except (OSError, ValueError):  # the folder here is gone; a path that is empty
+        relative = str(path)
+    return printable(str(path) if relative.startswith("../..") else relative)
+
+
+def is_utf8(path):
+    """Whether `path` can be given to a framework's C++ code."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def first_line(error):
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0]
+    """Why, in one line: of an error whose message has several, the one that tells.
+
+    A loader's worker sends its traceback as the message: what tells is at its end. Paddle puts
+    stacks of C++ before its message, under "Error Message Summary:".
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    lines = [line.strip() for line in _after_stacks(text.splitlines()) if line.strip(" \t-=")]
+    if not lines:
+        return type(error).__name__
+    told = lines[0]
+    for line in lines[1:]:  # "Error(s) in loading state_dict for MobileNetV3:" alone tells nothing
+        if not told.endswith(":"):
+            break
+        told = f"{told} {line}"
+    return printable(told)
+
+
+def _after_stacks(lines):
+    """The lines of a message without the tracebacks, of Python and of C++, that come first."""
+    for number in range(len(lines) - 1, -1, -1):
+        line = lines[number].strip()
+        if line == "Error Message Summary:":
+            return lines[number + 1 :]
+        if line.endswith("Traceback (most recent call last):") and not line.startswith("C++"):
+            rest = lines[number + 1 :]
+            frames = itertools.takewhile(lambda line: line[:1] in ("", " "), rest)
+            return rest[len(list(frames)) :]
+    return lines
 
 
 def described(error):
-    """An OSError in one line, with the file that it is about, if it says so."""
+    """An error in one line, with the file that it is about, if it says so."""
+    filename = getattr(error, "filename", None)
     reason = first_line(error)
-    return f"{shown(error.filename)}: {reason}" if error.filename else reason
+    named = isinstance(filename, (str, os.PathLike)) and filename != ""  # not a number, of a pipe
+    return f"{shown(filename)}: {reason}" if named else reason
 
 
 @contextlib.contextmanager
@@ -114,7 +159,7 @@ def only_user(folder, option):
         CannotRun: another run writes into the folder, or nobody can.
     """
     folder = Path(folder)
-    held, name = json.loads(os.environ.get(HELD, "[]")), str(folder.resolve())
+    held, name = json.loads(os.environ.get(HELD, "[]")), os.path.realpath(folder)
     if name in held:
         yield
         return

@@ -28,8 +28,9 @@ def note_origin(path, sources, made_for):
         sources: paths of the files that it was made from or by.
         made_for: what else it depends on; anything that JSON can hold.
     """
+    text = json.dumps(_origin(path, sources, made_for), indent=2) + "\n"
     with whole_file(_note_of(path)) as temporary:
-        temporary.write_text(json.dumps(_origin(path, sources, made_for), indent=2) + "\n")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def origin_of(path, sources, made_for):

@@ -14,7 +14,7 @@ import zipfile
 
 import torch
 
-from .files import CannotRun, first_line, require_file, shown
+from .files import CannotRun, first_line, is_utf8, require_file, shown
 from .pickles import Foreign, Name, Pending, Sized, Unpickler, Unreadable, encode, new_dict
 
 __all__ = ["load_torch_file"]
@@ -48,10 +48,11 @@ def load_torch_file(path):
     """
     require_file(path)
     try:
-        is_zip = _check(path)
+        # PyTorch cannot map a file whose name is not UTF-8.
+        mapped = _check(path) and is_utf8(path)
         # torchvision's trainer puts its argparse.Namespace, which is inert, into checkpoints.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Foreign as error:
         if error.name.startswith(("torch._utils._rebuild", "torch.serialization._get_layout")):
             reason = f"it holds sparse, quantised or other tensors ({error.name}); save dense ones"

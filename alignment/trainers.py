@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 
 from .files import CannotRun, first_line, shown, whole_file
+from .origin import sha256_of
 
 __all__ = [
     "HEAD",
@@ -76,7 +76,7 @@ def training_of(recipe, processes, data_path, train_set, eval_set):
     """
     return {
         "model": recipe["model"],
-        "folder": Path(data_path).resolve().name,
+        "folder": os.path.basename(os.path.realpath(data_path)),
         "classes": len(train_set.classes),
         "train": _fingerprint(data_path / "train", train_set),
         "val": _fingerprint(data_path / "val", eval_set),
@@ -112,13 +112,9 @@ def write_top1(path, top1, training):
     log.add("top1", np.array([top1]))
     with whole_file(path) as temporary:
         log.save(str(temporary))
-    entry = {"sha256": _sha256(path), "training": training}
+    entry = {"sha256": sha256_of(path), "training": training}
     with whole_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(entry, indent=2) + "\n")
-
-
-def _sha256(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        temporary.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
 
 
 def load_training(path):
@@ -146,7 +142,7 @@ def load_training(path):
         raise CannotRun(f"{unknown}: cannot read {shown(beside)}: {first_line(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CannotRun(f"{unknown}: {shown(beside)} is damaged") from error
-    if digest != _sha256(path):
+    if digest != sha256_of(path):
         raise CannotRun(f"{unknown}: {shown(beside)} is of another one, an older or a newer")
     return training
 

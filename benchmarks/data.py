@@ -23,7 +23,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alignment import cli  # noqa: E402  isort: skip  (settles the frameworks' warnings)
 import torch_ref  # noqa: E402  isort: skip  (before torchvision, which it may have to help)
 
 import torch  # noqa: E402
@@ -32,6 +31,7 @@ from tabulate import tabulate  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
 import paddle_mv3  # noqa: E402
+from alignment.arguments import count  # noqa: E402
 from alignment.files import unpack  # noqa: E402
 from paddle_mv3.dataset import load_image  # noqa: E402
 
@@ -144,15 +144,13 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=cli.positive, default=256)
-    parser.add_argument("--epochs", type=cli.positive, default=4, help="over the images, in a run")
-    parser.add_argument("--quality", type=cli.positive, default=97, help="of the JPEGs, to 100")
-    parser.add_argument("--batch-size", type=cli.positive, default=32)
+    parser.add_argument("--images", type=count, default=256)
+    parser.add_argument("--epochs", type=count, default=4, help="over the images, in a run")
+    parser.add_argument("--quality", type=count, default=97, help="of the JPEGs, to 100")
+    parser.add_argument("--batch-size", type=count, default=32)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=cli.positive, default=5)
-    parser.add_argument(
-        "--torch-threads", type=cli.positive, default=1, help="of torch without workers"
-    )
+    parser.add_argument("--runs", type=count, default=5)
+    parser.add_argument("--torch-threads", type=count, default=1, help="of torch without workers")
     args = parser.parse_args()
     # Of one image's operations a second thread makes none faster, and on a busy machine all slower.
     torch.set_num_threads(args.torch_threads)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tabulate import tabulate  # noqa: E402
 
-from alignment import cli  # noqa: E402
+from alignment.arguments import count  # noqa: E402
 
 LISTING = """
 import gc, resource, sys, time
@@ -66,9 +66,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--classes", type=cli.positive, default=1000)
-    parser.add_argument("--images", type=cli.positive, default=1_281_167)
-    parser.add_argument("--runs", type=cli.positive, default=3)
+    parser.add_argument("--classes", type=count, default=1000)
+    parser.add_argument("--images", type=count, default=1_281_167)
+    parser.add_argument("--runs", type=count, default=3)
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:

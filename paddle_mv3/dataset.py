@@ -1,12 +1,24 @@
 """An image folder, `root/<class>/…/<image>`, with torchvision's class order and file rules."""
 
+import os
+import stat
+
 import paddle
 from PIL import Image
 
 from .listing import find_classes, find_samples
 from .sampler import IMAGE, as_draw, generator
 
-__all__ = ["ImageFolder"]
+__all__ = ["ImageFolder", "load_image", "load_input"]
+
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def load_image(path):
@@ -15,20 +27,42 @@ def load_image(path):
 
     Raises:
         FileNotFoundError: no such file.
-        OSError: the file is cut short or not an image; its `path` names the file.
+        OSError: the file is cut short, not an image, or no file at all: to open a pipe would wait
+            for ever; its `path` names the file.
     """
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(f"it is {KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
         with Image.open(path) as image:
             image.load()
             # convert() copies an image that is RGB already.
             return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError:
         raise
-    # PIL reports a damaged file with any of these, most without its name.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        failure = OSError(f"cannot decode image {path}: {error}")
-        failure.path = path
-        raise failure from error
+    # PIL reports a damaged file with nearly anything, mostly without its name.
+    except Exception as error:
+        raise _undecodable(path, error) from error
+
+
+def _undecodable(path, error):
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    failure = OSError(f"cannot decode image {path}: {reason}")
+    failure.path = path
+    return failure
+
+
+def load_input(path, transform, *more, loader=load_image):
+    """`transform(image, *more)` of the image in the file `path`.
+
+    Raises:
+        FileNotFoundError, OSError: as `load_image`; or scaled, the image would be too large.
+    """
+    image = loader(path)
+    try:
+        return transform(image, *more)
+    except Image.DecompressionBombError as error:
+        raise _undecodable(path, error) from error
 
 
 class ImageFolder(paddle.io.Dataset):
@@ -68,10 +102,10 @@ class ImageFolder(paddle.io.Dataset):
     def __getitem__(self, key):
         draw = as_draw(key)
         path, target = self.samples[draw.index]
-        image = self.loader(path)
-        if self.transform is not None:
-            image = self.transform(image, generator(self.seed, draw, IMAGE))
-        return image, target
+        if self.transform is None:
+            return self.loader(path), target
+        rng = generator(self.seed, draw, IMAGE)
+        return load_input(path, self.transform, rng, loader=self.loader), target
 
     def __len__(self):
         return len(self.samples)

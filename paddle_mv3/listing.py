@@ -12,7 +12,7 @@ from operator import index as as_index
 
 import numpy as np
 
-__all__ = ["Samples", "find_classes", "find_samples"]
+__all__ = ["Samples", "find_classes", "find_samples", "walk"]
 
 # torchvision.datasets.folder.IMG_EXTENSIONS
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -20,6 +20,11 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 # A folder that changes twice between two ticks of the file system's clock has the same time after
 # both. The coarsest of these clocks ticks every 2 s.
 TICK = 2_000_000_000  # ns
+
+
+# Folders that a walk may meet again by links that lead back. One link `loop -> .` makes 40, as the
+# system follows no more links than that in one path; two make 2 ** 40.
+RETURNS = 20_000
 
 
 class Samples(Sequence):
@@ -84,6 +89,8 @@ def find_samples(root, classes, cache=None):
 
     Raises:
         FileNotFoundError: a class without an image.
+        PermissionError: one that cannot be read.
+        OSError: links that lead back without end; names one.
     """
     if cache is None:
         return _search(root, classes)[0]
@@ -115,7 +122,7 @@ def _search(root, classes):
     folders, names, counts = [""], [], []
     for name in classes:
         count = 0
-        for folder, _, files in sorted(os.walk(prefix + name, followlinks=True)):
+        for folder, _, files in sorted(walk(prefix + name)):
             folders.append(folder[len(prefix) :])
             found = [
                 os.path.join(folders[-1], file)
@@ -126,6 +133,7 @@ def _search(root, classes):
                 names.append(_joined(found))
                 count += len(found)
         if not count:
+            os.scandir(prefix + name).close()  # as the walk passes over what it cannot read
             raise FileNotFoundError(
                 f"no images in class folder {prefix + name}: "
                 f"put some there ({' '.join(EXTENSIONS)}) or remove the folder"
@@ -133,6 +141,41 @@ def _search(root, classes):
         counts.append(count)
     targets = np.repeat(np.arange(len(classes)), counts)
     return Samples(root, np.concatenate(names), targets), folders
+
+
+def walk(top):
+    """`os.walk(top, followlinks=True)`, which torchvision lists with, where that comes to an end.
+
+    A link to a folder that it lies in, `loop -> .`, is followed as torchvision follows it: what is
+    below is listed again for each of the 40 times that the system lets it. Of several such links
+    neither would see the end.
+
+    Raises:
+        OSError: links lead back to more than RETURNS folders; names the first.
+    """
+    inside = {}  # folder: the identities of those that it lies in and its own; whether met again
+    first, returns = None, 0
+    for folder, folders, files in os.walk(top, followlinks=True):
+        above, again = inside.get(os.path.dirname(folder), ((), False))
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        again = again or identity in above
+        if again:
+            first, returns = first or folder, returns + 1
+        if returns > RETURNS:
+            raise OSError(
+                f"{_link_of(first)} is a link to a folder that it lies in: followed again and "
+                f"again, it has led to {RETURNS} folders and to no end. Remove it"
+            )
+        inside[folder] = (*above, identity), again
+        yield folder, folders, files
+
+
+def _link_of(folder):
+    """The last link in a path."""
+    while not os.path.islink(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _joined(names):

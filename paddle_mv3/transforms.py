@@ -27,13 +27,25 @@ def resize(image, size, interpolation=Image.Resampling.BILINEAR):
     """The shorter side becomes `size` pixels, the longer is cut to whole pixels.
 
     torchvision.transforms.Resize(size)
+
+    Raises:
+        DecompressionBombError: more pixels than PIL reads from a file. The image has few, but is
+            so narrow that a shorter side of `size` makes it gigabytes.
     """
     width, height = image.size
     if width <= height:
         new_size = (size, int(size * height / width))
     else:
         new_size = (int(size * width / height), size)
-    return image if image.size == new_size else image.resize(new_size, interpolation)
+    if image.size == new_size:
+        return image
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and math.prod(new_size) > 2 * limit:
+        raise Image.DecompressionBombError(
+            f"it is {width} x {height} pixels, so scaled to a shorter side of {size} it would be "
+            f"{new_size[0]} x {new_size[1]}, too large for memory"
+        )
+    return image.resize(new_size, interpolation)
 
 
 def center_crop(image, size):

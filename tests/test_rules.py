@@ -102,7 +102,8 @@ assert not {absent!r} & {{name.split(".")[0] for name in sys.modules}}
         (
             "torch_ref",
             {"paddle", "reprod_log"},
-            "import torch; package.mobilenet_v3_small().eval()(torch.zeros(1, 3, 32, 32))",
+            "import torch, torch_ref.train\n"
+            "package.mobilenet_v3_small().eval()(torch.zeros(1, 3, 32, 32))",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """torch_ref/train.py: the flags, recipes and lines of Checkpoint6/train.py, and what it trains."""
 
+import argparse
 import math
 import os
 import re
@@ -88,7 +89,7 @@ def accepts(action, text):
         return action.choices is None or text in action.choices
     try:
         action.type(text)
-    except (ValueError, train.argparse.ArgumentTypeError):
+    except (ValueError, argparse.ArgumentTypeError):
         return False
     return True
 
@@ -430,7 +431,7 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
         ("--lr-warmup-decay 0", "--lr-warmup-decay is 0"),
         ("--ra-magnitude 31", "--ra-magnitude is 31: give 0 to 30"),
         ("--augmix-severity 11", "--augmix-severity is 11"),
-        ("--seed 4294967296", "--seed is 4294967296"),
+        ("--seed 4294967296", "--seed: 4294967296 is more than 4294967295"),
         ("--amp", "--amp needs a GPU"),
         ("--sync-bn", "--sync-bn needs a GPU"),
         ("--ra-sampler", "26 images are too few"),
@@ -441,7 +442,7 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
         ("--weights x.pth --pretrained", "give one of them"),
         ("--nonsense", "--nonsense"),
         ("@none.txt", "none.txt"),
-        (f"--data-path {tmp_path}/none", f"{tmp_path}/none/train: No such file"),
+        (f"--data-path {tmp_path}/none", "/none/train: No such file"),
         (f"--weights {tmp_path}/none.pth", r"cannot read .*none\.pth: No such file"),
         (f"--weights {tmp_path}/large.pth", "large.pth does not fit the model"),
         (f"--weights {tmp_path}/odd.pth", "odd.pth does not fit the model"),

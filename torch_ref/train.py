@@ -13,14 +13,12 @@ number of threads. Unlike torchvision's, evaluation counts each image once, on a
 Exit status: 0 trained to the end, 1 the loss is no number any more, 2 it could not run.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
 import math
 import os
 import sys
-import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -30,15 +28,40 @@ if __name__ == "__main__":
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
-import numpy as np
-import torch
-from torch import distributed, nn
+environment.require("numpy", "PIL", "torch", "torchvision")
 
-import torch_ref
-from alignment import response_files
-from alignment.files import CannotRun, missing, only_user, require_writable, whole_file
-from alignment.torch_files import load_torch_file
-from alignment.trainers import (
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import distributed, nn  # noqa: E402
+
+import torch_ref  # noqa: E402
+from alignment.arguments import (  # noqa: E402
+    Formatter,
+    Parser,
+    batch_size,
+    count,
+    count_or_0,
+    epochs,
+    file_path,
+    nonempty,
+    pixels,
+    rate,
+    repetitions,
+    seed,
+    share,
+    workers,
+)
+from alignment.files import (  # noqa: E402
+    CannotRun,
+    described,
+    missing,
+    only_user,
+    require_writable,
+    whole_file,
+)
+from alignment.screen import leave, printable  # noqa: E402
+from alignment.torch_files import load_torch_file  # noqa: E402
+from alignment.trainers import (  # noqa: E402
     HEAD,
     NEW_HEAD,
     other_classes,
@@ -61,44 +84,16 @@ class Diverged(Exception):
     """The loss is infinite or no number."""
 
 
-class Parser(argparse.ArgumentParser):
-    def parse_known_args(self, args=None, namespace=None):
-        try:
-            args = response_files.expand(sys.argv[1:] if args is None else args)
-        except CannotRun as error:
-            self.error(str(error))
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message):
-        self.exit(2, f"error: {message}. See {self.prog} --help\n")
-
-
-def number(kind, low, wanted, high=math.inf):
-    """An argparse type: a number in a range; argparse names the flag and the value."""
-
-    def read(text):
-        with contextlib.suppress(ValueError):
-            if low <= (value := kind(text)) <= high:
-                return value
-        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
-
-    return read
-
-
 def parser():
-    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=Formatter, fromfile_prefix_chars="@")
     add = flags.add_argument
-    count = number(int, 1, "a whole number above 0")
-    count_or_0 = number(int, 0, "a whole number, 0 or more")
-    rate = number(float, 0, "a number, 0 or more")
-    share = number(float, 0, "a number from 0 to 1", high=1)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    add("--data-path", type=Path, required=True, help="folder of train and val")
+    add("--data-path", type=file_path, required=True, help="folder of train and val")
     add("--model", choices=sorted(torch_ref.MODELS), default="mobilenet_v3_small")
     add("--device", choices=("cpu", "gpu", "cuda"), help="default: a GPU where PyTorch has one")
-    add("-b", "--batch-size", type=count, default=32, help="images of one process in a step")
-    add("--epochs", type=count, default=90)
-    add("-j", "--workers", type=count_or_0, default=min(8, max(1, (os.cpu_count() or 1) // ranks)))
+    add("-b", "--batch-size", type=batch_size, default=32, help="images of one process in a step")
+    add("--epochs", type=epochs, default=90)
+    add("-j", "--workers", type=workers, default=min(8, max(1, (os.cpu_count() or 1) // ranks)))
     add("--opt", choices=torch_ref.OPTIMIZERS, default="sgd")
     add("--lr", type=rate, default=0.1)
     add("--momentum", type=rate, default=0.9)
@@ -117,13 +112,14 @@ def parser():
     add("--lr-gamma", type=rate, default=0.1)
     add("--lr-min", type=rate, default=0.0)
     add("--print-freq", type=count, default=10)
-    add("--output-dir", type=Path, default=Path("output_torch"))
-    add("--resume", metavar="FILE|auto", help="auto: --output-dir's, or a new training without one")
+    add("--output-dir", type=file_path, default=Path("output_torch"))
+    add("--resume", type=nonempty, metavar="FILE|auto",
+        help="auto: --output-dir's, or a new training without one")  # fmt: skip
     add("--start-epoch", type=count_or_0, default=0)
     add("--sync-bn", action="store_true", help="needs a GPU in PyTorch")
     add("--test-only", action="store_true")
     add("--pretrained", action="store_true")
-    add("--weights", metavar="FILE|IMAGENET1K_V1")
+    add("--weights", type=nonempty, metavar="FILE|IMAGENET1K_V1")
     add("--auto-augment", choices=("imagenet", "ra", "ta_wide", "augmix"))
     add("--ra-magnitude", type=count_or_0, default=9)
     add("--augmix-severity", type=count, default=3)
@@ -135,14 +131,14 @@ def parser():
     add("--model-ema-steps", type=count, default=32)
     add("--model-ema-decay", type=share, default=0.99998)
     add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
-    add("--train-crop-size", type=count, default=224)
-    add("--val-crop-size", type=count, default=224)
-    add("--val-resize-size", type=count, default=256)
+    add("--train-crop-size", type=pixels, default=224)
+    add("--val-crop-size", type=pixels, default=224)
+    add("--val-resize-size", type=pixels, default=256)
     add("--ra-sampler", action="store_true")
-    add("--ra-reps", type=count, default=3)
+    add("--ra-reps", type=repetitions, default=3)
     add("--use-deterministic-algorithms", action="store_true")
-    add("--seed", type=count_or_0, default=0)
-    add("--result-dir", type=Path, default=ROOT / "result")
+    add("--seed", type=seed, default=0)
+    add("--result-dir", type=file_path, default=ROOT / "result")
     without_effect = "the port's; nothing here"
     add("--cache-dataset", action="store_true", help=without_effect)
     add("--skip-corrupt", type=count_or_0, default=0, help=without_effect)
@@ -168,7 +164,6 @@ def parse(argv=None):
          "number above 0, up to 1"),
         (args.ra_magnitude > 30, "--ra-magnitude is {ra_magnitude}: give 0 to 30"),
         (args.augmix_severity > 10, "--augmix-severity is {augmix_severity}: give 1 to 10"),
-        (args.seed >= 2**32, "--seed is {seed}: give less than 2 ** 32"),
         (args.weights and args.pretrained, "--weights and --pretrained: give one of them"),
         (args.test_only and not (args.weights or args.pretrained or args.resume),
          "--test-only evaluates --weights FILE or --resume FILE: give one"),
@@ -362,7 +357,8 @@ class Trainer:
                 self.epoch, self.top1 = done, state["top1"]
                 return self.resume_schedule(before)
         except Exception as error:  # a file of another kind can raise nearly anything
-            raise CannotRun(f"{path} is no checkpoint of this trainer: {reason(error)}") from error
+            why = described(error)
+            raise CannotRun(f"{path} is no checkpoint of this trainer: {why}") from error
         if names:
             told = ", ".join(
                 f"{name} is {wanted[name]} and was {saved.get(name)}" for name in names
@@ -379,25 +375,15 @@ class Trainer:
         Returns:
             [line on what changes, if --epochs was `before`]
         """
-        epochs, rates, decays = (before, self.args.epochs), [], None
-        for count in epochs:
-            self.schedule = self.new_schedule(count, self.epoch)
+        numbers, rates, decays = (before, self.args.epochs), [], None
+        for number in numbers:
+            self.schedule = self.new_schedule(number, self.epoch)
             rates.append(self.lr())
         if before == self.args.epochs or self.epoch == self.args.epochs:
             return []
         if self.model_ema:
-            decays = [self.ema_decay(count) for count in epochs]
+            decays = [self.ema_decay(number) for number in numbers]
         return other_epochs(self.args, before, self.epoch, rates, decays)
-
-
-def reason(error):
-    """Why, in one line; of an error in a worker, which comes with its traceback, the last."""
-    if getattr(error, "strerror", None):
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    if lines[0].startswith("Caught "):
-        return lines[-1].partition(": ")[2] or lines[-1]
-    return textwrap.shorten(" ".join(lines), 300)
 
 
 def load_weights(model, args):
@@ -417,7 +403,7 @@ def load_weights(model, args):
         try:
             state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True)
         except (OSError, RuntimeError) as error:
-            raise CannotRun(f"cannot download {url}: {reason(error)}") from error
+            raise CannotRun(f"cannot download {url}: {described(error)}") from error
     else:
         state = load(args.weights)
     fresh, line = model.state_dict(), None
@@ -437,7 +423,7 @@ def load_weights(model, args):
                 state |= {name: fresh[name] for name in head}
         model.load_state_dict(state)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise CannotRun(f"{args.weights} does not fit the model: {reason(error)}") from error
+        raise CannotRun(f"{args.weights} does not fit the model: {described(error)}") from error
     return line
 
 
@@ -563,18 +549,20 @@ class Report:
         if rank == 0 and folder:
             objects = folder / "train.jsonl"
             if epoch and objects.exists():
-                lines = [x for x in objects.read_text().splitlines(True) if x.endswith("}\n")]
+                lines = objects.read_text(encoding="utf-8").splitlines(True)
+                lines = [x for x in lines if x.endswith("}\n")]
                 kept = "".join(x for x in lines if json.loads(x)["epoch"] < epoch)
                 with whole_file(objects) as temporary:
-                    temporary.write_text(kept)
+                    temporary.write_text(kept, encoding="utf-8")
             mode = "a" if epoch else "w"
             paths = (folder / "train.log", objects)
-            self.files = [open(path, mode, buffering=1) for path in paths]  # noqa: SIM115
+            self.files = [open(path, mode, buffering=1, encoding="utf-8") for path in paths]  # noqa: SIM115
 
     def say(self, text):
         if self.rank == 0:
-            line = f"[{time.strftime('%Y/%m/%d %H:%M:%S')}] {text}"
-            print(line, flush=True)
+            line = f"[{time.strftime('%Y/%m/%d %H:%M:%S')}] {printable(text)}"
+            with contextlib.suppress(OSError):  # a training does not end for want of a screen
+                print(line, flush=True)
             for file in self.files[:1]:
                 file.write(line + "\n")
 
@@ -641,7 +629,7 @@ def train_and_record(args, rank, world_size):
 
 def run():
     """Parses the command line, and leaves with the exit status."""
-    status, message = 0, ""
+    args, status, message = None, 0, ""
     # Of --start-epoch, and of a file that torch.save did not write.
     warnings.filterwarnings("ignore", message="Detected (call of|pickle protocol)")
     environment.imported()
@@ -656,16 +644,14 @@ def run():
         if world_size > 1:
             distributed.destroy_process_group()
     except Diverged as error:
-        status, message = 1, error
+        status, message = 1, str(error)
     except CannotRun as error:
-        status, message = 2, error
+        status, message = 2, str(error)
     except (OSError, ValueError) as error:
-        status, message = 2, reason(error)
+        status, message = 2, described(error)
     except KeyboardInterrupt:
         status, message = 130, "stopped"
-    if message:
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(status)
+    leave(status, message, in_files=args is not None and not args.test_only)
 
 
 if __name__ == "__main__":
