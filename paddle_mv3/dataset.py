@@ -25,7 +25,7 @@ def load_image(path):
     except FileNotFoundError:
         raise
     # PIL reports a damaged file with any of these, most without its name.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         failure = OSError(f"cannot decode image {path}: {error}")
         failure.path = path
         raise failure from error
