@@ -14,6 +14,7 @@ was written; 2 it could not run.
 import contextlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -100,14 +101,26 @@ def silenced():
 
 
 @contextlib.contextmanager
-def inside(folder):
-    """Works in `folder`: a path that is not UTF-8 cannot be given to Paddle or ONNX Runtime."""
-    before = os.getcwd()
-    os.chdir(folder)
+def writing(where):
+    """Raises CannotRun for an OSError within: `where` cannot be written."""
     try:
         yield
-    finally:
-        os.chdir(before)
+    except OSError as error:
+        raise CannotRun(
+            f"cannot write {where}: {first_line(error)}. Make room or make it writable, or "
+            "choose another folder"
+        ) from error
+
+
+def place(folder, target, files):
+    """Copies `files` of a folder into `target`, none before all of them are there."""
+    prefix = f".{target.name[:50]}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as temporary:
+        for file in files:
+            shutil.copyfile(folder / file, Path(temporary, file))
+        target.mkdir(exist_ok=True)
+        for file in files:
+            os.replace(Path(temporary, file), target / file)
 
 
 def write_paddle(trained, folder):
@@ -312,26 +325,15 @@ def main(args):
     bound = bound_for(trained.model, images, reference)
 
     where, target = shown(args.output_dir), args.output_dir.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary,
-        inside(temporary),
-    ):
-        folder = Path()
-        try:
-            write_paddle(trained, folder)
-            if "onnx" in formats:
-                write_onnx(folder, args.opset)
-        except OSError as error:
-            raise CannotRun(
-                f"cannot write {where}: {first_line(error)}. Make room or make it writable, or "
-                "choose another folder"
-            ) from error
+    # Made elsewhere: a path that is not UTF-8 cannot be given to Paddle or ONNX Runtime.
+    with tempfile.TemporaryDirectory() as temporary, writing(where):
+        folder = Path(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_paddle(trained, folder)
+        if "onnx" in formats:
+            write_onnx(folder, args.opset)
         rows = check(folder, formats, images, reference, bound)
-        target.mkdir(exist_ok=True)
-        for name in formats:
-            for file in FORMATS[name][0]:
-                os.replace(folder / file, target / file)
+        place(folder, target, [file for name in formats for file in FORMATS[name][0]])
     headers = ["file", "MB", "run by", "largest difference", "same top-1"]
     print(tabulate(rows, headers, disable_numparse=True, colalign=("left", "right")))
     crop = trained.crop_size

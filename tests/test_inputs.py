@@ -154,11 +154,10 @@ def test_a_bad_argument_is_one_line(script, run):
     line = run(script, *needed, "--bogus\nflag").error_line
     assert r"--bogus\nflag" in line and "--help" in line
     assert SCRIPTS[script] in run(script, *needed, SCRIPTS[script], "").error_line
-    if script not in ("Checkpoint6/digits.py", "Checkpoint6/compare_top1.py"):
-        choice = "--model" if script != "Checkpoint6/align_learning.py" else None
-        if choice:
-            line = run(script, *needed, choice, "resnet50").error_line
-            assert "resnet50" in line and "mobilenet_v3_large" in line
+    without_models = ("digits", "compare_top1", "align_learning", "average_checkpoints")
+    if not script.startswith(tuple(f"Checkpoint6/{name}" for name in without_models)):
+        line = run(script, *needed, "--model", "resnet50").error_line
+        assert "resnet50" in line and "mobilenet_v3_large" in line
 
 
 def test_a_value_that_is_missing_is_one_line(capfd):

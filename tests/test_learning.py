@@ -534,7 +534,7 @@ def test_a_signal_ends_the_trainings_as_well(learning, tmp_path):
     [
         (("--seeds", 1), "a spread needs 2 or more"),
         (("--short", "--epochs", 9), "known for 5 epochs only"),
-        (("--epochs", 1), "1 is not a whole number above 1"),
+        (("--epochs", 1), "1 is not a whole number, 2 or more"),
         (("--jobs", 0), "0 is not a whole number above 0"),
     ],
 )

@@ -272,7 +272,7 @@ def test_published_weights_are_asked_for(run, data_dir, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("epochs", [1, 2, 15])
 def test_a_try_out_of_any_length_has_a_warm_up_that_fits(epochs, monkeypatch):
-    monkeypatch.setattr(arguments, "unpack", lambda *_: None)
+    monkeypatch.setattr(arguments, "unpack_once", lambda *_: None)
     args = arguments.parse("", ["--epochs", str(epochs), "--device", "cpu"])
     assert args.lr_warmup_epochs == min(1, epochs - 1)
     args = arguments.parse("", ["--epochs", "3", "--lr-warmup-epochs", "2", "--device", "cpu"])
