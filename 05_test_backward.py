@@ -129,7 +129,7 @@ def main(args):
         bound={"loss_*": thresholds.GRADIENT_FLOAT64, "lr_*": thresholds.LEARNING_RATE},
         float64=losses_in_float64,
         notes=notes,
-        findings=training.findings(),
+        findings=training.findings(advise=pairing.fits),
         further=[compare_recipes],
         locate=lambda: locate_training(
             *start(*models, crop, labels),

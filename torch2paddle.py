@@ -46,6 +46,7 @@ from alignment.files import (
     save_pdparams,
     shown,
     whole_file,
+    write_pdparams,
 )
 from alignment.origin import CURRENT, UNKNOWN, note_origin, origin_of
 from alignment.pairing import Pairing, counterpart, pair_entries
@@ -86,6 +87,17 @@ def rules(model, layer_map=None):
 
 def pair_weights(model, torch_state, layer_map=None):
     """The Pairing of a paddle.nn.Layer with a PyTorch state_dict {name: tensor}."""
+    for layer, other in (layer_map or {}).items():
+        mine = [
+            source
+            for n, (source, _) in rules(model, layer_map).items()
+            if f"{n}.".startswith(f"{layer}.")
+        ]
+        if mine and not any(source in torch_state for source in mine):
+            raise CannotRun(
+                f"the layer map says that {layer} is the reference's {other}, and that has no such "
+                "parameters"
+            )
     pairing = pair_entries(
         rules(model, layer_map),
         {name: tensor.shape for name, tensor in model.state_dict().items()},
@@ -264,8 +276,9 @@ def prepare(args, port=None, reference=None):
     elif origin != CURRENT:
         state = load_pth(torch_file)
         require_same(torch_file, state, reference.state_dict())
-        save_pdparams(convert_entries(state, port, pairing.table), paddle_file)
-        note_origin(paddle_file, sources, made_for)
+        with whole_file(paddle_file) as temporary:
+            write_pdparams(convert_entries(state, port, pairing.table), temporary)
+            note_origin(paddle_file, temporary, sources, made_for)
         print(f"made {shown(paddle_file)} from {shown(torch_file)}")
     return Weights(torch_file, paddle_file, pairing)
 

@@ -31,6 +31,7 @@ from alignment.trainers import described_training, differences, load_training  #
 from Checkpoint6 import tools  # noqa: E402
 
 PORT, REFERENCE = "train_align_paddle.npy", "train_align_benchmark.npy"
+IMAGENET = 1000  # classes
 
 per_cent = number(float, above=1, high=100, wanted="an accuracy in per cent, above 1, up to 100")
 
@@ -109,6 +110,22 @@ def require_same_training(port, reference):
     return trainings[0]
 
 
+def require_telling(training, tolerance, published):
+    """Raises CannotRun where the accuracies of such a training cannot be judged so finely."""
+    images = training["val"]["images"]
+    if published and training["classes"] != IMAGENET:
+        raise CannotRun(
+            f"a published accuracy is of ImageNet's {IMAGENET:,} classes, and the port's is "
+            f"{described_training(training)}"
+        )
+    if 100 / images > tolerance:
+        raise CannotRun(
+            f"--tolerance {tolerance:g}: there are {images:,} images to evaluate, and one of them "
+            f"is {100 / images:.3g} points. Give a larger --tolerance, or compare small trainings "
+            "by align_learning.py, over several seeds"
+        )
+
+
 def parser():
     flags = tools.parser(__doc__)
     add = flags.add_argument
@@ -126,13 +143,18 @@ def main(args):
     if args.published is None:
         reference = load_top1(files[1], "torch_ref/train.py")
         name = "reference"
-        trained = described_training(require_same_training(*files))
+        training = require_same_training(*files)
+        require_telling(training, args.tolerance, published=False)
+        trained = described_training(training)
     else:
         reference, name = {"top1": np.array([args.published])}, "published"
         try:
-            trained = described_training(load_training(files[0]))
+            training = load_training(files[0])
         except CannotRun as error:
             trained = str(error)
+        else:
+            require_telling(training, args.tolerance, published=True)
+            trained = described_training(training)
     above = float(port["top1"][0] - reference["top1"][0])
     side = "above" if above >= 0 else "below"
     line = (

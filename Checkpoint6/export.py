@@ -35,7 +35,14 @@ import paddle  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from alignment.arguments import file_path  # noqa: E402
-from alignment.files import CannotRun, first_line, shown, unpack_once  # noqa: E402
+from alignment.files import (  # noqa: E402
+    CannotRun,
+    first_line,
+    missing,
+    require_writable,
+    shown,
+    unpack_once,
+)
 from Checkpoint6 import tools  # noqa: E402
 from paddle_mv3.dataset import load_input  # noqa: E402
 
@@ -110,6 +117,16 @@ def writing(where):
             f"cannot write {where}: {first_line(error)}. Make room or make it writable, or "
             "choose another folder"
         ) from error
+
+
+def require_place(target, where):
+    """Raises CannotRun where no folder `target` can be made, or nothing be written into it."""
+    with writing(where):
+        if missing(target):  # a name that is too long raises here
+            target.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=target.parent).close()
+        else:
+            require_writable(target)
 
 
 def place(folder, target, files):
@@ -318,17 +335,17 @@ def main(args):
     formats = [name for name in FORMATS if name in args.format]
     require_packages(formats)
     paddle.set_device("cpu")
+    where, target = shown(args.output_dir), args.output_dir.absolute()
+    require_place(target, where)  # before any time is spent
     trained = tools.load_trained(args)
     images = check_images(args.images, trained.preset)
     reference = tools.logits_of(trained.model, images)
     spread = spread_of(reference)
     bound = bound_for(trained.model, images, reference)
 
-    where, target = shown(args.output_dir), args.output_dir.absolute()
     # Made elsewhere: a path that is not UTF-8 cannot be given to Paddle or ONNX Runtime.
     with tempfile.TemporaryDirectory() as temporary, writing(where):
         folder = Path(temporary)
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_paddle(trained, folder)
         if "onnx" in formats:
             write_onnx(folder, args.opset)

@@ -100,15 +100,16 @@ def run(step, arguments, log=None, writes_results=True):
     except KeyboardInterrupt:
         status = 130
     except Exception as error:  # most likely the port: its author needs to see where
+        from .diff import place_of, report_misfits
+
         pairing = getattr(args, "pairing", None)
         if log and pairing and not pairing.fits:
-            from .diff import report_misfits
-
             report_misfits(pairing, error, args.result_dir / "log" / f"{log}.log")
             leave(NOT_ALIGNED)
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        message = f"the step broke off: {type(error).__name__}: {first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+        message = f"the step broke off: {reason}"
     leave(status, message)
 
 

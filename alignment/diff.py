@@ -130,9 +130,10 @@ class DiffHelper(ReprodDiffHelper):
             self.compare_info(*self.records, *float64())
             verdicts = self.judge(diff_method, diff_threshold, bound)
         agree, found = findings or (True, [])
-        misfits = [] if pairing is None or pairing.fits else pairing.lines()
+        misfits = [] if pairing is None or pairing.fits else _misfit_lines(pairing, path.parent)
         if misfits:
             agree, found = False, [*misfits, *found]
+            hint = "the parameters and layers that are named first, beside the reference's"
         records_agree = all(v.name in ("aligned", "rounding") for v in verdicts.values())
         to_locate = not (agree and records_agree)
         for comparison in further:
@@ -267,9 +268,9 @@ def report_misfits(pairing, error, path):
     reason = f"{type(error).__name__}: {first_line(error)}"
     lines = [
         f"NOT ALIGNED: {pairing.verdict()}",
-        *pairing.lines(),
-        f"With the weights that fit, the port cannot be run: {reason}{_place(error)}",
-        "Look at: the layers that are named, beside the reference's",
+        *_misfit_lines(pairing, path.parent),
+        f"With the weights that fit, the port cannot be run: {reason}{place_of(error)}",
+        "Look at: the parameters and layers that are named first, beside the reference's",
     ]
     with whole_file(path) as temporary:
         with _logger_of_reprod_log(temporary) as logger:
@@ -291,7 +292,17 @@ def report_misfits(pairing, error, path):
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def _place(error):
+def _misfit_lines(pairing, folder):
+    """What does not fit; writes a layer map that pairs it, if there may be one, into `folder`."""
+    if not pairing.renamed:
+        return pairing.lines()
+    proposal = folder / "layer_map.json"
+    with whole_file(proposal) as temporary:
+        temporary.write_text(json.dumps(pairing.layers, indent=2) + "\n", encoding="utf-8")
+    return pairing.lines(shown(proposal))
+
+
+def place_of(error):
     """Where in the user's own code an exception was raised: the innermost line of it."""
     frames = [
         frame

@@ -402,7 +402,13 @@ def save_pdparams(state, path):
 
     `paddle.save` itself remembers each array and its bytes until the end: three times the memory.
     """
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
+    with whole_file(path) as temporary:
+        write_pdparams(state, temporary)
+
+
+def write_pdparams(state, path):
+    """`save_pdparams`, not whole if it breaks off."""
+    with open(path, "wb") as file:
         pickler = pickle.Pickler(file, protocol=4)
         pickler.fast = True  # remembers nothing; there are no references between entries
         pickler.dump({name: (name, tensor.numpy()) for name, tensor in state.items()})

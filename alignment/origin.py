@@ -21,16 +21,22 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def note_origin(path, sources, made_for):
+def note_origin(path, made, sources, made_for):
     """Writes `path` with the suffix .json: hashes of the file, of its sources, of `made_for`.
 
+    To be called before `made` becomes `path`. The note on what lies there until then is kept too:
+    a `kill -9` between the two leaves nothing whose origin is not known.
+
     Args:
+        made: path of the file that will be moved to `path`.
         sources: paths of the files that it was made from or by.
         made_for: what else it depends on; anything that JSON can hold.
     """
-    text = json.dumps(_origin(path, sources, made_for), indent=2) + "\n"
+    before = None if missing(path) else sha256_of(path)
+    kept = [entry for entry in _noted(path) if entry["file"] == before]
+    entries = [_origin(made, sources, made_for), *kept[:1]]
     with whole_file(_note_of(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 def origin_of(path, sources, made_for):
@@ -40,14 +46,21 @@ def origin_of(path, sources, made_for):
     """
     if missing(path):
         return STALE
-    try:
-        noted = read_json(_note_of(path))
-    except CannotRun:
-        return UNKNOWN
     now = _origin(path, sources, made_for)
-    if not isinstance(noted, dict) or noted.get("file") != now["file"]:
-        return UNKNOWN
-    return CURRENT if noted == now else STALE
+    for noted in _noted(path):
+        if noted["file"] == now["file"]:
+            return CURRENT if noted == now else STALE
+    return UNKNOWN
+
+
+def _noted(path):
+    """The notes beside `path`, the newest first; [] where there are none that can be read."""
+    try:
+        entries = read_json(_note_of(path))
+    except CannotRun:
+        return []
+    entries = entries if isinstance(entries, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and "file" in entry]
 
 
 def _origin(path, sources, made_for):

@@ -39,8 +39,12 @@ class Pairing:
         ]
         return "the port is not built as the reference is: " + ", ".join(filter(None, found))
 
-    def lines(self):
-        """What differs, at most SHOWN parameters and SHOWN layers."""
+    def lines(self, proposal=None):
+        """What differs, at most SHOWN parameters and SHOWN layers.
+
+        Args:
+            proposal: name of the file that holds `layers`, if it was written.
+        """
         found = []
         for rows in (
             [f"{name}: {_shape(a)} | {_shape(b)}" for name, a, b in self.misfits],
@@ -50,8 +54,10 @@ class Pairing:
             if len(rows) > SHOWN:
                 found[-1] += f" (and {len(rows) - SHOWN} more)"
         if self.renamed:
-            pairs = ", ".join(f'"{a}": "{b}"' for a, b in self.renamed.items())
-            found.append(f"If these are the same layers, say so: --layer-map FILE with {{{pairs}}}")
+            pairs = [f'"{a}": "{b}"' for a, b in self.renamed.items()]
+            shown = ", ".join([*pairs[:SHOWN], *(["…"] if len(pairs) > SHOWN else [])])
+            line = f"If these are the same layers, say so: --layer-map FILE with {{{shown}}}"
+            found.append(line + (f"; it is in {proposal}" if proposal else ""))
         return found
 
 
@@ -84,7 +90,7 @@ def renamed_prefixes(renamed):
     prefixes = {}
     for port, reference in renamed.items():
         a, b = port.split("."), reference.split(".")
-        while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
+        while len(a) > 1 and len(b) > 1 and a[-1] == b[-1] and a[:-1] != b[:-1]:
             a, b = a[:-1], b[:-1]
         prefixes.setdefault(".".join(a), ".".join(b))
     # A prefix has to speak for all that lies in it.
@@ -138,6 +144,10 @@ def pair_entries(wanted, port, reference):
     for start, start_reference, size in matcher.get_matching_blocks():
         for offset in range(size):
             layer, other = layers[start + offset], layers_reference[start_reference + offset]
+            # Where shapes differ too, as of a block that is missing, equal shapes elsewhere say
+            # little: then at least as deep in the model.
+            if misfits and layer.count(".") != other.count("."):
+                continue
             renamed[layer] = other
             by_leaf = {name.rpartition(".")[2]: name for name in theirs[other]}
             for name in mine[layer]:

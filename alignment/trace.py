@@ -205,7 +205,7 @@ def read_layer_map(path, port, reference):
         raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
     known = {
         "port": [name for name, _ in port.named_sublayers()],
-        "reference": [name for name, _ in reference.named_modules()],
+        "reference": [name for name, _ in reference.named_modules() if name],
     }
     for side, names in (("port", pairs), ("reference", pairs.values())):
         for name in names:
@@ -213,8 +213,18 @@ def read_layer_map(path, port, reference):
                 near = difflib.get_close_matches(name[:200], known[side], n=1)
                 hint = f". Is {near[0]} meant?" if near else ""
                 raise CannotRun(
-                    f"{shown(path)} names {name!a:.80}, and the {side} has no such layer{hint}"
+                    f"{shown(path)} names {name!a:.80}, and the {side} has no such layer{hint}. "
+                    "Give whole names, as features.0.0"
                 )
+    sources = {}
+    for name in known["port"]:
+        other = counterpart(name, pairs)
+        if other in sources:
+            raise CannotRun(
+                f"{shown(path)} gives {sources[other]} and {name} of the port one and the same "
+                f"layer, {other}: give each its own"
+            )
+        sources[other] = name
     return pairs
 
 
@@ -240,6 +250,8 @@ def settings(layer):
         momentum = layer._momentum if is_paddle else layer.momentum
         found["momentum"] = momentum if is_paddle or momentum is None else 1 - momentum
         found["frozen"] = bool(is_paddle and layer._use_global_stats)
+    if isinstance(layer, paddle.nn.Linear):
+        found["in_features"], found["out_features"] = layer.weight.shape
     if hasattr(layer, "bias"):
         found["bias"] = layer.bias is not None
     return found
@@ -365,8 +377,13 @@ def write(rows, path, backward=False):
             file.write(f"{row.name:{width}}  {numbers}  {sides}{mark}\n")
 
 
-def first_forward(rows, bound=FORWARD_FLOAT64):
-    """Lines that name the first layer whose output differs; [] if none does."""
+def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None):
+    """Lines that name the first layer whose output differs; [] if none does.
+
+    Args:
+        unpaired: function (row that agrees or None, row) -> lines on layers between these that only
+            one side has.
+    """
     agreed = None
     for row in rows:
         if row.output <= bound:
@@ -375,14 +392,22 @@ def first_forward(rows, bound=FORWARD_FLOAT64):
         lines = [f"First layer to part: {describe(row)}"]
         if row.input > bound:
             since = f"between {agreed.name} and it" if agreed else "before it"
+            missing = unpaired(agreed, row) if unpaired else []
+            what = f": {', '.join(missing)}" if missing else ", in a function call or a residual"
             lines.append(
                 f"Its input differs already, {how_far(row.port.input, row.reference.input)}: the "
-                f"mistake lies {since}, in a function call or a residual"
+                f"mistake lies {since}{what}"
+            )
+        elif row.port.layer.training != row.reference.layer.training:
+            modes = ["train" if x.layer.training else "eval" for x in (row.port, row.reference)]
+            lines.append(
+                f"Its input agrees ({row.input:.0e}), its output does not: it is in {modes[0]} "
+                f"mode in the port and in {modes[1]} mode in the reference"
             )
         elif _is_container(row.port.layer):
             lines.append(
                 f"Its input agrees ({row.input:.0e}) and so does each layer in it: the mistake is "
-                f"in what {row.name} does with them (residual, function calls, a layer that lacks)"
+                f"in what {row.name} does with them (residual, function calls, a missing layer)"
             )
         else:
             outputs = row.port.output, row.reference.output
@@ -427,7 +452,6 @@ def first_backward(rows, bound=GRADIENT_FLOAT64):
         if row.output_gradient <= bound:
             agreed = row
             continue
-        after = f"{agreed.name}, whose output's gradient agrees," if agreed else "the loss"
         gradients = row.port.output_gradient, row.reference.output_gradient
         if row.reference.wants_gradient and not row.port.wants_gradient:
             return [
@@ -441,11 +465,44 @@ def first_backward(rows, bound=GRADIENT_FLOAT64):
             how = f"No gradient reaches {row.reference_name} in the reference"
         else:
             how = f"It differs, {how_far(*gradients)}"
+        after = "between it and the loss"
+        if agreed:
+            after = f"between it and {agreed.name}, whose output's gradient still agrees"
         return [
             f"First gradient to part, from the loss back: that of the output of {describe(row)}",
-            f"{how}: the mistake lies in what follows, up to {after} on its way back",
+            f"{how}: the mistake lies {after}",
         ]
     return []
+
+
+def unpaired_between(port, reference, rows):
+    """Function for `first_forward`: which layers only one side has between two rows.
+
+    Args:
+        port, reference: {name: Seen} in the order in which layers finish.
+    """
+    paired = {row.name for row in rows}, {row.reference_name for row in rows}
+
+    def between(agreed, row):
+        found = []
+        for side, seen, known, ends in (
+            ("port", port, paired[0], (agreed and agreed.name, row.name)),
+            (
+                "reference",
+                reference,
+                paired[1],
+                (agreed and agreed.reference_name, row.reference_name),
+            ),
+        ):
+            names = list(seen)
+            start = names.index(ends[0]) + 1 if agreed else 0
+            only = [n for n in names[start : names.index(ends[1])] if n not in known]
+            # A layer finishes after those that lie in it: the outermost says it all.
+            top = [n for n in only if not any(n.startswith(f"{other}.") for other in only)]
+            found += [f"only the {side} has {name}" for name in top[:3]]
+        return found
+
+    return between
 
 
 def locate_forward(port, reference, run_port, run_reference, path, layer_map=None):
@@ -457,17 +514,21 @@ def locate_forward(port, reference, run_port, run_reference, path, layer_map=Non
         path: of the trace, one line for each layer.
         layer_map: {name in the port: name in the reference}.
     """
-    rows = compare(record(port, run_port), record(reference, run_reference), layer_map)
+    seen, seen_reference = record(port, run_port), record(reference, run_reference)
+    rows = compare(seen, seen_reference, layer_map)
     write(rows, path)
-    lines = first_forward(rows) or [f"All {len(rows)} layers agree"]
+    unpaired = unpaired_between(seen, seen_reference, rows)
+    lines = first_forward(rows, unpaired=unpaired) or [f"All {len(rows)} layers agree"]
     return [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
 
 
 def locate_backward(port, reference, run_port, run_reference, path, layer_map=None):
     """The same going forward and back: `run_port`, `run_reference` end with the backward pass."""
-    rows = compare(record(port, run_port), record(reference, run_reference), layer_map)
+    seen, seen_reference = record(port, run_port), record(reference, run_reference)
+    rows = compare(seen, seen_reference, layer_map)
     write(rows, path, backward=True)
-    lines = first_forward(rows, TRAIN_FLOAT64) or first_backward(rows)
+    unpaired = unpaired_between(seen, seen_reference, rows)
+    lines = first_forward(rows, TRAIN_FLOAT64, unpaired) or first_backward(rows)
     lines = lines or [f"All {len(rows)} layers agree, forward and backward"]
     return [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
 

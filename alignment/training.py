@@ -522,11 +522,12 @@ class Comparison:
                 value = f"{row.value:.1e}" if np.isfinite(row.value) else row.reason or "other"
                 file.write(f"{row.where}  {row.kind:20}  {value}  {row.name}{mark}\n")
 
-    def findings(self, what="{count} iterations, each from one state"):
+    def findings(self, what="{count} iterations, each from one state", advise=True):
         """(whether all agrees, lines) for `DiffHelper.report`.
 
         Args:
             what: was compared; {count} stands for the number of moments.
+            advise: say what the mistake may be in. Not where a cause is known already.
         """
         first = next((row for row in self.differences if not row.agrees), None)
         if first is None:
@@ -538,9 +539,11 @@ class Comparison:
             what = what.format(count=len({row.where for row in self.differences}))
             return True, [f"float64, {what}, largest: {shown}"]
         lines = [f"Differs (port | reference): {line}" for line in self.settings]
-        return False, lines + self._name(first)
+        named, advice = self._name(first)
+        return False, [*lines, *named, *([advice] if advise else [])]
 
     def _name(self, first):
+        """(lines on the first quantity that differs, a line on what the mistake may be in)"""
         same = [r for r in self.differences if (r.where, r.kind) == (first.where, first.kind)]
         count = sum(not row.agrees for row in same)
         also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
@@ -560,8 +563,7 @@ class Comparison:
             lines.append(f"In {first.where} these agree: {', '.join(kinds)}")
         if first.where != self.differences[0].where and first.kind == "gradient":
             lines.append(f"Before {first.where} all agrees: are the gradients cleared?")
-        lines.append(first.hint or f"The mistake is in {ADVICE[first.kind]}")
-        return lines
+        return lines, first.hint or f"The mistake is in {ADVICE[first.kind]}"
 
 
 ADVICE = {
@@ -589,7 +591,8 @@ ADVICE = {
     "processes, which images each gets",
     "labels": "the labels: class indices, or the shares that mixing gives (step 02)",
     "loss scale": "the gradient scaler: when it is updated, after which gradients it halves",
-    "logits": "the forward pass in train mode: the mode, batch norm, dropout",
+    "logits": "the forward pass: of step 01, or if that is aligned what train mode does in it (the "
+    "mode, batch norm, dropout)",
     "ranks": "how ranks are kept the same: DataParallel, its gradients, what is drawn on each rank",
     "gradient norm": "a factor of all gradients: clipping, the loss scale; of several processes, "
     "their average",

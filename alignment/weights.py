@@ -112,7 +112,8 @@ def load_paddle(model, path, pairing=None):
     `set_state_dict` alone skips what is missing and what has another shape, with a warning.
 
     Args:
-        pairing: a Pairing; what it has no counterpart for stays as it was initialised.
+        pairing: a Pairing; of what has no counterpart, the file may lack entries: they stay as they
+            were initialised.
 
     Raises:
         CannotRun: an entry is missing, unknown, or of another shape or dtype.
@@ -120,7 +121,8 @@ def load_paddle(model, path, pairing=None):
     state = load_pdparams(path)
     wanted = model.state_dict()
     if pairing is not None:
-        wanted = {name: tensor for name, tensor in wanted.items() if name in pairing.table}
+        may_lack = [name for name in wanted if name not in pairing.table and name not in state]
+        wanted = {name: tensor for name, tensor in wanted.items() if name not in may_lack}
     require_same(path, state, wanted)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Skip loading")  # what has no counterpart

@@ -52,7 +52,13 @@ READERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", READERS)
+QUICK = ("pdparams",)  # the others take ten seconds each
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in READERS],
+)
 def test_hostile_pickles_are_answered_in_one_line(kind, tmp_path):
     make, imports, read = READERS[kind]
     names = {}
@@ -68,6 +74,7 @@ def test_hostile_pickles_are_answered_in_one_line(kind, tmp_path):
     assert not os.path.exists("owned")
 
 
+@pytest.mark.slow
 def test_operations_are_bounded(tmp_path):
     (tmp_path / "x").write_bytes(hostile.pickled(hostile.TWO_MILLION_DICTIONARIES))
     said = hostile.read_all([tmp_path / "x"], *READERS["pdparams"][1:]).popitem()[1]
@@ -183,6 +190,7 @@ def set_shapes(state, shape):
     state["optimizer"] = {name: np.ones(shape) for name in state["optimizer"]}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_gone_on_from(tmp_path, images, run):
     options = ["--data-path", images, "--output-dir", tmp_path / "out", "--device", "cpu"]
     options += ["--workers", 0, "-b", 26, "--train-crop-size", 32, "--val-crop-size", 32]

@@ -141,10 +141,10 @@ def test_a_known_spread_judges_single_trainings():
 
 TRAINING = {
     "model": "mobilenet_v3_small",
-    "folder": "digits",
-    "classes": 10,
-    "train": {"images": 1437, "sha256": "a"},
-    "val": {"images": 360, "sha256": "b"},
+    "folder": "imagenet",
+    "classes": 1000,
+    "train": {"images": 1281167, "sha256": "a"},
+    "val": {"images": 50000, "sha256": "b"},
     "epochs": 36,
     "images in a step": 16,
     "recipe": {"lr": 0.1, "opt": "sgd"},
@@ -207,8 +207,8 @@ def test_a_published_accuracy_takes_the_place_of_the_record(compare):
     ("changes", "message"),
     [
         ({"train": {"images": 200, "sha256": "c"}, "classes": 8, "folder": "lite_data"},
-         "data: digits (1,437 and 360 images of 10 classes) | lite_data (200 and 360 images of 8"),
-        ({"val": {"images": 360, "sha256": "c"}}, "classes), whose files have other names"),
+         "data: imagenet (1,281,167 and 50,000 images of 1,000 classes) | lite_data (200 "),
+        ({"val": {"images": 50000, "sha256": "c"}}, "classes), whose files have other names"),
         ({"epochs": 15}, "trainings: epochs: 36 | 15. Train both with the same"),
         ({"model": "mobilenet_v3_large"}, "model: mobilenet_v3_small | mobilenet_v3_large"),
         ({"images in a step": 32}, "images in a step: 16 | 32"),
@@ -229,8 +229,20 @@ def test_other_seeds_and_their_mean_are_compared(compare, tmp_path):
     write_top1(tmp_path / compare_top1.REFERENCE, 67.1, seeds=[7])
     result = compare(None, None)
     assert result.status == 0, result.err
-    text = "mobilenet_v3_small, 36 epochs on elsewhere (1,437 and 360 images of 10 classes)"
+    text = "mobilenet_v3_small, 36 epochs on elsewhere (1,281,167 and 50,000 images of "
+    text += "1,000 classes)"
     assert f"the port: {text}, mean of 3 seeds" in result.out
+
+
+def test_what_an_accuracy_cannot_tell_is_not_judged(compare, tmp_path):
+    few = {"val": {"images": 134, "sha256": "b"}, "classes": 8}
+    for name in (compare_top1.PORT, compare_top1.REFERENCE):
+        write_top1(tmp_path / name, 60.0, **few)
+    line = compare(None, None).error_line
+    assert "134 images" in line and "one of them is 0.746 points" in line and "--tolerance" in line
+    assert compare(None, None, "--tolerance", "3").status == 0
+    line = compare(None, None, "--published", "67.668", "--tolerance", "90").error_line
+    assert "of ImageNet's 1,000 classes" in line and "8 classes" in line
 
 
 def spoil(file, record):

@@ -11,6 +11,7 @@ import torch
 
 import paddle_mv3
 import torch2paddle
+from alignment import origin
 from alignment.files import load_pdparams
 from alignment.pairing import counterpart, pair_entries, renamed_prefixes
 from alignment.trace import match
@@ -47,7 +48,11 @@ def renamed_port(monkeypatch):
     monkeypatch.setattr(model.MobileNetV3, "forward", forward)
 
 
-@pytest.mark.parametrize("script", MODEL_STEPS)
+def some_slow(scripts, slow):
+    return [pytest.param(s, marks=pytest.mark.slow) if s[:2] in slow else s for s in scripts]
+
+
+@pytest.mark.parametrize("script", some_slow(MODEL_STEPS, ("01", "05")))
 def test_with_a_layer_map_a_port_of_other_names_is_aligned(
     script, renamed_port, run, own_data, tmp_path
 ):
@@ -59,7 +64,7 @@ def test_with_a_layer_map_a_port_of_other_names_is_aligned(
     assert "head.3.bias" in state and len(state) == 210
 
 
-@pytest.mark.parametrize("script", MODEL_STEPS)
+@pytest.mark.parametrize("script", some_slow(MODEL_STEPS, ("05",)))
 def test_without_one_each_step_says_that_names_differ(script, renamed_port, run, own_data):
     result = run(script, "--data-dir", own_data)
     assert result.status == 1, result.out + result.err
@@ -103,42 +108,110 @@ def test_a_port_that_breaks_leaves_a_log_that_says_so(run, own_data, tmp_path, m
 
 def test_an_edit_of_the_conversion_makes_the_weights_anew(run, own_data, tmp_path, monkeypatch):
     path = own_data / "mv3_small_paddle.pdparams"
-    assert "made " in run("01_test_forward.py", "--data-dir", own_data).out
+    assert "made " in run("04_test_loss.py", "--data-dir", own_data).out
     before = path.read_bytes()
-    assert "made " not in run("01_test_forward.py", "--data-dir", own_data).out
+    assert "made " not in run("04_test_loss.py", "--data-dir", own_data).out
     assert path.read_bytes() == before
     edited = tmp_path / "torch2paddle.py"
     source = Path(torch2paddle.__file__).read_text()
     edited.write_text(source + "\n# edited\n")
     monkeypatch.setattr(torch2paddle, "__file__", str(edited))
-    assert "made " in run("01_test_forward.py", "--data-dir", own_data).out
+    assert "made " in run("04_test_loss.py", "--data-dir", own_data).out
 
 
 def test_older_weights_of_the_reference_are_seen_too(run, own_data):
     """Hashes tell, not times."""
-    assert run("01_test_forward.py", "--data-dir", own_data).status == 0
+    assert run("04_test_loss.py", "--data-dir", own_data).status == 0
     state = torch.load(own_data / WEIGHTS, weights_only=True)
     state["classifier.3.bias"] += 1
     (own_data / WEIGHTS).unlink()
     torch.save(state, own_data / WEIGHTS)
     os.utime(own_data / WEIGHTS, (0, 0))
-    result = run("01_test_forward.py", "--data-dir", own_data)
+    result = run("04_test_loss.py", "--data-dir", own_data)
     assert result.status == 0 and "made " in result.out
 
 
 def test_weights_of_somebody_else_are_used_as_they_are(run, own_data):
     path = own_data / "mv3_small_paddle.pdparams"
-    assert run("01_test_forward.py", "--data-dir", own_data).status == 0
+    assert run("04_test_loss.py", "--data-dir", own_data).status == 0
     state = load_pdparams(path)
     state["classifier.3.bias"] = state["classifier.3.bias"] + np.float32(1)
     paddle.save({name: paddle.to_tensor(array) for name, array in state.items()}, str(path))
     mine = path.read_bytes()
-    result = run("01_test_forward.py", "--data-dir", own_data)
+    result = run("04_test_loss.py", "--data-dir", own_data)
     assert result.status == 1 and "used as it is" in result.out
     assert path.read_bytes() == mine
 
 
+def test_a_kill_between_the_note_and_the_weights_is_no_harm(run, own_data, monkeypatch):
+    """What lies there is still known, and made anew."""
+    assert run("04_test_loss.py", "--data-dir", own_data).status == 0
+    path = own_data / "mv3_small_paddle.pdparams"
+    sources, made_for = [own_data / WEIGHTS], "something else"
+    other = own_data / "other"
+    other.write_bytes(b"new")
+    origin.note_origin(path, other, sources, made_for)  # and killed
+    assert origin.origin_of(path, sources, made_for) == origin.STALE
+    assert "used as it is" not in run("04_test_loss.py", "--data-dir", own_data).out
+
+
+def test_own_weights_of_a_port_with_more_parameters_are_loaded(run, own_data, monkeypatch):
+    """They hold what the reference has not: that is a difference of the port, not of the file."""
+    build = model.MobileNetV3.__init__
+
+    def init(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        self.extra = paddle.nn.Linear(2, 3)
+
+    monkeypatch.setattr(model.MobileNetV3, "__init__", init)
+    assert run("04_test_loss.py", "--data-dir", own_data).status == 1
+    path = own_data / "mv3_small_paddle.pdparams"
+    state = paddle.load(str(path)) | {
+        "extra.weight": paddle.ones([2, 3]),
+        "extra.bias": paddle.ones([3]),
+    }
+    paddle.save(state, str(path))
+    result = run("04_test_loss.py", "--data-dir", own_data)
+    assert result.status == 1, result.err
+    assert "used as it is" in result.out and "extra.weight: shape [2, 3] | none" in result.out
+
+
 # --- pairing ---
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"features.5": "features.6"}, "features.5 and features.6 of the port one and the same"),
+        ({"features": ""}, "the reference has no such layer"),
+        (
+            {"classifier.0": "features.0.2", "features.0.2": "classifier.0"},
+            "is the reference's features.0.2, and that has no such",
+        ),
+    ],
+)
+def test_a_map_that_cannot_be_is_told_as_that(content, said, run, data_dir, tmp_path):
+    (tmp_path / "map.json").write_text(json.dumps(content))
+    for script in ("04_test_loss.py", "torch2paddle.py"):
+        line = run(script, "--layer-map", tmp_path / "map.json").error_line
+        assert said in line
+
+
+def test_the_proposed_map_is_a_file_that_settles_it(renamed_port, run, own_data, tmp_path):
+    result = run("04_test_loss.py", "--data-dir", own_data)
+    proposal = tmp_path / "result" / "log" / "layer_map.json"
+    assert result.status == 1 and "layer_map.json" in result.out
+    assert json.loads(proposal.read_text()) == {"head": "classifier"}
+    assert run("04_test_loss.py", "--data-dir", own_data, "--layer-map", proposal).status == 0
+
+
+def test_a_missing_block_is_not_taken_for_a_renamed_layer(monkeypatch):
+    monkeypatch.setattr(model, "SMALL", model.SMALL[:4] + model.SMALL[5:])
+    import torch_ref
+
+    state = torch_ref.mobilenet_v3_small().state_dict()
+    pairing = torch2paddle.pair_weights(paddle_mv3.mobilenet_v3_small(), state)
+    assert not pairing.fits and not pairing.renamed
 
 
 def test_a_map_holds_for_all_that_lies_in_a_layer():
