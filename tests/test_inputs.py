@@ -428,7 +428,7 @@ def test_links_without_end_are_named(links, tmp_path):
     root = folder_of_links(tmp_path / "images", *links)
     begin = time.monotonic()
     for side in (paddle_mv3, torch_ref):
-        with pytest.raises(OSError, match=r"/images/[ab]/\S+ is a link to a folder that it lies in"):
+        with pytest.raises(OSError, match=r"/[ab]/\S+ is a link to a folder that it lies in"):
             side.ImageFolder(str(root))
     with pytest.raises(OSError, match="is a link to a folder that it lies in"):
         tools.image_files([root])

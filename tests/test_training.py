@@ -664,6 +664,18 @@ def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
     assert [entry["images"] for entry in records(tmp_path / "out", "epoch")] == [24, 24]
 
 
+def test_a_corrupt_image_of_an_evaluation_is_told_as_one_of_a_training(run, images, tmp_path):
+    data = damage(images, tmp_path / "data", [])
+    next(data.glob("val/*/5.png")).write_bytes(b"no image")
+    advice = "leave out up to N such files: {}--skip-corrupt N"
+    line = run(*SHORT, data=data).error_line
+    assert "5.png" in line and line.endswith(advice.format("--resume auto ")), line
+    result = run(*SHORT, "--resume", "auto", "--skip-corrupt", 1, data=data)
+    assert result.status == 0, result.err
+    line = run("--test-only", "--resume", "auto", data=data).error_line
+    assert "5.png" in line and line.endswith(advice.format("")), line
+
+
 def test_batches_of_which_nothing_is_left_are_left_out(run, images, tmp_path):
     """Of train 22 of 26 images are damaged, of val 12 of 13."""
     names = [f"{i}.png" for i in range(26) if i not in (0, 13, 14, 25)]
@@ -1078,13 +1090,17 @@ def test_ranks_leave_out_a_step_together(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_error_of_another_rank_is_heard(images, tmp_path):
-    """While they evaluate: what is evaluated has been saved."""
+def test_an_image_that_one_rank_cannot_evaluate_ends_all(images, tmp_path):
+    """What is evaluated has been saved."""
     data = damage(images, tmp_path / "data", [])
     path = next(data.glob("val/*/5.png"))
     path.write_bytes(b"no image")
     status, text = finish(start_ranks(2, data, tmp_path / "out", "-b", 2))
-    assert status != 0 and "5.png" in text and "Traceback" not in text, text
+    assert status == 2 and "Traceback" not in text, text
+    for rank in range(2):
+        said = (tmp_path / "out" / "log" / f"workerlog.{rank}").read_text()
+        (line,) = [line for line in said.splitlines() if "error: " in line]
+        assert "5.png" in line and "--resume auto --skip-corrupt N" in line, said
     assert (last(tmp_path / "out")["epoch"], last(tmp_path / "out")["iteration"]) == (0, 7)
 
 
