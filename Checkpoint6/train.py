@@ -28,20 +28,21 @@ could not run, 130 or 143 stopped by SIGINT or SIGTERM after saving: start it ag
 --resume auto.
 """
 
+import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
 import contextlib
 import json
 import signal
-import sys
 import time
 import traceback
 from collections import deque
 from functools import partial
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import environment  # noqa: E402  isort: skip
 
 environment.require("numpy", "PIL", "paddle", "reprod_log", "tqdm", "visualdl")
 

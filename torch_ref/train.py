@@ -13,20 +13,22 @@ number of threads. Unlike torchvision's, evaluation counts each image once, on a
 Exit status: 0 trained to the end, 1 the loss is no number any more, 2 it could not run.
 """
 
+import sys
+from os.path import dirname, realpath
+
+if __name__ == "__main__":
+    sys.path[0] = dirname(dirname(realpath(__file__)))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet from here)
+
 import contextlib
 import importlib.util
 import json
 import math
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from alignment import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
 environment.require("numpy", "PIL", "torch", "torchvision")
 
