@@ -326,6 +326,35 @@ def test_a_new_last_layer_excuses_nothing_else(run, tmp_path):
     assert "large.pdparams does not fit the model: features" in line
 
 
+@pytest.mark.parametrize(
+    ("weight", "bias"), [((7, 5), 5), ((1024, 4), 5), ((1024, 0), 0), ((1024, 3), 5), ((5,), 5)]
+)
+def test_a_damaged_last_layer_is_none_of_other_classes(weight, bias, run, tmp_path):
+    arrays = five_classes(tmp_path)
+    arrays["classifier.3.weight"] = np.ones(weight, np.float32)
+    arrays["classifier.3.bias"] = np.ones(bias, np.float32)
+    checkpoint.save(tmp_path / "x.pdparams", {"model": arrays})
+    line = run("--weights", tmp_path / "x.pdparams").error_line
+    assert "x.pdparams does not fit the model: classifier.3." in line
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_not_begun_with(number, run, tmp_path):
+    arrays = five_classes(tmp_path)
+    arrays["features.0.1._variance"][2] = number
+    checkpoint.save(tmp_path / "x.pdparams", {"model": arrays})
+    line = run("--weights", tmp_path / "x.pdparams").error_line
+    assert "x.pdparams cannot be used: features.0.1._variance in it holds infinite values" in line
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32"])
+def test_weights_of_another_dtype_are_to_be_converted(dtype, run, tmp_path):
+    arrays = {name: array.astype(dtype) for name, array in five_classes(tmp_path).items()}
+    checkpoint.save(tmp_path / "x.pdparams", {"model": arrays})
+    line = run("--weights", tmp_path / "x.pdparams").error_line
+    assert f"is {dtype} [" in line and line.endswith("The dtype differs: convert it to float32")
+
+
 @pytest.mark.slow
 def test_without_arguments_it_learns_lite_data(spawn, tmp_path):
     result = spawn(TRAIN, "--output-dir", tmp_path, "--result-dir", tmp_path, cwd=TRAIN.parent)
