@@ -8,7 +8,7 @@ result/losses_ref.npy and, in result/log, backward_diff.log, backward_training.l
 backward_recipe.log; if the step is red, or with --layers, also backward_layers.log.
 """
 
-from alignment import arguments, cli  # isort: skip  (first: it says which package is missing)
+from alignment import cli, arguments  # isort: skip  (first: it says which package is missing)
 
 from functools import partial
 

@@ -24,11 +24,11 @@ What becomes of an entry depends on what its layer *is*:
 PyTorch's num_batches_tracked, a counter, has no counterpart: ignored, and 0 on the way back.
 """
 
+from alignment import cli, arguments  # isort: skip  (first: it says which package is missing)
+
 import os
 from pathlib import Path
 from typing import NamedTuple
-
-from alignment import arguments, cli  # isort: skip  (first: it says which package is missing)
 
 import numpy as np
 import paddle

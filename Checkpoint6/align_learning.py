@@ -16,6 +16,13 @@ that is whole in --output-dir is not run again: after a stop, the same command g
 Exit status: 0 aligned, 1 not aligned, 2 it could not run.
 """
 
+import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
 import contextlib
 import json
 import math
@@ -24,22 +31,20 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import environment  # noqa: E402  isort: skip
-
 environment.require("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_log", "tabulate")
 environment.require("sklearn", "scipy", "matplotlib")
 
 import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+
+paddle.disable_signal_handler()  # at once; see alignment/cli.py
+
 import torch  # noqa: E402
 
 import paddle_mv3  # noqa: E402
@@ -57,6 +62,8 @@ from Checkpoint6.compare_top1 import (  # noqa: E402
 )
 from Checkpoint6.digits import VALIDATION, make_digits  # noqa: E402
 from torch2paddle import convert_file  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
 
 CLASSES = 10
 ENOUGH = 95.0  # per cent; chance is 10

@@ -7,28 +7,29 @@ is how align_training.py runs this file: each process trains a few steps in floa
 own loop, and writes what each step has left behind.
 """
 
+import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import cli, environment  # noqa: F401  # isort: skip  (first: Ctrl-C is quiet)
+
 import argparse
 import contextlib
 import hashlib
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import paddle
+import torch
 
-from alignment import cli, environment  # noqa: E402, F401  isort: skip  (first)
-
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
-import torch  # noqa: E402
-
-from alignment.files import CannotRun, first_line  # noqa: E402
-from alignment.thresholds import GRADIENT_FLOAT64  # noqa: E402
-from alignment.training import (  # noqa: E402
+from alignment.files import CannotRun, first_line
+from alignment.thresholds import GRADIENT_FLOAT64
+from alignment.training import (
     Difference,
     as_paddle,
     compare,
@@ -38,10 +39,10 @@ from alignment.training import (  # noqa: E402
     torch_arrays,
     torch_gradients,
 )
-from Checkpoint6 import distributed  # noqa: E402
-from Checkpoint6.align_data import Draws  # noqa: E402
-from Checkpoint6.align_sides import Parted, Port, Reference, Start  # noqa: E402
-from Checkpoint6.align_steps import compare_reports  # noqa: E402
+from Checkpoint6 import distributed
+from Checkpoint6.align_data import Draws
+from Checkpoint6.align_sides import Parted, Port, Reference, Start
+from Checkpoint6.align_steps import compare_reports
 
 SCRIPT = Path(__file__)  # what the launchers start
 PROCESSES = 2

@@ -20,16 +20,17 @@ Exit status: 0 aligned, 1 not aligned, with the first step and the first quantit
 could not run.
 """
 
+import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import cli, environment  # isort: skip  (first: Ctrl-C is quiet)
+
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import cli, environment  # noqa: E402  isort: skip  (first)
 
 environment.require("tqdm", "visualdl", "matplotlib")
 

@@ -12,15 +12,15 @@ train.py --test-only --weights, predict.py and export.py.
 Exit status: 0 done, 2 it could not run.
 """
 
-import os
 import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
+import os
 from itertools import zip_longest
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import environment  # noqa: E402  isort: skip
 
 environment.require("numpy", "PIL", "paddle")
 

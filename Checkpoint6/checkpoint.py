@@ -271,9 +271,14 @@ def load_model(model, arrays, path):
         have = _kind(arrays[name]) if name in arrays else "none"
         want = _kind(wanted[name].numpy()) if name in wanted else "none"
         if have != want:
+            advice = "Give the --model that it was trained with"
+            if name in arrays and name in wanted:
+                array, own = arrays[name], wanted[name].numpy()
+                if array.shape == own.shape:
+                    advice = f"The dtype differs: convert it to {own.dtype}"
             raise CannotRun(
                 f"{shown(path)} does not fit the model: {name} is {have} in the file and {want} in "
-                "the model. Give the --model that it was trained with"
+                f"the model. {advice}"
             )
     for name, tensor in wanted.items():
         _fill(tensor, arrays[name])

@@ -13,12 +13,13 @@ not run.
 """
 
 import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import environment  # noqa: E402  isort: skip
 
 environment.require("numpy", "PIL", "paddle", "reprod_log")
 
@@ -29,6 +30,8 @@ from alignment.diff import DiffHelper  # noqa: E402
 from alignment.files import CannotRun, load_record, missing, shown  # noqa: E402
 from alignment.trainers import described_training, differences, load_training  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PORT, REFERENCE = "train_align_paddle.npy", "train_align_benchmark.npy"
 IMAGENET = 1000  # classes

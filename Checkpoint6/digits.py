@@ -12,15 +12,16 @@ NNNN is the place of the scan in scikit-learn's data set. Every digit has the sa
 parts. The split is fixed: it is the same at every call.
 """
 
-import shutil
 import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
+import shutil
 import tempfile
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import environment  # noqa: E402  isort: skip
 
 environment.require("numpy", "PIL", "paddle", "sklearn")
 

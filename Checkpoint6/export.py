@@ -11,18 +11,19 @@ Exit status: 0 done, 1 a file gives other logits, or they are too small to be ju
 was written; 2 it could not run.
 """
 
+import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
 import contextlib
 import importlib.util
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import environment  # noqa: E402  isort: skip
 
 environment.require("numpy", "PIL", "paddle", "tabulate")
 
@@ -45,6 +46,8 @@ from alignment.files import (  # noqa: E402
 )
 from Checkpoint6 import tools  # noqa: E402
 from paddle_mv3.dataset import load_input  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # The largest difference of a logit that passes, over the spread of the logits (the most by which
 # two images differ in one of them): so many times the model's own rounding error, which is its

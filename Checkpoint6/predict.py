@@ -11,14 +11,14 @@ Exit status: 0 done, 1 some images could not be decoded (they are named, the oth
 2 it could not run.
 """
 
-import json
 import sys
-from pathlib import Path
+from os.path import dirname, realpath
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
-from alignment import environment  # noqa: E402  isort: skip
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
+import json
 
 environment.require("numpy", "PIL", "paddle")
 

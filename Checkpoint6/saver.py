@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alignment.files import CannotRun, shown
-from alignment.trainers import HEAD, NEW_HEAD, other_classes
+from alignment.trainers import HEAD, NEW_HEAD, classes_of_head, not_finite, other_classes
 from Checkpoint6 import checkpoint
 from Checkpoint6.trainer import Diverged
 
@@ -80,7 +80,8 @@ def load_weights(args, model, num_classes, say):
         say: called with a line.
 
     Raises:
-        CannotRun: they are another model's, or, to be evaluated, for other classes.
+        CannotRun: they are another model's, infinite or no numbers, or, to be evaluated, for other
+            classes.
     """
     if args.weights == "IMAGENET1K_V1":
         # Downloads and converts; the only thing here that needs PyTorch.
@@ -93,16 +94,24 @@ def load_weights(args, model, num_classes, say):
     arrays, _ = checkpoint.read_weights(path)
     # Trained with --amp O2, most are in 16 bits.
     arrays = {name: checkpoint.as_float32(array) for name, array in arrays.items()}
-    trained_for = len(arrays.get(f"{HEAD}.bias", range(num_classes)))
-    if trained_for != num_classes:
+    fresh = checkpoint.to_arrays(model.state_dict())
+    head = (f"{HEAD}.weight", f"{HEAD}.bias")
+    trained_for = None
+    if all(name in each for name in head for each in (arrays, fresh)):
+        shapes = (arrays[name].shape for name in head)
+        trained_for = classes_of_head(*shapes, fresh[head[0]].shape[0])
+    anew = trained_for not in (None, num_classes)
+    if anew:
         counts = other_classes(shown(path), trained_for, shown(args.data_path), num_classes)
         if args.test_only:
             raise CannotRun(
                 f"{counts}: to be evaluated, both have to be the same. Without --test-only its "
                 "last layer is trained anew"
             )
-        fresh = checkpoint.to_arrays(model.state_dict())
-        arrays |= {name: fresh[name] for name in (f"{HEAD}.weight", f"{HEAD}.bias")}
+        arrays |= {name: fresh[name] for name in head}
     checkpoint.load_model(model, arrays, path)
-    if trained_for != num_classes:
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CannotRun(not_finite(shown(path), name))
+    if anew:
         say(f"{counts}: {NEW_HEAD}")

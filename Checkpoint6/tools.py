@@ -18,6 +18,8 @@ from alignment.screen import CANNOT_RUN, leave
 from Checkpoint6 import checkpoint
 from paddle_mv3.listing import EXTENSIONS, walk
 
+paddle.disable_signal_handler()  # it can hang for ever; see alignment/cli.py
+
 __all__ = [
     "CheckFailed",
     "Trained",
@@ -87,7 +89,6 @@ def run(main, flags, argv=None):
     """
     args = flags.parse_args(argv)
     environment.imported()
-    paddle.disable_signal_handler()  # it can hang for ever; see alignment/cli.py
     status, message = CANNOT_RUN, ""
     try:
         status = main(args) or 0

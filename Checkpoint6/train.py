@@ -28,20 +28,21 @@ could not run, 130 or 143 stopped by SIGINT or SIGTERM after saving: start it ag
 --resume auto.
 """
 
+import sys
+from os.path import dirname, realpath
+
+sys.path.insert(0, dirname(dirname(realpath(__file__))))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
 import contextlib
 import json
 import signal
-import sys
 import time
 import traceback
 from collections import deque
 from functools import partial
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from alignment import environment  # noqa: E402  isort: skip
 
 environment.require("numpy", "PIL", "paddle", "reprod_log", "tqdm", "visualdl")
 
@@ -99,7 +100,10 @@ def train_one_epoch(trainer, loader, log, stop, save):
             failure, flags = str(error), UNREADABLE
         found = distributed.any_rank(flags)
         if found & UNREADABLE:
-            end_unreadable(trainer, window, failure, save)
+            if window.losses:
+                trainer.sums += window.read(trainer)[0]
+            save()
+            end_unreadable(trainer, failure)
         window.reader_cost += time.perf_counter() - waiting
         if found & EMPTY:
             leave_out(trainer, log)
@@ -134,8 +138,8 @@ def train_one_epoch(trainer, loader, log, stop, save):
 UNREADABLE, EMPTY = 1, 2  # what a rank's next batch can be
 
 
-def end_unreadable(trainer, window, failure, save):
-    """Saves what all ranks have done, where one of them has met an image that cannot be read.
+def end_unreadable(trainer, failure):
+    """Ends all ranks, where one of them has met an image that cannot be read and all is saved.
 
     Args:
         failure: message of this rank's, or None.
@@ -143,14 +147,11 @@ def end_unreadable(trainer, window, failure, save):
     Raises:
         CannotRun: always.
     """
-    if window.losses:
-        trainer.sums += window.read(trainer)[0]
-    save()
     failures = distributed.end_together(trainer.world_size, failure)  # and rank 0 has written
     first = next(text for text in failures if text is not None)
+    again = "" if trainer.args.test_only else "--resume auto "
     raise CannotRun(
-        f"{first}. Mend or remove it, or leave out up to N such files: "
-        "--resume auto --skip-corrupt N"
+        f"{first}. Mend or remove it, or leave out up to N such files: {again}--skip-corrupt N"
     )
 
 
@@ -210,6 +211,7 @@ def evaluate(trainer, loader, log, stop):
 
     Raises:
         Stopped
+        CannotRun: an image that cannot be read.
     """
     models = {"": trainer.model}
     if trainer.model_ema:
@@ -221,7 +223,7 @@ def evaluate(trainer, loader, log, stop):
         with trainer.autocast():
             top1, top5, loss = paddle_mv3.evaluate(
                 model,
-                loader if trainer.world_size > 1 else until(stop, loader),
+                readable(loader, trainer, stop),
                 trainer.topk,
                 trainer.loss,
                 sharded=trainer.world_size > 1,
@@ -257,15 +259,24 @@ def accuracy_text(values, prefix=""):
     )
 
 
-def until(stop, batches):
-    """Batches, until a signal. What is evaluated has been saved, so nothing is lost.
+def readable(batches, trainer, stop):
+    """Batches to evaluate. What is evaluated has been saved, so nothing is lost where this ends.
 
-    Only for a process that is alone: others would wait for it to add up their results.
+    Raises:
+        Stopped: by a signal, and this process is alone: others would wait for it to add up their
+            results.
+        CannotRun: an image of any rank cannot be read; after the last batch of this one, on all.
     """
-    for batch in batches:
-        if stop.signal:
-            raise Stopped(stop.signal)
-        yield batch
+    failure = None
+    try:
+        for batch in batches:
+            if stop.signal and trainer.world_size == 1:
+                raise Stopped(stop.signal)
+            yield batch
+    except OSError as error:
+        failure = str(error)
+    if distributed.any_rank(0 if failure is None else UNREADABLE):
+        end_unreadable(trainer, failure)
 
 
 def resume(args, world_size, rank, dataset, log):
@@ -447,7 +458,7 @@ def train(stop, log, trainer, data, eval_data):
             train_one_epoch(trainer, loader, log, stop, saver)
             share_skipped(loader, trainer.world_size)
             saver()
-            require_few_skipped(loader)
+            require_few_skipped(loader, trainer.world_size)
             epoch_line(trainer, log, time.perf_counter() - begin)
             top1 = evaluate(trainer, eval_loader, log, stop)
         except Stopped:
@@ -473,10 +484,11 @@ def share_skipped(loader, world_size):
         loader.skipped.update(theirs)
 
 
-def require_few_skipped(loader):
-    """Raises OSError if all ranks together have skipped too many."""
+def require_few_skipped(loader, world_size):
+    """Raises CannotRun if all ranks together have skipped too many."""
     if len(loader.skipped) > loader.skip_corrupt:
-        raise OSError(
+        distributed.end_together(world_size)
+        raise CannotRun(
             f"{len(loader.skipped)} images cannot be decoded, and --skip-corrupt is "
             f"{loader.skip_corrupt}: {', '.join(sorted(loader.skipped))}"
         )

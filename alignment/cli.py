@@ -23,13 +23,15 @@ environment.require("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_lo
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 import paddle  # noqa: E402
+
+# Paddle's own handler of SIGTERM and others allocates memory, and so can hang for ever where the
+# signal came in the middle of an allocation. And it prints a report: so before anything else that
+# takes long to import.
+paddle.disable_signal_handler()
+
 import torch  # noqa: E402
 
 from .files import CannotRun, described, first_line, only_user, shown, unpack_once  # noqa: E402
-
-# Paddle's own handler of SIGTERM and others allocates memory, and so can hang for ever where the
-# signal came in the middle of an allocation.
-paddle.disable_signal_handler()
 
 
 def parser(description):

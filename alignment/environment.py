@@ -3,17 +3,39 @@
 Of the standard library alone.
 """
 
-import contextlib
-import importlib.util
-import logging
 import os
 import signal
 import sys
-import time
-import warnings
-from pathlib import Path
 
-from . import screen
+
+def _is_our_script():
+    """Whether the program that is starting is one of the scripts of this repository."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is None:
+        return False
+    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    folder = os.path.dirname(os.path.realpath(script))
+    return root in (folder, os.path.dirname(folder))
+
+
+def _leave_at_once(number, frame):
+    os._exit(128 + number)
+
+
+# While a script imports, which takes seconds, Ctrl-C would end it with a traceback out of the
+# middle of a framework. So this stands before all other imports; in the interpreter's own start,
+# which takes a few hundredths of a second, nothing of ours can catch it. Who imports this as a
+# library keeps its own handler.
+if _is_our_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave_at_once)
+
+import contextlib  # noqa: E402
+import importlib.util  # noqa: E402
+import logging  # noqa: E402
+import time  # noqa: E402
+import warnings  # noqa: E402
+
+from . import screen  # noqa: E402
 
 screen.set_up()
 # reprod_log's lines go to the screen through a logger. Where that is full, a logger prints a
@@ -27,23 +49,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # training step that batch norm keeps running statistics.
 warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track")
-
-
-def _is_our_script():
-    """Whether the program that is starting is one of the scripts of this repository."""
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    root = Path(__file__).resolve().parent.parent
-    return script is not None and root in Path(script).resolve().parents[:2]
-
-
-def _leave_at_once(number, frame):
-    os._exit(128 + number)
-
-
-# While a script imports, which takes seconds, Ctrl-C would end it with a traceback out of the
-# middle of a framework. Who imports this as a library keeps its own handler.
-if _is_our_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _leave_at_once)
 
 
 def imported():

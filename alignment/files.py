@@ -85,7 +85,9 @@ def _after_stacks(lines):
         if line.endswith("Traceback (most recent call last):") and not line.startswith("C++"):
             rest = lines[number + 1 :]
             frames = itertools.takewhile(lambda line: line[:1] in ("", " "), rest)
-            return rest[len(list(frames)) :]
+            told = rest[len(list(frames)) :]
+            # Without a worker it is not there either: what an OSError says, says enough.
+            return [line.removeprefix("OSError: ") for line in told]
     return lines
 
 
@@ -159,7 +161,7 @@ def only_user(folder, option):
         CannotRun: another run writes into the folder, or nobody can.
     """
     folder = Path(folder)
-    held, name = json.loads(os.environ.get(HELD, "[]")), os.path.realpath(folder)
+    held, name = _held(), os.path.realpath(folder)
     if name in held:
         yield
         return
@@ -187,6 +189,15 @@ def only_user(folder, option):
         os.environ[HELD] = json.dumps([*held, name])
         stack.callback(os.environ.__setitem__, HELD, json.dumps(held))
         yield
+
+
+def _held():
+    """[folder] that a process which started this one keeps; [] if that is not told rightly."""
+    try:
+        held = json.loads(os.environ.get(HELD, "[]"))
+    except (ValueError, RecursionError):
+        return []
+    return held if isinstance(held, list) else []
 
 
 def _holder(lock):

@@ -12,9 +12,11 @@ from .origin import sha256_of
 __all__ = [
     "HEAD",
     "NEW_HEAD",
+    "classes_of_head",
     "described_training",
     "differences",
     "load_training",
+    "not_finite",
     "other_classes",
     "other_epochs",
     "training_of",
@@ -23,6 +25,25 @@ __all__ = [
 
 HEAD = "classifier.3"  # the layer whose width is the number of classes
 NEW_HEAD = f"its last layer, {HEAD}, is initialised anew, all others are as in the file"
+
+
+def classes_of_head(weight, bias, width):
+    """N, if a last layer's weight has the shape (width, N) and its bias (N,); None otherwise.
+
+    Args:
+        weight, bias: shapes.
+        width: of the model's layer, the number of features that go into it.
+    """
+    fits = len(weight) == 2 and weight[0] == width and tuple(bias) == (weight[1],)
+    return weight[1] if fits and weight[1] > 0 else None
+
+
+def not_finite(weights, name):
+    """What is wrong where an entry of a file of weights is infinite or no number."""
+    return (
+        f"{weights} cannot be used: {name} in it holds infinite values or NaN. Give other weights, "
+        "such as those of an earlier checkpoint"
+    )
 
 
 def other_classes(weights, trained_for, data, num_classes):

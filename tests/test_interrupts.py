@@ -58,6 +58,50 @@ def test_an_interrupt_while_it_imports_is_quiet(script):
         assert (process.returncode, out, err) == (130, "", "")
 
 
+FIRST = """
+import os, signal, sys
+script, sys.path[0] = sys.argv[1], sys.argv[2]
+main = sys.modules["__main__"]
+main.__file__, main.__package__ = script, sys.argv[3]
+with open(script) as file:
+    code = compile(file.read(), script, "exec")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+before = set(sys.modules)
+def note(number, handler):
+    print(*sorted(set(sys.modules) - before))
+    sys.stdout.flush()
+    os._exit(number)
+signal.signal = note
+exec(code, vars(main))
+"""
+
+
+@pytest.mark.parametrize(
+    "script", [*SCRIPTS, "alignment/__main__.py", "Checkpoint6/align_ranks.py"]
+)
+def test_nothing_is_imported_before_an_interrupt_is_quiet(script, spawn):
+    package = "alignment" if script.startswith("alignment/") else ""
+    folder = (ROOT / script).parent if script.startswith("Checkpoint6/") else ROOT
+    # -S: what a site imports at the interpreter's start would hide what the script does.
+    result = spawn("-S", "-c", FIRST, ROOT / script, folder, package)
+    assert result.status == signal.SIGINT, result.err
+    assert {"alignment", "alignment.environment"} <= set(result.out.split())
+    assert set(result.out.split()) <= {"alignment", "alignment.cli", "alignment.environment"}
+
+
+@pytest.mark.parametrize("script", ["01_test_forward.py", "Checkpoint6/align_learning.py"])
+def test_paddle_s_handlers_are_gone_before_torch_is_imported(script, spawn):
+    """They print a report of C++, and torch takes seconds."""
+    code = f"""
+import os, runpy, sys
+import paddle
+paddle.disable_signal_handler = lambda: os._exit(7 if "torch" not in sys.modules else 8)
+sys.path.insert(0, {str(ROOT)!r})
+runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
+"""
+    assert spawn("-c", code).status == 7
+
+
 def test_who_imports_the_engine_keeps_its_handler(spawn):
     code = f"""
 import signal, sys

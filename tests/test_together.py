@@ -48,6 +48,14 @@ with only_user({str(tmp_path)!r}, "--x"):
     assert spawn("-c", code).out == "in\n"
 
 
+@pytest.mark.parametrize("text", ["x", "3", "{}", "[" * 100_000])
+def test_what_is_no_list_of_folders_holds_none(text, tmp_path, monkeypatch):
+    monkeypatch.setenv(HELD, text)
+    with only_user(tmp_path, "--x"):
+        assert (tmp_path / ".lock").exists()
+        assert json.loads(os.environ[HELD]) == [str(tmp_path)]
+
+
 def test_a_lock_that_is_no_file_is_one_line(tmp_path):
     (tmp_path / "folder" / ".lock").mkdir(parents=True)
     (tmp_path / "file").write_text("mine")

@@ -414,6 +414,14 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
     torch.save({**large, "model_ema": 3}, tmp_path / "odd.pth")
     thousand = torch_ref.mobilenet_v3_small().state_dict()
     torch.save({"model": thousand}, tmp_path / "thousand.pth")
+    infinite = torch_ref.mobilenet_v3_small(num_classes=3).state_dict()
+    infinite["features.0.1.running_var"][2] = math.inf
+    torch.save(infinite, tmp_path / "infinite.pth")
+    for name, shape in {"narrow": (5, 7), "uneven": (4, 1024), "none": (0, 1024)}.items():
+        head = {"classifier.3.weight": torch.ones(shape), "classifier.3.bias": torch.ones(5)}
+        if name == "none":
+            head["classifier.3.bias"] = torch.ones(0)
+        torch.save({**infinite, **head}, tmp_path / f"{name}.pth")
     torch.save(torch.ones(3), tmp_path / "tensor.pth")
     torch.save({"x": print}, tmp_path / "code.pth")
     half = (tmp_path / "large.pth").read_bytes()[:-1000]
@@ -443,14 +451,21 @@ def test_what_can_be_said_before_training_is(run, images, tmp_path):
         ("--nonsense", "--nonsense"),
         ("@none.txt", "none.txt"),
         (f"--data-path {tmp_path}/none", "/none/train: No such file"),
-        (f"--weights {tmp_path}/none.pth", r"cannot read .*none\.pth: No such file"),
+        (f"--weights {tmp_path}/lost.pth", r"cannot read .*lost\.pth: No such file"),
         (f"--weights {tmp_path}/large.pth", "large.pth does not fit the model"),
         (f"--weights {tmp_path}/odd.pth", "odd.pth does not fit the model"),
         (f"--test-only --weights {tmp_path}/thousand.pth", "thousand.pth is .* 1000 .* has 3"),
+        (
+            f"--weights {tmp_path}/infinite.pth",
+            r"infinite.pth .*: features\.0\.1\.running_var in it",
+        ),
+        (f"--weights {tmp_path}/narrow.pth", r"narrow.pth does not fit .* classifier\.3"),
+        (f"--weights {tmp_path}/uneven.pth", r"uneven.pth does not fit .* classifier\.3"),
+        (f"--weights {tmp_path}/none.pth", r"none.pth does not fit .* classifier\.3"),
         (f"--weights {tmp_path}/tensor.pth", "tensor.pth holds no weights: a Tensor"),
         (f"--weights {tmp_path}/code.pth", "code.pth: it holds more than weights"),
         (f"--weights {tmp_path}/half.pth", "half.pth: not written by torch.save, or damaged"),
-        (f"--resume {tmp_path}/none.pth", r"cannot read .*none\.pth"),
+        (f"--resume {tmp_path}/lost.pth", r"cannot read .*lost\.pth"),
         (f"--resume {tmp_path}/text.pth", "text.pth: not written by"),
         (f"--resume {tmp_path}/empty.pth", "empty.pth: not written by"),
         (f"--resume {tmp_path}/large.pth", "large.pth is no checkpoint of this trainer"),
@@ -492,6 +507,7 @@ def test_missing_packages_are_said_before_training(run, monkeypatch):
 
 def test_another_training_is_not_resumed(run, images, tmp_path):
     trainer = train.Trainer(train.parse([*OPTIONS, "--data-path", "x"]), 3, 7)
+    trainer.classes = ["a", "b", "c"]
     out = tmp_path / "out"
     out.mkdir()
     torch.save(trainer.state_dict(), out / "checkpoint.pth")
@@ -503,7 +519,8 @@ def test_another_training_is_not_resumed(run, images, tmp_path):
         line = run("--resume", "auto", *options.split()).error_line
         assert all(word in line for word in words), line
     data = copy(images, tmp_path / "two", lambda path: path.parent.name != "c")
-    assert "checkpoint.pth is no checkpoint" in run("--resume", "auto", data=data).error_line
+    said = "checkpoint.pth is of another training: the list of classes is a, b and was a, b, c"
+    assert said in run("--resume", "auto", data=data).error_line
     assert (out / "checkpoint.pth").read_bytes() == before
 
 

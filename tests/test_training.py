@@ -326,6 +326,35 @@ def test_a_new_last_layer_excuses_nothing_else(run, tmp_path):
     assert "large.pdparams does not fit the model: features" in line
 
 
+@pytest.mark.parametrize(
+    ("weight", "bias"), [((7, 5), 5), ((1024, 4), 5), ((1024, 0), 0), ((1024, 3), 5), ((5,), 5)]
+)
+def test_a_damaged_last_layer_is_none_of_other_classes(weight, bias, run, tmp_path):
+    arrays = five_classes(tmp_path)
+    arrays["classifier.3.weight"] = np.ones(weight, np.float32)
+    arrays["classifier.3.bias"] = np.ones(bias, np.float32)
+    checkpoint.save(tmp_path / "x.pdparams", {"model": arrays})
+    line = run("--weights", tmp_path / "x.pdparams").error_line
+    assert "x.pdparams does not fit the model: classifier.3." in line
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_not_begun_with(number, run, tmp_path):
+    arrays = five_classes(tmp_path)
+    arrays["features.0.1._variance"][2] = number
+    checkpoint.save(tmp_path / "x.pdparams", {"model": arrays})
+    line = run("--weights", tmp_path / "x.pdparams").error_line
+    assert "x.pdparams cannot be used: features.0.1._variance in it holds infinite values" in line
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32"])
+def test_weights_of_another_dtype_are_to_be_converted(dtype, run, tmp_path):
+    arrays = {name: array.astype(dtype) for name, array in five_classes(tmp_path).items()}
+    checkpoint.save(tmp_path / "x.pdparams", {"model": arrays})
+    line = run("--weights", tmp_path / "x.pdparams").error_line
+    assert f"is {dtype} [" in line and line.endswith("The dtype differs: convert it to float32")
+
+
 @pytest.mark.slow
 def test_without_arguments_it_learns_lite_data(spawn, tmp_path):
     result = spawn(TRAIN, "--output-dir", tmp_path, "--result-dir", tmp_path, cwd=TRAIN.parent)
@@ -662,6 +691,18 @@ def test_a_corrupt_image_is_named_or_skipped(run, images, tmp_path):
         "5.png",
     ]
     assert [entry["images"] for entry in records(tmp_path / "out", "epoch")] == [24, 24]
+
+
+def test_a_corrupt_image_of_an_evaluation_is_told_as_one_of_a_training(run, images, tmp_path):
+    data = damage(images, tmp_path / "data", [])
+    next(data.glob("val/*/5.png")).write_bytes(b"no image")
+    advice = "leave out up to N such files: {}--skip-corrupt N"
+    line = run(*SHORT, data=data).error_line
+    assert "5.png" in line and line.endswith(advice.format("--resume auto ")), line
+    result = run(*SHORT, "--resume", "auto", "--skip-corrupt", 1, data=data)
+    assert result.status == 0, result.err
+    line = run("--test-only", "--resume", "auto", data=data).error_line
+    assert "5.png" in line and line.endswith(advice.format("")), line
 
 
 def test_batches_of_which_nothing_is_left_are_left_out(run, images, tmp_path):
@@ -1078,13 +1119,17 @@ def test_ranks_leave_out_a_step_together(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_error_of_another_rank_is_heard(images, tmp_path):
-    """While they evaluate: what is evaluated has been saved."""
+def test_an_image_that_one_rank_cannot_evaluate_ends_all(images, tmp_path):
+    """What is evaluated has been saved."""
     data = damage(images, tmp_path / "data", [])
     path = next(data.glob("val/*/5.png"))
     path.write_bytes(b"no image")
     status, text = finish(start_ranks(2, data, tmp_path / "out", "-b", 2))
-    assert status != 0 and "5.png" in text and "Traceback" not in text, text
+    assert status == 2 and "Traceback" not in text, text
+    for rank in range(2):
+        said = (tmp_path / "out" / "log" / f"workerlog.{rank}").read_text()
+        (line,) = [line for line in said.splitlines() if "error: " in line]
+        assert "5.png" in line and "--resume auto --skip-corrupt N" in line, said
     assert (last(tmp_path / "out")["epoch"], last(tmp_path / "out")["iteration"]) == (0, 7)
 
 

@@ -13,20 +13,22 @@ number of threads. Unlike torchvision's, evaluation counts each image once, on a
 Exit status: 0 trained to the end, 1 the loss is no number any more, 2 it could not run.
 """
 
+import sys
+from os.path import dirname, realpath
+
+if __name__ == "__main__":
+    sys.path[0] = dirname(dirname(realpath(__file__)))
+
+from alignment import environment  # isort: skip  (first: Ctrl-C is quiet from here)
+
 import contextlib
 import importlib.util
 import json
 import math
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from alignment import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
 environment.require("numpy", "PIL", "torch", "torchvision")
 
@@ -64,6 +66,8 @@ from alignment.torch_files import load_torch_file  # noqa: E402
 from alignment.trainers import (  # noqa: E402
     HEAD,
     NEW_HEAD,
+    classes_of_head,
+    not_finite,
     other_classes,
     other_epochs,
     training_of,
@@ -78,6 +82,9 @@ NOT_THE_RECIPE = (
     "print_freq", "result_dir", "resume", "save_steps", "skip_corrupt", "start_epoch", "test_only",
     "use_deterministic_algorithms", "weights", "workers",
 )  # fmt: skip
+
+
+CLASSES = "the list of classes"
 
 
 class Diverged(Exception):
@@ -239,6 +246,7 @@ class Trainer:
         self.args, self.rank, self.world_size = args, rank, world_size
         self.steps_per_epoch = steps_per_epoch
         self.topk = (1, min(5, num_classes))
+        self.classes = None  # names, which a checkpoint remembers
         torch.manual_seed(args.seed)
         self.model = torch_ref.MODELS[args.model](num_classes=num_classes).to(args.device)
         self.begun_with = load_weights(self.model, args) if args.weights else None
@@ -336,7 +344,8 @@ class Trainer:
     def state_dict(self):
         """After an epoch; plain values and tensors."""
         state = {name: part.state_dict() for name, part in self.parts().items()}
-        return {**state, "epoch": self.epoch, "top1": self.top1, "args": self.recipe()}
+        state |= {"epoch": self.epoch, "top1": self.top1, "classes": self.classes}
+        return {**state, "args": self.recipe()}
 
     def load_state_dict(self, state, path):
         """Goes to the epoch after that of `state`, of the file `path`; --epochs may be another.
@@ -349,6 +358,10 @@ class Trainer:
         """
         try:
             saved, wanted = state["args"], self.recipe()
+            if state.get("classes") not in (None, self.classes):
+                both = (state["classes"], self.classes)
+                names = (", ".join(classes) for classes in both)
+                saved, wanted = ({**x, CLASSES: y} for x, y in zip((saved, wanted), names))
             names = [n for n in wanted if n != "epochs" and saved.get(n) != wanted[n]]
             before, done = saved["epochs"], state["epoch"] + 1
             if not names and done <= self.args.epochs:
@@ -396,7 +409,8 @@ def load_weights(model, args):
         a line that says so, or None.
 
     Raises:
-        CannotRun: they are another model's, or, to be evaluated, for other classes.
+        CannotRun: they are another model's, infinite or no numbers, or, to be evaluated, for other
+            classes.
     """
     if args.weights == "IMAGENET1K_V1":
         url = torch_ref.WEIGHTS[args.model]
@@ -414,8 +428,10 @@ def load_weights(model, args):
             state = {name[7:]: value for name, value in average if name.startswith("module.")}
         state = dict(state.get("model", state))
         if all(name in x for name in head for x in (state, fresh)):
-            trained_for, num_classes = (len(x[f"{HEAD}.bias"]) for x in (state, fresh))
-            if trained_for != num_classes:
+            shapes = (tuple(reversed(state[name].shape)) for name in head)
+            num_classes, width = fresh[head[0]].shape
+            trained_for = classes_of_head(*shapes, width)
+            if trained_for not in (None, num_classes):
                 line = other_classes(args.weights, trained_for, args.data_path, num_classes)
                 if args.test_only:
                     raise CannotRun(f"{line}: to be evaluated, both have to be the same")
@@ -424,6 +440,9 @@ def load_weights(model, args):
         model.load_state_dict(state)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise CannotRun(f"{args.weights} does not fit the model: {described(error)}") from error
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise CannotRun(not_finite(args.weights, name))
     return line
 
 
@@ -535,6 +554,7 @@ def set_up(args, rank=0, world_size=1):
             "and of --train-crop-size 32 or less batch norm needs two: give another size"
         )
     trainer = Trainer(args, len(data[2].classes), len(data[0]), rank, world_size)
+    trainer.classes = list(data[2].classes)
     return trainer, data, eval_data
 
 
