@@ -50,7 +50,7 @@ import torch  # noqa: E402
 import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
 from alignment.arguments import MOST_EPOCHS, MOST_WORKERS, file_path, whole  # noqa: E402
-from alignment.files import CannotRun, first_line, only_user, shown, whole_file  # noqa: E402
+from alignment.files import CannotRun, reason_of, only_user, shown, whole_file  # noqa: E402
 from alignment.trainers import load_training, write_top1  # noqa: E402
 from Checkpoint6 import significance, tools  # noqa: E402
 from Checkpoint6.compare_top1 import (  # noqa: E402
@@ -172,7 +172,7 @@ class Training(NamedTuple):
             curves = {"top1": np.array(top1, float), "loss": np.array(loss, float)}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CannotRun(
-                f"cannot read {shown(path)}: {first_line(error)}. Delete {shown(self.folder)}: it "
+                f"cannot read {shown(path)}: {reason_of(error)}. Delete {shown(self.folder)}: it "
                 "is then trained anew"
             ) from error
         recorded = load_top1(self.folder / self.framework.record, self.framework.script.name)

@@ -27,7 +27,7 @@ import numpy as np
 import paddle
 import torch
 
-from alignment.files import CannotRun, first_line
+from alignment.files import CannotRun, reason_of
 from alignment.thresholds import GRADIENT_FLOAT64
 from alignment.training import (
     Difference,
@@ -179,7 +179,7 @@ def main():
         for run in task["runs"]:
             record(arguments(run["args"]), start, task["steps"], run["folder"], *share)
     except Exception as error:
-        distributed.leave(1, f"{type(error).__name__}: {first_line(error)}")
+        distributed.leave(1, f"{type(error).__name__}: {reason_of(error)}")
         raise
     distributed.leave(0)
     distributed.end_workers()

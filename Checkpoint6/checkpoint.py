@@ -28,7 +28,7 @@ import paddle
 
 from alignment.files import (
     CannotRun,
-    first_line,
+    reason_of,
     load_pdparams,
     mapped,
     shown,
@@ -172,7 +172,7 @@ def restoring(path):
         raise
     except Exception as error:  # what Paddle raises of a state that is not its own is open
         raise CannotRun(
-            f"{shown(path)} is no checkpoint of such a training: {first_line(error)}"
+            f"{shown(path)} is no checkpoint of such a training: {reason_of(error)}"
         ) from error
 
 

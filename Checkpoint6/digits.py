@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.model_selection import train_test_split  # noqa: E402
 
 from alignment.arguments import file_path  # noqa: E402
-from alignment.files import CannotRun, first_line, shown  # noqa: E402
+from alignment.files import CannotRun, reason_of, shown  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 
 SIZE = 32
@@ -79,7 +79,7 @@ def make_digits(folder):
         if _is_whole(folder, files):
             return False
         raise CannotRun(
-            f"cannot write {shown(folder)}: {first_line(error)}. Make room or make it writable, "
+            f"cannot write {shown(folder)}: {reason_of(error)}. Make room or make it writable, "
             "or choose another folder"
         ) from error
     finally:

@@ -38,7 +38,7 @@ from tabulate import tabulate  # noqa: E402
 from alignment.arguments import file_path  # noqa: E402
 from alignment.files import (  # noqa: E402
     CannotRun,
-    first_line,
+    reason_of,
     missing,
     require_writable,
     shown,
@@ -117,7 +117,7 @@ def writing(where):
         yield
     except OSError as error:
         raise CannotRun(
-            f"cannot write {where}: {first_line(error)}. Make room or make it writable, or "
+            f"cannot write {where}: {reason_of(error)}. Make room or make it writable, or "
             "choose another folder"
         ) from error
 
@@ -310,7 +310,7 @@ def check(folder, formats, images, reference, bound):
                     output = outputs(start(folder), images, batch_size)
                 except Exception as error:  # of whatever type a runtime has
                     raise tools.CheckFailed(
-                        f"{runner} cannot run {about[0]}: {first_line(error)}. Nothing was written"
+                        f"{runner} cannot run {about[0]}: {reason_of(error)}. Nothing was written"
                     ) from error
                 difference, same, wrong = compare(reference, output, bound)
                 if wrong:

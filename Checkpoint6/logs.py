@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 from visualdl import LogWriter
 
-from alignment.files import first_line, shown, whole_file
+from alignment.files import reason_of, shown, whole_file
 from alignment.screen import printable, tell
 
 __all__ = ["Log"]
@@ -78,7 +78,7 @@ class Log:
         except Exception as error:
             if not self.complained:
                 self.complained = True
-                tell(f"cannot write the log in {shown(self.folder)}: {first_line(error)}", "")
+                tell(f"cannot write the log in {shown(self.folder)}: {reason_of(error)}", "")
 
     def say(self, text):
         """A line with the time before it."""

@@ -13,7 +13,7 @@ from PIL import Image
 import paddle_mv3
 from alignment import environment
 from alignment.arguments import Formatter, Parser, file_path, pixels
-from alignment.files import CannotRun, described, first_line, shown
+from alignment.files import CannotRun, described, reason_of, shown
 from alignment.screen import CANNOT_RUN, leave
 from Checkpoint6 import checkpoint
 from paddle_mv3.listing import EXTENSIONS, walk
@@ -103,7 +103,7 @@ def run(main, flags, argv=None):
     except Exception as error:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        message = f"{type(error).__name__}: {first_line(error)}"
+        message = f"{type(error).__name__}: {reason_of(error)}"
     leave(status, message)
 
 

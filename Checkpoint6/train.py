@@ -54,7 +54,7 @@ import paddle_mv3  # noqa: E402
 from alignment.files import (  # noqa: E402
     CannotRun,
     described,
-    first_line,
+    reason_of,
     only_user,
     require_writable,
     shown,
@@ -367,7 +367,7 @@ def main(args, stop, rank=0, world_size=1):
             log.say(f"stopped by {name}{saved}")
             raise
         except Exception as error:
-            log.note(f"error: {first_line(error)}")
+            log.note(f"error: {reason_of(error)}")
             raise
 
 
@@ -517,7 +517,7 @@ def run():
     except Exception as error:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        status, message = 1, f"{type(error).__name__}: {first_line(error)}"
+        status, message = 1, f"{type(error).__name__}: {reason_of(error)}"
     if message:
         tell(f"rank {rank}: {message}" if rank else message)
     distributed.leave(status, message)

@@ -31,7 +31,7 @@ paddle.disable_signal_handler()
 
 import torch  # noqa: E402
 
-from .files import CannotRun, described, first_line, only_user, shown, unpack_once  # noqa: E402
+from .files import CannotRun, described, reason_of, only_user, shown, unpack_once  # noqa: E402
 
 
 def parser(description):
@@ -110,7 +110,7 @@ def run(step, arguments, log=None, writes_results=True):
             leave(NOT_ALIGNED)
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        reason = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+        reason = f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
         message = f"the step broke off: {reason}"
     leave(status, message)
 

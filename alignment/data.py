@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from .files import CannotRun, first_line, require_file, shown
+from .files import CannotRun, reason_of, require_file, shown
 
 
 def locate_image(port, reference):
@@ -75,7 +75,7 @@ def load_reference(dataset, path):
     try:
         return dataset.loader(path)
     except Exception as error:  # as PIL has them
-        raise CannotRun(f"cannot decode image {shown(path)}: {first_line(error)}") from error
+        raise CannotRun(f"cannot decode image {shown(path)}: {reason_of(error)}") from error
 
 
 def first_stage(path, port, reference):

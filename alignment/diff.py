@@ -18,7 +18,7 @@ import numpy as np
 from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
-from .files import CannotRun, first_line, load_record, shown, whole_file
+from .files import CannotRun, reason_of, load_record, shown, whole_file
 from .screen import printable
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
 from .trace import incomparable, relative
@@ -265,7 +265,7 @@ def report_misfits(pairing, error, path):
         error: the exception.
         path: of the log.
     """
-    reason = f"{type(error).__name__}: {first_line(error)}"
+    reason = f"{type(error).__name__}: {reason_of(error)}"
     lines = [
         f"NOT ALIGNED: {pairing.verdict()}",
         *_misfit_lines(pairing, path.parent),

@@ -58,7 +58,7 @@ def is_utf8(path):
     return True
 
 
-def first_line(error):
+def reason_of(error):
     """Why, in one line: of an error whose message has several, the one that tells.
 
     A loader's worker sends its traceback as the message: what tells is at its end. Paddle puts
@@ -94,7 +94,7 @@ def _after_stacks(lines):
 def described(error):
     """An error in one line, with the file that it is about, if it says so."""
     filename = getattr(error, "filename", None)
-    reason = first_line(error)
+    reason = reason_of(error)
     named = isinstance(filename, (str, os.PathLike)) and filename != ""  # not a number, of a pipe
     return f"{shown(filename)}: {reason}" if named else reason
 
@@ -116,7 +116,7 @@ def whole_file(path):
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError about positions in the file.
-        reason = first_line(error) if isinstance(error, OSError) else "no space left, or no access"
+        reason = reason_of(error) if isinstance(error, OSError) else "no space left, or no access"
         raise CannotRun(_cannot_write(path, reason)) from error
     finally:
         with contextlib.suppress(OSError):
@@ -144,7 +144,7 @@ def require_writable(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise CannotRun(_cannot_write(folder, first_line(error))) from error
+        raise CannotRun(_cannot_write(folder, reason_of(error))) from error
 
 
 @contextlib.contextmanager
@@ -185,7 +185,7 @@ def only_user(folder, option):
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK):
-                raise CannotRun(_cannot_write(path, first_line(error))) from error
+                raise CannotRun(_cannot_write(path, reason_of(error))) from error
         os.environ[HELD] = json.dumps([*held, name])
         stack.callback(os.environ.__setitem__, HELD, json.dumps(held))
         yield
@@ -232,14 +232,14 @@ def require_file(path, most=None):
         with open(path, "rb"):
             pass
     except FileNotFoundError as error:
-        reason = first_line(error)
+        reason = reason_of(error)
         if os.path.islink(path):
             reason = f"it links to {os.readlink(path)}, which is not there"
         raise CannotRun(f"cannot read {shown(path)}: {reason}") from error
     except OSError as error:
-        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+        raise CannotRun(f"cannot read {shown(path)}: {reason_of(error)}") from error
     except ValueError as error:  # a zero byte in the name
-        raise CannotRun(f"cannot read {os.fspath(path)!a}: {first_line(error)}") from error
+        raise CannotRun(f"cannot read {os.fspath(path)!a}: {reason_of(error)}") from error
     if most is not None and status.st_size > most:
         raise CannotRun(
             f"cannot read {shown(path)}: it has {status.st_size:,} bytes, more than the {most:,} "
@@ -260,7 +260,7 @@ def mapped(path):
         except ValueError:
             return b""  # of no length
         except OSError as error:
-            raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+            raise CannotRun(f"cannot read {shown(path)}: {reason_of(error)}") from error
 
 
 # The longest lists of names, those of ImageNet-21k, have 800 KB.
@@ -278,7 +278,7 @@ def read_text(path, most=MAX_TEXT):
             f"cannot read {shown(path)}: it is no text in UTF-8, at byte {error.start:,}"
         ) from error
     except OSError as error:
-        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+        raise CannotRun(f"cannot read {shown(path)}: {reason_of(error)}") from error
     if "\0" in text:
         raise CannotRun(f"cannot read {shown(path)}: it is no text, there are zero bytes in it")
     return text
@@ -305,7 +305,7 @@ def read_json(path):
     except RecursionError as error:
         raise CannotRun(f"cannot read {shown(path)}: it is nested too deeply") from error
     except ValueError as error:
-        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+        raise CannotRun(f"cannot read {shown(path)}: {reason_of(error)}") from error
 
 
 def _named_arrays(path, entries, kind):
@@ -335,7 +335,7 @@ def _read_header(path, data, kind):
         read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
         return *read_header(file), file.tell()
     except Exception as error:  # what a damaged header, which is Python, can raise is open
-        raise CannotRun(f"{shown(path)} is not {kind}: {first_line(error)}") from error
+        raise CannotRun(f"{shown(path)} is not {kind}: {reason_of(error)}") from error
 
 
 def unpickled(path, data, kind, begin=0):
@@ -443,7 +443,7 @@ def unpack(archive, folder):
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise CannotRun(
-            f"cannot unpack {shown(archive)} into {shown(folder.parent)}: {first_line(error)}. "
+            f"cannot unpack {shown(archive)} into {shown(folder.parent)}: {reason_of(error)}. "
             "Unpack it where you can write, and give --image-dir"
         ) from error
     try:
@@ -456,7 +456,7 @@ def unpack(archive, folder):
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         # Two steps started at once: the other one was first.
         if not folder.is_dir():
-            raise CannotRun(f"cannot unpack {shown(archive)}: {first_line(error)}") from error
+            raise CannotRun(f"cannot unpack {shown(archive)}: {reason_of(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -496,7 +496,7 @@ def unpack_once(archive, folder):
             with tarfile.open(archive, "r:") as tar:
                 names = [entry.name for entry in tar if entry.isfile()]
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise CannotRun(f"cannot read {shown(archive)}: {first_line(error)}") from error
+            raise CannotRun(f"cannot read {shown(archive)}: {reason_of(error)}") from error
         lacking = [name for name in names if not (folder.parent / name).is_file()]
     if lacking or not folder.is_dir():
         reason = "it is no folder"

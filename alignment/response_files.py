@@ -3,7 +3,7 @@
 import os
 import shlex
 
-from .files import CannotRun, first_line, read_text, shown
+from .files import CannotRun, reason_of, read_text, shown
 
 __all__ = ["expand"]
 
@@ -54,6 +54,6 @@ def _words(path):
             words += shlex.split(line, comments=True)
         except ValueError as error:
             raise CannotRun(
-                f"cannot read {shown(path)}, line {number}: {first_line(error)}"
+                f"cannot read {shown(path)}, line {number}: {reason_of(error)}"
             ) from error
     return words

@@ -14,7 +14,7 @@ import zipfile
 
 import torch
 
-from .files import CannotRun, first_line, is_utf8, require_file, shown
+from .files import CannotRun, reason_of, is_utf8, require_file, shown
 from .pickles import Foreign, Name, Pending, Sized, Unpickler, Unreadable, encode, new_dict
 
 __all__ = ["load_torch_file"]
@@ -65,7 +65,7 @@ def load_torch_file(path):
             f"cannot read {shown(path)}: not written by torch.save, or damaged: {error}"
         ) from error
     except OSError as error:
-        raise CannotRun(f"cannot read {shown(path)}: {first_line(error)}") from error
+        raise CannotRun(f"cannot read {shown(path)}: {reason_of(error)}") from error
     except Exception as error:  # a damaged file can raise nearly anything
         raise CannotRun(
             f"cannot read {shown(path)}: not written by torch.save, or damaged "

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from .files import CannotRun, first_line, shown, whole_file
+from .files import CannotRun, reason_of, shown, whole_file
 from .origin import sha256_of
 
 __all__ = [
@@ -160,7 +160,7 @@ def load_training(path):
             f"{unknown}: there is no {shown(beside)}, which its trainer writes with it"
         ) from None
     except OSError as error:
-        raise CannotRun(f"{unknown}: cannot read {shown(beside)}: {first_line(error)}") from error
+        raise CannotRun(f"{unknown}: cannot read {shown(beside)}: {reason_of(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CannotRun(f"{unknown}: {shown(beside)} is damaged") from error
     if digest != sha256_of(path):

@@ -16,7 +16,7 @@ import paddle_mv3
 import torch_ref
 from alignment import arguments, screen
 from alignment.data import load_reference
-from alignment.files import CannotRun, described, first_line, shown
+from alignment.files import CannotRun, described, reason_of, shown
 from Checkpoint6 import checkpoint, tools
 from paddle_mv3.dataset import load_image, load_input
 
@@ -126,7 +126,7 @@ InvalidArgumentError: what it was
     ],
 )
 def test_of_an_error_the_line_that_tells(message, line):
-    assert first_line(RuntimeError(message)).startswith(line)
+    assert reason_of(RuntimeError(message)).startswith(line)
 
 
 def test_what_a_worker_raises_is_told_by_its_own_line(run, image_dir, monkeypatch):
