@@ -50,7 +50,7 @@ import torch  # noqa: E402
 import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
 from alignment.arguments import MOST_EPOCHS, MOST_WORKERS, file_path, whole  # noqa: E402
-from alignment.files import CannotRun, reason_of, only_user, shown, whole_file  # noqa: E402
+from alignment.files import CannotRun, only_user, reason_of, shown, whole_file  # noqa: E402
 from alignment.trainers import load_training, write_top1  # noqa: E402
 from Checkpoint6 import significance, tools  # noqa: E402
 from Checkpoint6.compare_top1 import (  # noqa: E402

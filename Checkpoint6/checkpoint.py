@@ -28,9 +28,9 @@ import paddle
 
 from alignment.files import (
     CannotRun,
-    reason_of,
     load_pdparams,
     mapped,
+    reason_of,
     shown,
     unpickled,
     whole_file,

@@ -38,8 +38,8 @@ from tabulate import tabulate  # noqa: E402
 from alignment.arguments import file_path  # noqa: E402
 from alignment.files import (  # noqa: E402
     CannotRun,
-    reason_of,
     missing,
+    reason_of,
     require_writable,
     shown,
     unpack_once,

@@ -54,8 +54,8 @@ import paddle_mv3  # noqa: E402
 from alignment.files import (  # noqa: E402
     CannotRun,
     described,
-    reason_of,
     only_user,
+    reason_of,
     require_writable,
     shown,
     whole_file,

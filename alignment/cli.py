@@ -31,7 +31,7 @@ paddle.disable_signal_handler()
 
 import torch  # noqa: E402
 
-from .files import CannotRun, described, reason_of, only_user, shown, unpack_once  # noqa: E402
+from .files import CannotRun, described, only_user, reason_of, shown, unpack_once  # noqa: E402
 
 
 def parser(description):

@@ -18,7 +18,7 @@ import numpy as np
 from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
-from .files import CannotRun, reason_of, load_record, shown, whole_file
+from .files import CannotRun, load_record, reason_of, shown, whole_file
 from .screen import printable
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
 from .trace import incomparable, relative

@@ -3,7 +3,7 @@
 import os
 import shlex
 
-from .files import CannotRun, reason_of, read_text, shown
+from .files import CannotRun, read_text, reason_of, shown
 
 __all__ = ["expand"]
 

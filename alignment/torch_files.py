@@ -14,7 +14,7 @@ import zipfile
 
 import torch
 
-from .files import CannotRun, reason_of, is_utf8, require_file, shown
+from .files import CannotRun, is_utf8, reason_of, require_file, shown
 from .pickles import Foreign, Name, Pending, Sized, Unpickler, Unreadable, encode, new_dict
 
 __all__ = ["load_torch_file"]
