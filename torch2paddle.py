@@ -87,23 +87,21 @@ def rules(model, layer_map=None):
 
 def pair_weights(model, torch_state, layer_map=None):
     """The Pairing of a paddle.nn.Layer with a PyTorch state_dict {name: tensor}."""
-    for layer, other in (layer_map or {}).items():
-        mine = [
-            source
-            for n, (source, _) in rules(model, layer_map).items()
-            if f"{n}.".startswith(f"{layer}.")
-        ]
+    layer_map = layer_map or {}
+    table = rules(model, layer_map)
+    for layer, other in layer_map.items():
+        mine = [source for name, (source, _) in table.items() if name.startswith(f"{layer}.")]
         if mine and not any(source in torch_state for source in mine):
             raise CannotRun(
                 f"the layer map says that {layer} is the reference's {other}, and that has no such "
                 "parameters"
             )
     pairing = pair_entries(
-        rules(model, layer_map),
+        table,
         {name: tensor.shape for name, tensor in model.state_dict().items()},
         {name: x.shape for name, x in torch_state.items() if not name.endswith(IGNORED)},
     )
-    pairing.layers = {**(layer_map or {}), **pairing.renamed}
+    pairing.layers = {**layer_map, **pairing.renamed}
     return pairing
 
 
