@@ -1,13 +1,14 @@
 """Readers and files that nobody thought of: a value, or one line; no crash, no hang, no gigabytes.
 
 Valid files are mutated (bytes, cuts, splices), and pickles put together from operations. 100 inputs
-for each reader by default, 10,000 with -m slow.
+for each reader by default, 10,000 with -m slow, or as many as FUZZ_INPUTS says.
 """
 
 import collections
 import contextlib
 import io
 import json
+import os
 import resource
 import signal
 import zipfile
@@ -167,7 +168,9 @@ def fuzz(examples, contents, read, write):
     assert seen["read"] and seen["refused"], seen
 
 
-many = pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+# The whole takes some twenty minutes on one core; CI takes a sample.
+INPUTS = int(os.environ.get("FUZZ_INPUTS", 10_000))
+many = pytest.mark.parametrize("examples", [100, pytest.param(INPUTS, marks=pytest.mark.slow)])
 
 
 # --- readers ---------------------------------------------------------------------------------
