@@ -106,7 +106,10 @@ def run(step, arguments, log=None, writes_results=True):
 
         pairing = getattr(args, "pairing", None)
         if log and pairing and not pairing.fits:
-            report_misfits(pairing, error, args.result_dir / "log" / f"{log}.log")
+            try:
+                report_misfits(pairing, error, args.result_dir / "log" / f"{log}.log")
+            except CannotRun as failure:  # the disk is full
+                leave(CANNOT_RUN, str(failure))
             leave(NOT_ALIGNED)
         with contextlib.suppress(OSError):
             traceback.print_exc()

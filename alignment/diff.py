@@ -162,8 +162,7 @@ class DiffHelper(ReprodDiffHelper):
             with open(temporary, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in [*lines, *notes])
         summary = self._summary(verdicts, aligned, agree, found)
-        with whole_file(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        _write_json(summary, path.with_suffix(".json"))
         print("\n".join(lines), flush=True)
         return aligned
 
@@ -288,8 +287,7 @@ def report_misfits(pairing, error, path):
         "threshold": 0.0,
         "findings": lines,
     }
-    with whole_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _write_json(summary, path.with_suffix(".json"))
 
 
 def _misfit_lines(pairing, folder):
@@ -297,9 +295,13 @@ def _misfit_lines(pairing, folder):
     if not pairing.renamed:
         return pairing.lines()
     proposal = folder / "layer_map.json"
-    with whole_file(proposal) as temporary:
-        temporary.write_text(json.dumps(pairing.layers, indent=2) + "\n", encoding="utf-8")
+    _write_json(pairing.layers, proposal)
     return pairing.lines(shown(proposal))
+
+
+def _write_json(value, path):
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def place_of(error):
