@@ -226,7 +226,7 @@ def test_more_epochs_go_on_with_the_rates_of_a_training_of_so_many(kind, run, tm
     assert "it becomes {:.6g}, and was {:.6g}".format(*decays) in result.out
 
     trainer = train.Trainer(train.parse([*OPTIONS, *map(str, options), "--data-path", "x"]), 3, 2)
-    trainer.args.epochs = 9
+    trainer.args.epochs, trainer.classes = 9, before["classes"]
     trainer.load_state_dict(before, "x")
     after = trainer.state_dict()
     for state in (before, after):
