@@ -20,10 +20,10 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
-from alignment.fake import load_fake_data
-from alignment.initialisation import compare_initialisation
+from alignment.layers import locate_forward
 from alignment.precision import to_float64
-from alignment.trace import locate_forward
+from alignment.stages.fake import load_fake_data
+from alignment.stages.initialisation import compare_initialisation
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
 

@@ -21,10 +21,10 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.arguments import count, workers
-from alignment.augmentation import compare_augmentation
-from alignment.data import locate_image
 from alignment.diff import DiffHelper, save
-from alignment.sampling import compare_items, compare_sampling
+from alignment.stages.augmentation import compare_augmentation
+from alignment.stages.data import locate_image
+from alignment.stages.sampling import compare_items, compare_sampling
 
 RECORDED = 5  # batches that are recorded whole; of the others, the mean of each channel
 POLICIES = [None, "imagenet", "ra", "ta_wide", "augmix"]  # auto_augment_policy

@@ -18,8 +18,8 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
-from alignment.fake import draw_labels
-from alignment.metric import locate_metric
+from alignment.stages.fake import draw_labels
+from alignment.stages.metric import locate_metric
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 

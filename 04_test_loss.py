@@ -16,9 +16,9 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
-from alignment.fake import load_fake_data
+from alignment.layers import locate_loss
 from alignment.precision import to_float64
-from alignment.trace import locate_loss
+from alignment.stages.fake import load_fake_data
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 

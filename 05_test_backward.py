@@ -19,11 +19,11 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
-from alignment.fake import load_fake_data
 from alignment.files import shown
 from alignment.precision import to_float64
-from alignment.recipe import compare_recipe
-from alignment.training import Side, compare_training, locate_training, record_losses
+from alignment.stages.fake import load_fake_data
+from alignment.stages.recipe import compare_recipe
+from alignment.training.steps import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
 

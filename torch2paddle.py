@@ -48,9 +48,9 @@ from alignment.files import (
     whole_file,
     write_pdparams,
 )
+from alignment.layers import read_layer_map
 from alignment.origin import CURRENT, UNKNOWN, note_origin, origin_of
 from alignment.pairing import Pairing, counterpart, pair_entries
-from alignment.trace import read_layer_map
 from alignment.weights import load_pth, make_alive, require_same
 
 RENAMED = {

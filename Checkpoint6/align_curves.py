@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from alignment.files import whole_file
 from alignment.thresholds import LEARNING_RATE
-from alignment.training import Difference, share_dropout
+from alignment.training.steps import Difference, share_dropout
 from Checkpoint6.align_sides import Parted, Port, Reference
 
 __all__ = ["UNITS", "compare_curves", "draw", "free_runs", "parting"]

@@ -12,7 +12,7 @@ import torch
 import paddle_mv3
 import torch_ref
 from alignment.files import CannotRun, shown
-from alignment.sampling import compare_items
+from alignment.stages.sampling import compare_items
 from Checkpoint6.data import training_data
 from paddle_mv3.sampler import BATCH, IMAGE, generator
 

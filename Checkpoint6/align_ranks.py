@@ -29,7 +29,7 @@ import torch
 
 from alignment.files import CannotRun, reason_of
 from alignment.thresholds import GRADIENT_FLOAT64
-from alignment.training import (
+from alignment.training.steps import (
     Difference,
     as_paddle,
     compare,

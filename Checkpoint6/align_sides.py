@@ -12,9 +12,9 @@ import torch
 import paddle_mv3
 import torch_ref
 import torch_ref.train
-from alignment.lockstep import Follower
 from alignment.precision import round_attributes
-from alignment.training import OPTIMIZER_STATE, as_paddle
+from alignment.training.lockstep import Follower
+from alignment.training.steps import OPTIMIZER_STATE, as_paddle
 from Checkpoint6 import train
 from Checkpoint6.logs import Log
 from Checkpoint6.trainer import Stopped

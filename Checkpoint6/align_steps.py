@@ -11,7 +11,7 @@ from paddle.amp.auto_cast import amp_global_state
 
 import paddle_mv3
 from alignment.thresholds import LEARNING_RATE, TRAIN_FLOAT64
-from alignment.training import (
+from alignment.training.steps import (
     Comparison,
     Difference,
     Side,

@@ -41,9 +41,9 @@ import paddle_mv3  # noqa: E402
 import torch_ref  # noqa: E402
 from alignment.arguments import file_path, steps  # noqa: E402
 from alignment.files import CannotRun, require_writable, shown, whole_file  # noqa: E402
+from alignment.layers import read_layer_map  # noqa: E402
 from alignment.threads import one_torch_thread  # noqa: E402
-from alignment.trace import read_layer_map  # noqa: E402
-from alignment.training import Comparison, torch_arrays  # noqa: E402
+from alignment.training.steps import Comparison, torch_arrays  # noqa: E402
 from alignment.weights import make_alive  # noqa: E402
 from Checkpoint6 import distributed  # noqa: E402
 from Checkpoint6.align_curves import UNITS, compare_curves, draw, free_runs, parting  # noqa: E402

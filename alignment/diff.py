@@ -19,9 +19,9 @@ from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
 from .files import CannotRun, load_record, reason_of, shown, whole_file
+from .layers import incomparable, relative
 from .screen import printable
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
-from .trace import incomparable, relative
 
 # A difference can only be judged where the values are larger than the threshold allows them to
 # differ. Logits of a freshly initialised MobileNetV3 (mean size 1.7e-10) fall short by a million.
@@ -309,7 +309,7 @@ def place_of(error):
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and Path(frame.filename).parent != HERE
+        if "site-packages" not in frame.filename and HERE not in Path(frame.filename).parents
     ]
     return f" ({shown(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 

@@ -29,7 +29,7 @@ import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper
 from alignment.precision import to_float64
-from alignment.training import compare_training
+from alignment.training.steps import compare_training
 from alignment.weights import make_alive
 from torch2paddle import convert, rules
 

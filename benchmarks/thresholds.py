@@ -21,8 +21,8 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
-from alignment.fake import gen_fake_data
-from alignment.training import record_losses
+from alignment.stages.fake import gen_fake_data
+from alignment.training.steps import record_losses
 from alignment.weights import make_alive
 from torch2paddle import convert
 

@@ -25,8 +25,8 @@ import paddle  # noqa: E402
 import torch  # noqa: E402
 
 import torch2paddle  # noqa: E402
-from alignment.fake import gen_fake_data, load_fake_data  # noqa: E402, F401
 from alignment.files import unpack  # noqa: E402
+from alignment.stages.fake import gen_fake_data, load_fake_data  # noqa: E402, F401
 
 paddle.set_device("cpu")
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from alignment.lockstep import Follower
-from alignment.training import check_masks, compare_gradients
+from alignment.training.lockstep import Follower
+from alignment.training.steps import check_masks, compare_gradients
 from Checkpoint6 import align_curves
 from Checkpoint6.align_data import subset
 

@@ -16,7 +16,7 @@ from torchvision.transforms import autoaugment as tv
 
 import paddle_mv3
 import torch_ref
-from alignment import augmentation
+from alignment.stages import augmentation
 from paddle_mv3 import autoaugment, mixup, transforms
 
 POLICIES = [None, "imagenet", "ra", "ta_wide", "augmix"]

@@ -13,8 +13,8 @@ import torch
 from conftest import ROOT
 
 import torch_ref
-from alignment.fake import draw_labels
 from alignment.files import CannotRun, unpack, whole_file
+from alignment.stages.fake import draw_labels
 from alignment.weights import make_alive
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"

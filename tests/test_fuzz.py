@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignment import files, trace
-from alignment.fake import load_fake_data
+from alignment import files, layers
 from alignment.files import CannotRun
+from alignment.stages.fake import load_fake_data
 from alignment.weights import load_pth
 from Checkpoint6 import arguments, checkpoint, predict
 from paddle_mv3.dataset import ImageFolder
@@ -324,7 +324,7 @@ def test_layer_maps(examples, tmp_path):
     reference = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.ReLU())
 
     def read():
-        layer_map = trace.read_layer_map(path, port, reference)
+        layer_map = layers.read_layer_map(path, port, reference)
         assert all(isinstance(word, str) for pair in layer_map.items() for word in pair)
 
     contents = mutations_of(valid, b"\xef\xbb\xbf{}") | TEXTS | JSON | st.just(valid)

@@ -24,8 +24,8 @@ import torch
 from conftest import ROOT, Result, same
 
 from alignment import files, pickles
-from alignment.fake import load_fake_data
 from alignment.files import CannotRun
+from alignment.stages.fake import load_fake_data
 from alignment.torch_files import load_torch_file
 from alignment.weights import load_pth
 from Checkpoint6 import checkpoint, predict

@@ -15,8 +15,8 @@ from PIL import Image
 import paddle_mv3
 import torch_ref
 from alignment import arguments, screen
-from alignment.data import load_reference
 from alignment.files import CannotRun, described, reason_of, shown
+from alignment.stages.data import load_reference
 from Checkpoint6 import checkpoint, tools
 from paddle_mv3.dataset import load_image, load_input
 

@@ -15,7 +15,7 @@ from torch.utils.data.distributed import DistributedSampler as TorchSampler
 
 import paddle_mv3
 import torch_ref
-from alignment.sampling import compare_sampling
+from alignment.stages.sampling import compare_sampling
 from paddle_mv3 import BatchSampler, DistributedSampler, Draw, RASampler
 from paddle_mv3.dataset import load_image
 

@@ -9,8 +9,8 @@ import torch
 
 import paddle_mv3
 import torch_ref
-from alignment.initialisation import compare_initialisation
-from alignment.recipe import compare_recipe
+from alignment.stages.initialisation import compare_initialisation
+from alignment.stages.recipe import compare_recipe
 from paddle_mv3.ema import adjusted_decay
 from torch2paddle import convert, rules
 

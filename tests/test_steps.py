@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, STEPS
 from reprod_log import ReprodDiffHelper
 
-from alignment.fake import gen_fake_data
+from alignment.stages.fake import gen_fake_data
 
 # The contract: script, records of Paddle and of the reference, log, keys in their order.
 CONTRACT = {

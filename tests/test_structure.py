@@ -13,8 +13,8 @@ import paddle_mv3
 import torch2paddle
 from alignment import origin
 from alignment.files import load_pdparams
+from alignment.layers import match
 from alignment.pairing import counterpart, pair_entries, renamed_prefixes
-from alignment.trace import match
 from paddle_mv3 import model
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"

@@ -9,13 +9,13 @@ import paddle
 import pytest
 import torch
 
-from alignment import trace
-from alignment.data import describe_difference
+from alignment import layers
 from alignment.diff import DiffHelper
 from alignment.files import CannotRun
-from alignment.metric import locate_metric
 from alignment.precision import to_float64
-from alignment.training import (
+from alignment.stages.data import describe_difference
+from alignment.stages.metric import locate_metric
+from alignment.training.steps import (
     Comparison,
     Side,
     check_dropout,
@@ -114,7 +114,7 @@ def test_layers_with_float_attributes_agree_in_float64(port, reference):
     to_float64(port, reference)
     x = np.random.RandomState(0).rand(2, 4, 5, 5) - 0.5
     y, z = port(paddle.to_tensor(x)).numpy(), reference(torch.tensor(x)).detach().numpy()
-    assert trace.relative(y, z) < 1e-13
+    assert layers.relative(y, z) < 1e-13
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.99, 0.5])
@@ -212,11 +212,11 @@ def small_pair(**arguments):
 
 def test_layers_of_other_names_correspond_by_order_and_kind(tmp_path):
     port, reference, *run = small_pair()
-    rows = trace.compare(trace.record(port, run[0]), trace.record(reference, run[1]))
+    rows = layers.compare(layers.record(port, run[0]), layers.record(reference, run[1]))
     pairs = [(row.name, row.reference_name) for row in rows]
     assert pairs == [("stem", "conv1"), ("norm", "bn1"), ("second", "conv2"), ("act", "out")]
     assert max(row.output for row in rows) < 1e-13
-    lines = trace.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    lines = layers.locate_forward(port, reference, *run, tmp_path / "layers.log")
     assert lines[0] == "All 4 layers agree"
     assert len((tmp_path / "layers.log").read_text().splitlines()) == 2 + 4
 
@@ -224,20 +224,20 @@ def test_layers_of_other_names_correspond_by_order_and_kind(tmp_path):
 def test_a_map_of_the_user_wins(tmp_path):
     port, reference, *run = small_pair()
     (tmp_path / "map.json").write_text('{"stem": "conv2"}')
-    layer_map = trace.read_layer_map(tmp_path / "map.json", port, reference)
-    lines = trace.locate_forward(port, reference, *run, tmp_path / "x.log", layer_map)
+    layer_map = layers.read_layer_map(tmp_path / "map.json", port, reference)
+    lines = layers.locate_forward(port, reference, *run, tmp_path / "x.log", layer_map)
     assert any(
         line.startswith("Differs (port | reference): stem: in_channels 3 | 4") for line in lines
     )
     for content in ("[1]", '{"a": 1}', "{"):
         (tmp_path / "map.json").write_text(content)
         with pytest.raises(CannotRun, match=r"map\.json"):
-            trace.read_layer_map(tmp_path / "map.json", port, reference)
+            layers.read_layer_map(tmp_path / "map.json", port, reference)
 
 
 def test_setting_that_differs_is_read_off_and_the_layer_named(tmp_path):
     port, reference, *run = small_pair(slope=0.2)
-    lines = trace.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    lines = layers.locate_forward(port, reference, *run, tmp_path / "layers.log")
     assert lines[0] == "Differs (port | reference): act: negative_slope 0.2 | 0.1"
     assert lines[1].startswith("First layer to part: act: LeakyReLU(negative_slope=0.2)")
     assert "the mistake is in this layer" in lines[2]
@@ -248,17 +248,17 @@ def test_setting_that_differs_is_read_off_and_the_layer_named(tmp_path):
 def test_function_call_between_layers_is_not_blamed_on_the_next(tmp_path):
     port, reference, *run = small_pair()
     port.forward = lambda x: port.act(port.second(port.norm(port.stem(x))))  # the ReLU is gone
-    lines = trace.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    lines = layers.locate_forward(port, reference, *run, tmp_path / "layers.log")
     assert lines[0].startswith("First layer to part: second")
     assert "between norm and it" in lines[1]
 
 
 def test_what_differs_is_said_in_words():
     a = np.zeros((2, 3))
-    assert trace.how_far(a, a) == "by 0.0e+00"
-    assert trace.how_far(np.zeros(6), a) == "shape (6,) | (2, 3)"
-    assert trace.how_far(None, a) == "none in the port"
-    assert trace.how_far(a + np.nan, a) == "NaN or infinity in the port"
+    assert layers.how_far(a, a) == "by 0.0e+00"
+    assert layers.how_far(np.zeros(6), a) == "shape (6,) | (2, 3)"
+    assert layers.how_far(None, a) == "none in the port"
+    assert layers.how_far(a + np.nan, a) == "NaN or infinity in the port"
     # Means that are the same say nothing: the largest difference does.
     b = a.copy()
     b[1] = [-3, 0, 3]
@@ -288,7 +288,7 @@ def test_shapes_that_do_not_fit_are_named_in_every_comparison():
     assert lines[0] == "First to part: acc_top1 shape (1, 1) | (1,)"
     assert locate_metric({}, record, [], [])[0] == "First to part: acc_top1 none in the port"
     layer, other = paddle.nn.Linear(2, 3), torch.nn.Linear(2, 4)
-    assert trace.different_weights(layer, other) == []
+    assert layers.different_weights(layer, other) == []
 
 
 def test_dropout_that_changes_the_shape_is_named():

@@ -10,10 +10,10 @@ import numpy as np
 import paddle
 import torch
 
-from .precision import to_float64
-from .threads import one_torch_thread
-from .thresholds import FREE_RUN, TRAIN_FLOAT64
-from .training import (
+from ..precision import to_float64
+from ..threads import one_torch_thread
+from ..thresholds import FREE_RUN, TRAIN_FLOAT64
+from ..training.steps import (
     Comparison,
     Difference,
     Side,

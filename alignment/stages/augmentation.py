@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..files import shown, whole_file
+from ..statistics import same_distribution
+from ..threads import one_torch_thread
 from .data import describe_difference, load_reference
-from .files import shown, whole_file
-from .statistics import same_distribution
-from .threads import one_torch_thread
 
 # The chance that any of the comparisons of draws calls a right port wrong, over all seeds.
 ERROR_RATE = 1e-6

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .files import CannotRun, load_array, missing, shown, whole_file
+from ..files import CannotRun, load_array, missing, shown, whole_file
 
 IMAGE_SHAPE = (3, 224, 224)
 NUM_CLASSES = 1000  # of the models with which the steps run

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from .files import CannotRun, reason_of, require_file, shown
+from ..files import CannotRun, reason_of, require_file, shown
 
 
 def locate_image(port, reference):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .thresholds import EVAL_LOSS, METRIC
+from ..thresholds import EVAL_LOSS, METRIC
 
 
 def locate_metric(port_record, reference_record, port_batches, reference_batches):

@@ -12,10 +12,10 @@ import paddle
 import torch
 from reprod_log import ReprodLogger
 
-from .files import whole_file
-from .pairing import layer_of
-from .thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
-from .trace import different_settings, incomparable, locate_backward, match, relative
+from ..files import whole_file
+from ..layers import different_settings, incomparable, locate_backward, match, relative
+from ..pairing import layer_of
+from ..thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
 
 # Accumulators of Paddle's optimizers, and PyTorch's names for them.
 OPTIMIZER_STATE = {

@@ -4,8 +4,8 @@ import numpy as np
 import paddle
 import torch
 
-from .files import shown, whole_file
-from .statistics import same_distribution, same_value
+from ..files import shown, whole_file
+from ..statistics import same_distribution, same_value
 
 ERROR_RATE = 1e-6  # of calling a right port wrong, all tests of one comparison together
 SAMPLE = 50_000  # values of a tensor and seed that the Kolmogorov-Smirnov test looks at

@@ -1,0 +1,1 @@
+"""Training, step by step: both sides from one state."""
