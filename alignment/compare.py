@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import time
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from . import layers
 from .convert import pair_weights
 from .dropout import SharedDropout, without_inner_dropout
-from .files import CannotRun, load_pdparams, reason_of, shown
+from .files import CannotRun, load_pdparams, place_of, reason_of
 from .findings import Check, Finding, Report
 from .inputs import Inputs
 from .known import ACCEPTED, CURES, AsPaddle
@@ -168,6 +167,80 @@ def check(
     return _Comparison(pair, checks, sizes, steps, optimizer, stop).run()
 
 
+@dataclass
+class Proposal:
+    """A map of layers.
+
+    Attributes:
+        layers: {layer of the port: layer of the reference}, where names differ.
+        doubts: {layer or parameter: why}.
+        summary: in one line.
+    """
+
+    layers: dict
+    doubts: dict
+    summary: str
+
+
+def propose_map(port, reference, map=None, rules=(), inputs=None, seed=0):
+    """Which layer of a port is which of the reference, by names, order, kind and shape.
+
+    With inputs, both models are run with the same weights: what agrees is proven.
+
+    Args: as for `check`.
+
+    Returns:
+        Proposal.
+    """
+    sides = _Side(port, paddle.nn.Layer, "port"), _Side(reference, torch.nn.Module, "reference")
+    model, other = (side.make() for side in sides)
+    plain = [rule for rule in rules if rule.kind != "layout"]
+    pairing = pair_weights(model, other.state_dict(), map or {}, plain)
+    doubts = {}
+    for name, mine, theirs in pairing.misfits:
+        side = "port" if theirs is None else "reference"
+        doubts[name] = f"only the {side} has it"
+        if mine is not None and theirs is not None:
+            doubts[name] = f"shape {list(mine)} | {list(theirs)}"
+    alike = {}
+    state = model.state_dict()
+    for name in pairing.table:
+        alike.setdefault(layer_of(name), []).append(tuple(state[name].shape))
+    renamed = {
+        layer
+        for layer in alike
+        if any(layer == name or layer.startswith(f"{name}.") for name in pairing.renamed)
+    }
+    for layer in renamed:
+        twins = [x for x in renamed if x != layer and sorted(alike[x]) == sorted(alike[layer])]
+        if twins and pairing.misfits:
+            doubts[layer] = f"has the shapes of {twins[0]} too, and not all fits"
+    layers_ = {**(map or {}), **pairing.renamed}
+    summary = f"{len(pairing.table)} entries paired, {len(layers_)} names differ"
+    if inputs:
+        report = check(
+            port,
+            reference,
+            inputs,
+            map=layers_,
+            rules=rules,
+            checks=("forward",),
+            seed=seed,
+            sizes=1,
+        )
+        if report.aligned:
+            doubts = {}
+            summary += "; run with the same weights, both give the same: the map is right"
+        else:
+            first = report.differences[0]
+            doubts.setdefault(
+                first.where or "the model", f"run with it, it differs: {first.text()}"
+            )
+    elif renamed:
+        summary += "; with --input both are run, which proves it"
+    return Proposal(layers_, doubts, summary)
+
+
 class _Side:
     """A model, or how to make it."""
 
@@ -199,19 +272,6 @@ class _Side:
                 "port and reference mixed up?"
             )
         return model
-
-
-def place_of(error):
-    """ " (file, line n)" of the user's own code in which an error came up, or ""."""
-    here = Path(__file__).resolve().parent
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename
-        and not frame.filename.startswith("<")
-        and here not in Path(frame.filename).resolve().parents
-    ]
-    return f" ({shown(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 
 
 @dataclass
@@ -258,7 +318,9 @@ class _Comparison:
             try:
                 self._check("structure", self._structure)
                 for name in CHECKS:
-                    if name in self.checks and not (self.stop and not report.aligned):
+                    if name in self.checks and self.stop and not report.aligned:
+                        report.not_compared.append(f"{name}: stopped before it")
+                    elif name in self.checks:
                         self._check(name, getattr(self, f"_{name}"))
             except PortBroken as broken:
                 finding = broken.args[0]

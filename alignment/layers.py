@@ -406,6 +406,7 @@ def read_layer_map(path, port, reference):
     pairs = read_json(path)
     if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
         raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
+    pairs = {name: other for name, other in pairs.items() if not name.startswith("//")}  # remarks
     known = {
         "port": [name for name, _ in port.named_sublayers()],
         "reference": [name for name, _ in reference.named_modules() if name],
