@@ -5,8 +5,8 @@ Its rate and its scaling are compared on the way.
 """
 
 import contextlib
+import functools
 import math
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,18 +14,24 @@ import paddle
 import torch
 from torch.nn import functional as F
 
+from .patching import replaced
+
 __all__ = ["SharedDropout", "without_inner_dropout"]
 
 IN_PORT = ("dropout", "alpha_dropout", "feature_alpha_dropout")
+# Those of PyTorch: whether they drop whole channels.
 IN_REFERENCE = {
-    F.dropout: 0.5,
-    F.dropout1d: 0.5,
-    F.dropout2d: 0.5,
-    F.dropout3d: 0.5,
-    F.alpha_dropout: 0.5,
-    F.feature_alpha_dropout: 0.5,
-    torch.dropout: None,
+    F.dropout: False,
+    F.dropout1d: True,
+    F.dropout2d: True,
+    F.dropout3d: True,
+    F.alpha_dropout: False,
+    F.feature_alpha_dropout: True,
+    torch.dropout: False,
 }
+# PyTorch's own: while they are replaced, the modules hold others.
+ALPHA_DROPOUTS = (F.alpha_dropout, F.feature_alpha_dropout)
+TORCH_DROPOUT, ATTENTION = torch.dropout, F.scaled_dot_product_attention
 ALPHA = -1.0507009873554805 * 1.6732632423543772  # what SELU saturates at
 SIGMAS = 5.0  # of a binomial distribution: a right port is called wrong once in 1.7 million
 
@@ -35,28 +41,76 @@ class Call:
     """One call of dropout in the port.
 
     Attributes:
+        where: the layer that calls it; "" for the model itself.
         kept: (shape of the input) bool.
         scale: what is kept was multiplied by.
-        channels: how many values were sampled; of dropout2d, as many as there are channels.
+        kept_plus: what was added to what is kept, 0 but for alpha dropout.
+        dropped: what stands for what is dropped, 0 but for alpha dropout.
+        sampled: how many values were sampled; of whole channels, as many as there are channels.
+        channels: whether whole channels were dropped; None where each has one value.
     """
 
+    where: str
     kept: np.ndarray
     scale: float
+    kept_plus: float
+    dropped: float
     sampled: int
+    channels: bool | None
+
+
+@dataclass
+class DropoutCheck:
+    """What was compared of one call: in which layer, in words, and whether it agrees."""
+
+    where: str
+    text: str
+    agrees: bool
+
+
+class _Inside:
+    """Which layer of a model is being run, while `of` is entered."""
+
+    def __init__(self):
+        self.stack = [""]
+
+    @property
+    def name(self):
+        return self.stack[-1]
+
+    @contextlib.contextmanager
+    def of(self, model):
+        is_paddle = isinstance(model, paddle.nn.Layer)
+        layers = model.named_sublayers() if is_paddle else model.named_modules()
+        hooks = []
+        for name, layer in layers:
+            if not name:
+                continue
+            after = layer.register_forward_post_hook if is_paddle else layer.register_forward_hook
+            before = layer.register_forward_pre_hook
+            hooks.append(before(lambda *_, name=name: self.stack.append(name)))
+            hooks.append(after(lambda *_: self.stack.pop() and None))
+        self.stack = [""]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 class SharedDropout:
     """Runs both sides' dropout; the port first.
 
     Attributes:
-        checks: [(text, whether it agrees)] of rates, scalings and the number of calls.
+        checks: [DropoutCheck] of rates, scalings and the number of calls.
     """
 
     def __init__(self):
         self.calls, self.next, self.checks = [], 0, []
+        self.inside = _Inside()
 
     @contextlib.contextmanager
-    def of_port(self):
+    def of_port(self, model):
         """Within, the port's calls of dropout are recorded; what was recorded before is gone."""
         self.calls, self.next = [], 0
         functional = paddle.nn.functional
@@ -75,23 +129,9 @@ class SharedDropout:
 
             return dropout
 
-        replaced = {}
-        for name, original in originals.items():
-            replaced[original] = patched(name, original)
-        places = [
-            (module, name, value)
-            for module in list(sys.modules.values())
-            if module is not sys.modules[__name__]
-            for name, value in list(getattr(module, "__dict__", {}).items())
-            if callable(value) and _in(replaced, value)
-        ]
-        for module, name, original in places:
-            setattr(module, name, replaced[original])
-        try:
+        functions = {original: patched(n, original) for n, original in originals.items()}
+        with replaced(functions), self.inside.of(model):
             yield
-        finally:
-            for module, name, original in places:
-                setattr(module, name, original)
 
     def _run_port(self, original, x, p, args, kwargs):
         with paddle.no_grad():
@@ -103,80 +143,99 @@ class SharedDropout:
             zeros = original(paddle.zeros_like(x), p, *args, **kwargs)
             paddle.set_rng_state(after)
             factor = ones - zeros
-        mask = factor.numpy()
+        mask, added = factor.numpy(), zeros.numpy()
         kept = mask != 0
-        if kept.all() and np.ptp(mask) == 0 and mask.flat[0] == 1:  # eval mode, or a rate of 0
+        # In eval mode, or with a rate of 0.
+        if kept.all() and np.ptp(mask) == 0 and mask.flat[0] == 1 and not added.any():
             return original(x, p, *args, **kwargs)
-        scale = float(np.median(mask[kept])) if kept.any() else 0.0
-        self.calls.append(Call(kept, scale, _sampled(kept)))
+        call = Call(
+            self.inside.name,
+            kept,
+            float(np.median(mask[kept])) if kept.any() else 0.0,
+            float(np.median(added[kept])) if kept.any() else 0.0,
+            float(np.median(added[~kept])) if not kept.all() else 0.0,
+            *_granularity(kept),
+        )
+        self.calls.append(call)
         return x * factor + zeros
 
     @contextlib.contextmanager
-    def of_reference(self):
+    def of_reference(self, model):
         """Within, the reference's calls take the port's masks; the number of calls is compared."""
         self.next = 0
-        yield
-        more = len(self.calls) - self.next
-        if more > 0:
-            self.checks.append((f"called {len(self.calls)} times | {self.next} times", False))
+        with self.inside.of(model):
+            yield
+        if self.next < len(self.calls):
+            where = self.calls[self.next].where
+            text = f"called {len(self.calls)} times | {self.next} times"
+            self.checks.append(DropoutCheck(where, text, False))
 
-    def handles(self, function):
-        return function in IN_REFERENCE or function is F.scaled_dot_product_attention
+    def reference_functions(self):
+        """{function of PyTorch: its replacement}"""
+        functions = {f: functools.partial(self._run_reference, f) for f in IN_REFERENCE}
+        return {**functions, ATTENTION: functools.partial(self._run_attention, ATTENTION)}
 
-    def run_reference(self, function, args, kwargs):
-        if function is F.scaled_dot_product_attention:
-            return self._run_attention(args, kwargs)
-        names = ("input", "p", "train") if function is torch.dropout else ("input", "p", "training")
+    def _run_reference(self, function, *args, **kwargs):
+        names = ("input", "p", "train") if function is TORCH_DROPOUT else ("input", "p", "training")
         given = dict(zip(names, args)) | {k: v for k, v in kwargs.items() if k in names}
-        x, rate = given["input"], given.get("p", IN_REFERENCE[function])
-        trains = given.get(names[2], function not in (F.alpha_dropout, F.feature_alpha_dropout))
+        x, rate = given["input"], given.get("p", 0.5)
+        trains = given.get(names[2], function not in ALPHA_DROPOUTS)
         if not trains or rate == 0:
             return x
-        kept = self._mask(x, rate)
-        if kept is None:
-            return x
-        if function in (F.alpha_dropout, F.feature_alpha_dropout):
-            a = ((1 - rate) * (1 + rate * ALPHA**2)) ** -0.5
-            return a * torch.where(kept, x, torch.full_like(x, ALPHA)) - a * rate * ALPHA
-        # Paddle subtracts in float32.
-        return x * kept / float(np.float32(1) - np.float32(rate))
+        is_alpha = function in ALPHA_DROPOUTS
+        call, kept = self._next(x, rate, is_alpha, IN_REFERENCE[function])
+        return x if call is None else _apply(call, kept, x)
 
-    def _mask(self, x, rate):
-        """The port's mask of this call, or None; notes whether the port's rate is the same."""
+    def _next(self, x, rate, is_alpha=False, channels=False):
+        """(the port's call of this number, its mask in the shape of x), or (None, None).
+
+        Notes whether the port's call is what the reference's is.
+        """
         number = self.next
         self.next += 1
         if number >= len(self.calls):
             if number == len(self.calls):
-                self.checks.append((f"called {number} times | more often", False))
-            return None
-        call, where = self.calls[number], f"call {number + 1}"
+                text = f"called {number} times | more often"
+                self.checks.append(DropoutCheck(self.inside.name, text, False))
+            return None, None
+        call = self.calls[number]
         kept = call.kept
+
+        def note(text, agrees):
+            self.checks.append(DropoutCheck(call.where, text, agrees))
+
         if kept.size != x.numel():
-            text = f"{where}: shape {kept.shape} | {tuple(x.shape)}"
-            self.checks.append((text, False))
-            return None
+            note(f"shape {kept.shape} | {tuple(x.shape)}", False)
+            return None, None
         share = 1 - kept.mean()
         sigma = math.sqrt(rate * (1 - rate) / call.sampled)
-        agrees = abs(share - rate) <= SIGMAS * sigma + 1e-12
-        self.checks.append((f"{where}: drops {share:.3f} | {rate:.3g}", agrees))
-        if 0 < rate < 1:
-            scale, wanted = call.scale, 1 / (1 - rate)
-            agrees = abs(scale / wanted - 1) < 1e-6
-            # Of alpha dropout the scaling is another; what comes out of it is compared anyway.
-            is_alpha = abs(scale - ((1 - rate) * (1 + rate * ALPHA**2)) ** -0.5) < 1e-6
-            text = f"{where}: scales by {scale:.6g} | {wanted:.6g}"
-            self.checks.append((text, agrees or is_alpha))
+        note(f"drops {share:.3f} | {rate:.3g}", abs(share - rate) <= SIGMAS * sigma + 1e-12)
+        if call.channels is not None:
+            size = kept.size // call.sampled
+            by_chance = (rate**size + (1 - rate) ** size) ** call.sampled
+            if call.channels != channels and (channels or by_chance < 1e-6):
+                kinds = ["whole channels", "single values"]
+                note("drops " + " | ".join(kinds[::-1] if channels else kinds), False)
+        for what, mine, theirs in zip(
+            ("scales by", "adds", "puts"),
+            (call.scale, call.kept_plus, call.dropped),
+            _affine(rate, is_alpha),
+        ):
+            if 0 < rate < 1:
+                agrees = abs(mine - theirs) <= 1e-6 * max(1, abs(theirs))
+                note(f"{what} {mine:.6g} | {theirs:.6g}", agrees)
         if kept.shape != tuple(x.shape) and kept.ndim == x.dim():
             moved = np.moveaxis(kept, -1, 1)
             kept = moved if moved.shape == tuple(x.shape) else kept
-        return torch.from_numpy(np.ascontiguousarray(kept).reshape(tuple(x.shape))).to(x.device)
+        kept = np.asarray(kept, order="C").reshape(tuple(x.shape))
+        return call, torch.from_numpy(kept).to(x.device)
 
-    def _run_attention(self, args, kwargs):
+    def _run_attention(self, function, *args, **kwargs):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args)) | kwargs
         rate = given.get("dropout_p", 0.0)
         if not rate:
-            return F.scaled_dot_product_attention(*args, **kwargs)
+            return function(*args, **kwargs)
         query, key, value = given["query"], given["key"], given["value"]
         if given.get("enable_gqa"):
             repeats = query.shape[-3] // key.shape[-3]
@@ -191,29 +250,37 @@ class SharedDropout:
                 scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
             )
         weights = torch.softmax(scores, -1)
-        kept = self._mask(weights, rate)
-        if kept is not None:
-            weights = weights * kept / float(np.float32(1) - np.float32(rate))
+        call, kept = self._next(weights, rate)
+        if call is not None:
+            weights = _apply(call, kept, weights)
         return weights @ value
 
 
-def _in(functions, value):
-    try:
-        return value in functions
-    except TypeError:  # it cannot be hashed
-        return False
+def _affine(rate, is_alpha):
+    """(factor of what is kept, what is added to it, what stands for what is dropped)"""
+    if not is_alpha:
+        return 1 / (1 - rate) if rate < 1 else 0.0, 0.0, 0.0
+    a = ((1 - rate) * (1 + rate * ALPHA**2)) ** -0.5 if rate < 1 else 0.0
+    b = -a * rate * ALPHA
+    return a, b, a * ALPHA + b
 
 
-def _sampled(kept):
-    """How many values were sampled for a mask: one for each channel if each is kept or dropped."""
+def _apply(call, kept, x):
+    """With the port's own numbers, which it rounds to float32: they were compared."""
+    return torch.where(kept, x * call.scale + call.kept_plus, torch.full_like(x, call.dropped))
+
+
+def _granularity(kept):
+    """(how many values were sampled, whether for whole channels or None) of a mask."""
     if kept.ndim > 2:
-        flat = kept.reshape(*kept.shape[:2], -1)
-        if (flat.all(-1) | ~flat.any(-1)).all():
-            return flat.shape[0] * flat.shape[1]
-        last = np.moveaxis(kept, -1, 1).reshape(kept.shape[0], kept.shape[-1], -1)
-        if (last.all(-1) | ~last.any(-1)).all():
-            return last.shape[0] * last.shape[1]
-    return kept.size
+        for array in (kept, np.moveaxis(kept, -1, 1)):
+            flat = array.reshape(*array.shape[:2], -1)
+            if flat.shape[-1] == 1:
+                return kept.size, None
+            if (flat.all(-1) | ~flat.any(-1)).all():
+                return flat.shape[0] * flat.shape[1], True
+        return kept.size, False
+    return kept.size, None
 
 
 @contextlib.contextmanager
