@@ -17,7 +17,7 @@ from .files import CannotRun, load_pdparams, place_of, reason_of
 from .findings import Check, Finding, Report
 from .inputs import Inputs
 from .known import ACCEPTED, CURES, AsPaddle
-from .pairing import layer_of
+from .pairing import counterpart, layer_of
 from .precision import default_float64, to_float64
 from .stages.initialisation import FEW_SEEDS, SEEDS, compare_tensors
 from .structure import SHALLOW, flatten, is_tensor, to_array
@@ -37,16 +37,11 @@ CHECKS = ("forward", "backward", "training", "initialisation")
 # Most ports start from weights that somebody has trained, and leave Paddle's initialisation.
 DEFAULT_CHECKS = CHECKS[:3]
 FLOAT64_OVER_FLOAT32 = np.finfo(np.float64).eps / np.finfo(np.float32).eps
+SMALL = 1e-5  # of this size are differences by a constant that one side rounds
+SETTINGS_SHOWN = 8
 FLOAT32_BOUND = 1e-4  # where float64 cannot be had
 LEARNING_RATE = 1e-3
 ENOUGH_VALUES = 10_000_000  # of initialised parameters, over all seeds
-# Other sizes of an image, tried in turn until the reference takes one: odd, then even.
-SIZES = (
-    lambda size: (size[0] + 11, size[1] + 7),
-    lambda size: (size[0] + 32, size[1]),
-    lambda size: (size[0] * 2, size[1] * 2),
-)
-
 OPTIMIZERS = {
     "sgd": (
         lambda p: paddle.optimizer.SGD(LEARNING_RATE, parameters=p),
@@ -306,6 +301,8 @@ class _Comparison:
         self.report = Report()
         self.float64 = True
         self.amplified = 0.0
+        self.cures = set()  # of known.CURES, for functions that the reference calls
+        self.settings = []
 
     # What is run, in order.
 
@@ -384,10 +381,11 @@ class _Comparison:
 
     @contextlib.contextmanager
     def _as_paddle(self, dropout=None):
-        mode = AsPaddle(self.pair.accept, dropout)
-        with mode:
+        functions = AsPaddle(self.pair.accept, dropout)
+        with functions.running():
             yield
-        self.report.known += list(mode.lines)
+        self.report.known += list(functions.lines)
+        self.cures |= functions.cures
 
     # Structure: what is which, and the same weights.
 
@@ -426,6 +424,9 @@ class _Comparison:
                 self._differs("structure", name, f"only in the {side}, shape {list(shape)}")
             else:
                 self._differs("structure", name, "shape", list(mine), list(theirs))
+        for name, kind in pairing.unknown:
+            text = f"named by Rule.{kind}, and the port has no such parameter"
+            self._differs("structure", name, text)
         for line in pairing.tied:
             where, _, sides = line.partition(": ")
             self.report.differences.append(
@@ -502,12 +503,20 @@ class _Comparison:
                 f"the reference cannot be run with these inputs: {error}. Give its shapes and "
                 "dtypes with inputs (--input)"
             ) from error
-        with paddle.no_grad():
-            mine = _leaves(self._call("port", port))
+        broken = None
+        try:
+            with paddle.no_grad():
+                mine = _leaves(self._call("port", port))
+        except PortBroken as error:
+            broken = error
+        else:
+            for path, a, b in layers.pair_leaves(mine.arrays, first.arrays):
+                if a is not None and b is not None and a.dtype != b.dtype:
+                    self._differs("forward", f"output{path}", "dtype", a.dtype, b.dtype)
         self.report.notes += to_float64(port, reference)
         self.float64_now = True
         shelves = layers.Shelf(), layers.Shelf()
-        outputs = {}
+        outputs, seen, seen_reference = {}, {}, {}
 
         def run(side):
             def forward(model):
@@ -518,11 +527,15 @@ class _Comparison:
         try:
             with default_float64(), torch.no_grad(), paddle.no_grad():
                 with self._as_paddle():
-                    seen_reference = layers.record(reference, run("reference"), shelves[0])
-                seen = layers.record(port, run("port"), shelves[1])
+                    layers.record(reference, run("reference"), shelves[0], seen_reference)
+                layers.record(port, run("port"), shelves[1], seen)
         except (ReferenceBroken, PortBroken) as error:
+            if broken is not None:
+                self._where_broken(broken, seen, seen_reference)
             self._no_float64(error)
             return self._compare_float32(mine, first)
+        if broken is not None:
+            raise broken
         theirs64, mine64 = _leaves(outputs["reference"]), _leaves(outputs["port"])
         pairs = [
             layers.relative(a, first.arrays.get(path))
@@ -550,6 +563,20 @@ class _Comparison:
         if not different:
             summary += self._other_sizes(limit)
         return summary
+
+    def _where_broken(self, broken, seen, seen_reference):
+        """The first layer that differs before the port breaks off; raises `broken`."""
+        limit = self._bound(FORWARD_FLOAT64)
+        seen = self._comparable_layers(seen, seen_reference, complete=False)
+        rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
+        self._note_settings()
+        self.report.differences.append(broken.args[0])
+        if any(row.output > limit for row in rows):
+            self._locate([broken.args[0]], rows, seen, seen_reference, limit)
+        else:
+            broken.args[0].detail += self._settings_lines()
+        self.report.differences.remove(broken.args[0])
+        raise broken
 
     def _bound(self, least):
         if self.pair.bound is not None:
@@ -604,8 +631,13 @@ class _Comparison:
                 self.report.not_compared.append(f"output{path}: no tensor ({kinds})")
         return worst
 
-    def _comparable_layers(self, seen, seen_reference):
-        """`seen` without the layers of parameters that have no counterpart; notes on all such."""
+    def _comparable_layers(self, seen, seen_reference, complete=True):
+        """`seen` without the layers of parameters that have no counterpart; notes on all such.
+
+        Args:
+            complete: the port has run to its end.
+        """
+        before = len(self.report.not_compared)
         paired = {
             layer_of(name)
             for name, (source, rule) in self.table.items()
@@ -635,6 +667,8 @@ class _Comparison:
                 f"layers of the reference that were never called: {_some(never)}"
             )
         kept, lost = {}, []
+        if not complete:
+            del self.report.not_compared[before:]
         for name, each in seen.items():
             plain = name.partition(" (call")[0]
             own = [p for p in each.layer.parameters(include_sublayers=False)]
@@ -647,7 +681,7 @@ class _Comparison:
         others = set(matched.values())
         lost_reference = [name for name in seen_reference if name and name not in others]
         for names, side in ((lost, "port"), (lost_reference, "reference")):
-            if names:
+            if names and complete:
                 self.report.not_compared.append(
                     f"{_counted(len(names), 'layer')} of the {side} without a counterpart, each by "
                     f"itself (what comes after them is): {_some(names)}"
@@ -668,12 +702,15 @@ class _Comparison:
         if row is None:
             findings[0].detail = ["All layers agree: the mistake is in what is done with them"]
             return
+        if not row.name:  # the model itself: what comes out of it is told already
+            findings[0].detail = [*lines, *self._settings_lines()]
+            findings[0].hint = self._cure(row.output)
+            return
         found = layers.different_settings(row.port.layer, row.reference.layer)
-        where = row.name or layers.THE_MODEL
         difference = row.output if np.isfinite(row.output) else None
         if row.input > limit:
             found = []  # the mistake lies before it
-        finding = Finding("forward", where, "output", "", "", difference, limit)
+        finding = Finding("forward", row.name, "output", "", "", difference, limit)
         if not np.isfinite(row.output):
             how = layers.how_far_all(
                 row.port.outputs, row.reference.outputs, self.pair.channels_last
@@ -687,11 +724,20 @@ class _Comparison:
         if found:
             name, _, sides = found[0].partition(" ")
             finding.quantity, (finding.port, finding.reference) = name, sides.split(" | ", 1)
-        finding.detail = [*lines, *(f"Differs (port | reference): {x}" for x in self.settings[:8])]
+        finding.detail = [*lines, *self._settings_lines()]
         if not found:
-            finding.hint = CURES.get(layers.kind(row.port.layer), "")
+            finding.hint = CURES.get(layers.kind(row.port.layer), "") or self._cure(row.output)
         index = self.report.differences.index(findings[0])
         self.report.differences.insert(index, finding)
+
+    def _settings_lines(self):
+        return [f"Differs (port | reference): {line}" for line in self.settings[:SETTINGS_SHOWN]]
+
+    def _cure(self, difference):
+        """What to do about a small difference, if a function that was called is known for it."""
+        if difference > SMALL:
+            return ""
+        return "; ".join(CURES[name] for name in sorted(self.cures))
 
     def _imprecise(self, mine, theirs, mine64, theirs64):
         """Whether the port's float32 is as good as PyTorch's."""
@@ -710,20 +756,25 @@ class _Comparison:
                 )
 
     def _other_sizes(self, limit):
-        """Compares other sizes of image; a text on them for the summary."""
-        done = []
-        for change in SIZES:
-            if len(done) + 1 >= self.sizes or self.pair.inputs.resized(change) is None:
+        """Compares other sizes of the inputs; a text on them for the summary."""
+        done, number = [], 0
+        given = self.pair.inputs
+        while len(done) + 1 < self.sizes:
+            described = given.resized(number)
+            number += 1
+            if described is None:
                 break
-            inputs = self.pair.inputs.resized(change).make(np.random.default_rng(self.pair.seed))
+            inputs = described.make(np.random.default_rng(self.pair.seed))
             with default_float64(), torch.no_grad(), paddle.no_grad():
                 try:
                     with self._as_paddle():
                         theirs = _leaves(self._call("reference", self.reference, inputs))
                 except ReferenceBroken:
                     continue
-                size = change(next(_sizes(self.pair.inputs)))
-                text = f"{size[0]}x{size[1]}"
+                shapes = [each.shape for each in described.leaves() if hasattr(each, "shape")]
+                before_ = [each.shape for each in given.leaves() if hasattr(each, "shape")]
+                shape = next(a for a, b in zip(shapes, before_) if a != b)
+                text = "x".join(str(size) for size in shape)
                 done.append(text)
                 try:
                     mine = _leaves(self._call("port", self.port, inputs))
@@ -737,7 +788,8 @@ class _Comparison:
                 found = self.report.differences[before:]
                 if found:
                     self._locate_at(inputs, found, limit, text)
-        if self.sizes > 1 and not done and self.pair.inputs.resized(SIZES[0]) is not None:
+        is_image = any(getattr(each, "is_image", False) for each in given.leaves())
+        if self.sizes > 1 and not done and is_image:
             self.report.not_compared.append(
                 "another size of image: the reference takes none of those tried"
             )
@@ -751,7 +803,9 @@ class _Comparison:
         seen = layers.record(self.port, lambda model: self._call("port", model, inputs))
         rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
         self._locate(found, rows, seen, seen_reference, limit)
-        first = self.report.differences[-len(found) - 1]
+        index = self.report.differences.index(found[0])
+        first = self.report.differences[max(0, index - 1)]
+        first = first if first.detail else found[0]
         first.detail.insert(0, f"This shows at a size of {text}, not at the first one")
 
     # Backward and training.
@@ -763,7 +817,19 @@ class _Comparison:
         if not parameters:
             self.report.not_compared.append("backward: the port has no parameter to be trained")
         self.train_mode = True
+        self._compare_inner_dropout()
         return self._first_step()
+
+    def _compare_inner_dropout(self):
+        """The rate of dropout inside of recurrent layers: all that can be compared of it."""
+        theirs = dict(self.reference.named_modules())
+        for name, layer in self.port.named_sublayers(include_self=True):
+            if not isinstance(layer, paddle.nn.layer.rnn.RNNBase):
+                continue
+            other = theirs.get(counterpart(name, self.layer_map))
+            if isinstance(other, torch.nn.RNNBase) and abs(layer.dropout - other.dropout) > 1e-6:
+                rates = f"{layer.dropout:.6g}", f"{other.dropout:.6g}"
+                self._differs("backward", name, "dropout", *rates)
 
     def _has_float64(self):
         if "forward" not in self.checks and self.float64 and not self.float64_now:
@@ -787,6 +853,7 @@ class _Comparison:
             self.train_mode = False
             return self._first_step()
         rows = [*result["dropout"], *result["loss"], *result["gradients"]]
+        rows.sort(key=lambda row: not row.reason)  # no gradient at all says more than another one
         found = self.report.differences[before:]
         if found:
             rows = [row for row in rows if row.kind != "loss"]
@@ -843,13 +910,13 @@ class _Comparison:
         before = self._statistics()
         with default_float64(), without_inner_dropout(self.port, self.reference) as lines:
             self.report.not_compared += lines
-            with masks.of_port():
+            with masks.of_port(self.port):
                 if record:
                     result["seen"] = layers.record(self.port, run("port"), layers.Shelf())
                 else:
                     run("port")(self.port)
             try:
-                with self._as_paddle(masks), masks.of_reference():
+                with self._as_paddle(masks), masks.of_reference(self.reference):
                     if record:
                         result["seen_reference"] = layers.record(
                             self.reference, run("reference"), layers.Shelf()
@@ -878,8 +945,8 @@ class _Comparison:
             )
         ]  # fmt: skip
         result["dropout"] = [
-            steps.Difference("", "dropout", text, 0.0 if agrees else np.inf, 0.0)
-            for text, agrees in masks.checks
+            steps.Difference(each.where, "dropout", each.text, 0.0 if each.agrees else np.inf, 0.0)
+            for each in masks.checks
         ]
         mine = steps.paddle_gradients(self.port, self.table)
         theirs = steps.torch_gradients(self.reference, self.table)
@@ -959,12 +1026,13 @@ class _Comparison:
         unpaired = layers.unpaired_between(seen, result["seen_reference"], rows)
         lines = layers.first_forward(rows, limit, unpaired) or layers.first_backward(rows)
         first.detail += lines
-        first.detail += [f"Differs (port | reference): {x}" for x in self.settings[:8]]
+        first.detail += self._settings_lines()
         row = next((row for row in rows if row.output > limit), None)
         if forward and row is not None and row.input <= limit:
             found = layers.different_settings(row.port.layer, row.reference.layer)
-            where = row.name or layers.THE_MODEL
-            finding = Finding("backward", where, "output in train mode", "", "", None, limit)
+            if not row.name:
+                return
+            finding = Finding("backward", row.name, "output in train mode", "", "", None, limit)
             if np.isfinite(row.output):
                 finding.difference = row.output
             if found:
@@ -988,10 +1056,12 @@ class _Comparison:
                 finding.quantity += f": {row.reason}"
             elif np.isfinite(row.value):
                 finding.difference, finding.bound = row.value, row.bound
-            if row.kind in ("loss", "dropout", "learning rate"):
+            if row.kind in ("loss", "dropout"):
                 finding.where, finding.quantity = "", row.kind
                 finding.port, _, finding.reference = row.name.partition(" | ")
-            if row.where:
+            if row.kind == "dropout":
+                finding.where, finding.bound = row.where, None
+            elif row.where:
                 finding.detail.append(f"in {row.where}")
             self.report.differences.append(finding)
 
@@ -1025,7 +1095,7 @@ class _Comparison:
             rows = [*result["dropout"], *result["loss"], *result["gradients"]]
             rows += steps.compare_updates(where, port, reference, self.table, start)
             for row in rows:
-                row.where = where
+                row.where = row.where if row.kind == "dropout" else where
                 worst[row.kind] = max(worst.get(row.kind, 0.0), row.value if row.agrees else 0.0)
             self._add_rows("training", rows)
             if len(self.report.differences) > before:
@@ -1033,7 +1103,7 @@ class _Comparison:
             steps.restart(port, reference, self.table)
         found = self.report.differences[before:]
         if found:
-            found[0].detail += [f"Differs (port | reference): {x}" for x in self.settings[:8]]
+            found[0].detail += self._settings_lines()
         shown_ = ", ".join(f"{kind} {value:.0e}" for kind, value in worst.items())
         return (
             f"{_counted(self.count, 'step')} of {self.optimizer}, each from one state; largest "
@@ -1114,13 +1184,6 @@ def _named_floats(given):
 
 def _floats(given):
     return _named_floats(given).values()
-
-
-def _sizes(inputs):
-    """Heights and widths of the inputs that are images."""
-    found = []
-    inputs.resized(lambda size: found.append(size) or size)
-    return iter(found)
 
 
 def _in_recurrent(model, name):

@@ -110,24 +110,24 @@ def apply_rules(table, given, port_names, reference_names):
     """Puts the Rules of a user into the table of `rules`.
 
     Returns:
-        {name: why} of what is ignored.
+        ({name: why} of what is ignored, [(name, kind of rule)] of what the port has not)
 
     Raises:
-        CannotRun: a name is unknown.
+        CannotRun: a name is unknown in the reference.
     """
-    ignored = {}
+    ignored, unknown = {}, []
     for rule in given:
-        for names, known, side in (
-            (rule.port, port_names, "port"),
-            (rule.reference, reference_names, "reference"),
-        ):
-            for name in names:
-                either = rule.kind == "ignore" and name in reference_names
-                if name not in known and not either:
-                    raise CannotRun(
-                        f"Rule.{rule.kind} names {name!r:.80}, and the {side} has no such "
-                        "parameter. Give whole names, as in state_dict()"
-                    )
+        for name in rule.reference:
+            if name not in reference_names:
+                raise CannotRun(
+                    f"Rule.{rule.kind} names {name!r:.80}, and the reference has no such "
+                    "parameter. Give whole names, as in state_dict()"
+                )
+        known = {*port_names, *reference_names} if rule.kind == "ignore" else port_names
+        lacking = [(name, rule.kind) for name in rule.port if name not in known]
+        if lacking:
+            unknown += lacking
+            continue
         if rule.kind == "ignore":
             ignored[rule.port[0]] = rule.why
             table.pop(rule.port[0], None)
@@ -144,13 +144,13 @@ def apply_rules(table, given, port_names, reference_names):
         elif rule.kind == "transpose":
             source, before = table[rule.port[0]]
             table[rule.port[0]] = source, "copy" if before == "transpose" else "transpose"
-    return ignored
+    return ignored, unknown
 
 
 def rules(model, layer_map=None):
     """{Paddle name: (PyTorch name, rule)} for a paddle.nn.Layer.
 
-    A rule is "copy", "rename", "transpose", "flatten", or a `Piece` of a parameter that PyTorch packs.
+    A rule is "copy", "rename", "transpose", "flatten", or a `Piece` of one that PyTorch packs.
 
     Args:
         layer_map: {layer of the port: layer of the reference}, where their names differ.
@@ -224,7 +224,7 @@ def pair_weights(model, torch_state, layer_map=None, given=()):
     state = model.state_dict()
     port = {name: tensor.shape for name, tensor in state.items()}
     reference = {name: x.shape for name, x in torch_state.items() if not name.endswith(IGNORED)}
-    ignored = apply_rules(table, given, port, reference)
+    ignored, unknown = apply_rules(table, given, port, reference)
     # A tensor of several names is compared under those that the other side knows.
     one = {name: id(tensor) for name, tensor in state.items()}
     one_reference = {name: (x.data_ptr(), x.shape, x.stride()) for name, x in torch_state.items()}
@@ -239,7 +239,7 @@ def pair_weights(model, torch_state, layer_map=None, given=()):
     }
     pairing = pair_entries(table, port, reference)
     pairing.layers = {**layer_map, **pairing.renamed}
-    pairing.ignored = ignored
+    pairing.ignored, pairing.unknown = ignored, unknown
     pairing.tied = _tied_on_one_side(pairing.table, one, one_reference)
     return pairing
 

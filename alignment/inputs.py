@@ -44,9 +44,27 @@ class Input:
 
     @property
     def is_image(self):
-        """Whether it may be a batch of images: (N, C, H, W) of floats, of 8 pixels or more."""
-        is_float = self.dtype.startswith("float")
-        return is_float and len(self.shape) == 4 and min(self.shape[2:]) >= 8
+        """Whether it may be a batch of images: (N, C, H, W) or (N, H, W, C) of floats."""
+        return self.dtype.startswith("float") and len(self.shape) == 4
+
+    def other_sizes(self):
+        """Shapes of the same input at another size, to be tried in turn: [shape]
+
+        Images odd sizes first, then even ones, then channels last; volumes and sequences alike.
+        """
+        if not self.dtype.startswith("float"):
+            return []
+        if len(self.shape) == 3:
+            n, c, length = self.shape
+            return [(n, c, length + 7), (n, c + 5, length)]
+        if len(self.shape) == 4:
+            n, c, h, w = self.shape
+            last = (n, c + 11, h + 7, w)
+            return [(n, c, h + 11, w + 7), (n, c, h + 32, w), (n, c, 2 * h, 2 * w), last]
+        if len(self.shape) == 5:
+            n, c, d, h, w = self.shape
+            return [(n, c, d + 3, h + 5, w + 1), (n, c, 2 * d, 2 * h, 2 * w)]
+        return []
 
 
 def parse(text):
@@ -134,22 +152,28 @@ class Inputs:
 
         return Inputs(rebuild(self.positional, array), rebuild(self.named, array))
 
-    def resized(self, change):
-        """The same with images of another size; None if no input is an image.
+    def leaves(self):
+        """[Input or array]"""
+        found = []
+        rebuild([self.positional, self.named], found.append)
+        return found
 
-        Args:
-            change: function ((height, width)) -> (height, width).
+    def resized(self, number):
+        """The same at another size, of those that `Input.other_sizes` gives; None if none is left.
+
+        Inputs of one shape keep one shape.
         """
-        resized = []
+        found = []
 
         def other(leaf):
-            if not isinstance(leaf, Input) or not leaf.is_image:
+            sizes = leaf.other_sizes() if isinstance(leaf, Input) else []
+            if number >= len(sizes):
                 return leaf
-            resized.append(leaf)
-            return replace(leaf, shape=(*leaf.shape[:2], *change(leaf.shape[2:])))
+            found.append(leaf)
+            return replace(leaf, shape=sizes[number])
 
         inputs = Inputs(rebuild(self.positional, other), rebuild(self.named, other))
-        return inputs if resized else None
+        return inputs if found else None
 
     def map(self, function):
         """The same with `function(array)` for each array."""

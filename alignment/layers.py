@@ -149,7 +149,7 @@ class Shelf:
         return np.memmap(self.file, array.dtype, "r", offset, array.shape)
 
 
-def record(model, run, shelf=None):
+def record(model, run, shelf=None, into=None):
     """Calls `run(model)` and returns {layer name: Seen} in the order in which layers finish.
 
     A layer that is called again is there again, as "name (call 2)". The model itself is "".
@@ -158,11 +158,13 @@ def record(model, run, shelf=None):
         model: a paddle.nn.Layer or torch.nn.Module.
         run: does the forward pass and, if gradients are wanted, the backward pass.
         shelf: keeps the arrays.
+        into: a dictionary that is filled, also where `run` raises.
     """
     is_paddle = isinstance(model, paddle.nn.Layer)
     layers = model.named_sublayers(include_self=True) if is_paddle else model.named_modules()
     shelf = shelf or Shelf(limit=2**62)
-    started, finished, calls, hooks = {}, {}, {}, []
+    finished = {} if into is None else into
+    started, calls, hooks = {}, {}, []
 
     def arrays(value):
         return {
@@ -255,10 +257,35 @@ def arrange(port, reference, channels_last):
     return min((port, moved), key=lambda each: relative(each, reference))
 
 
+def arrange_axes(port, reference, channels_last=False):
+    """The port's array with its axes in the order in which it fits the reference's best.
+
+    For what lies within a model: channels last or time first on one side is no mistake, as long as
+    what comes out of it is the same.
+    """
+    port = arrange(port, reference, channels_last)
+    if port is None or reference is None or port.shape == reference.shape:
+        return port
+    if port.ndim < 3 or port.ndim > 5 or sorted(port.shape) != sorted(reference.shape):
+        return port
+    orders = [
+        order
+        for order in itertools.permutations(range(port.ndim))
+        if tuple(port.shape[i] for i in order) == reference.shape
+    ]
+    moved = min(
+        (port.transpose(order) for order in orders), key=lambda each: relative(each, reference)
+    )
+    return moved if relative(moved, reference) < 1e-3 else port
+
+
 def relative_all(port, reference, channels_last=False):
     """The largest `relative` of two {path: array}; of two empty ones 0."""
     return max(
-        (relative(arrange(a, b, channels_last), b) for _, a, b in pair_leaves(port, reference)),
+        (
+            relative(arrange_axes(a, b, channels_last), b)
+            for _, a, b in pair_leaves(port, reference)
+        ),
         default=0.0,
     )
 
@@ -270,7 +297,9 @@ def relative_inputs(port, reference, channels_last=False):
         [array for array in arrays.values() if array.dtype.kind == "f"]
         for arrays in (port, reference)
     ]
-    return max((relative(arrange(a, b, channels_last), b) for a, b in zip(*floats)), default=0.0)
+    return max(
+        (relative(arrange_axes(a, b, channels_last), b) for a, b in zip(*floats)), default=0.0
+    )
 
 
 def incomparable(port, reference):
@@ -328,7 +357,7 @@ def match(port, reference, layer_map=None):
         layer_map: {layer of the port: layer of the reference} that the user knows better; it
             holds for all that lies in the layer.
     """
-    mapped = {name: counterpart(name, layer_map or {}) for name in port}
+    mapped = {name: _counterpart_of_call(name, layer_map or {}) for name in port}
     pairs = {a: b for a, b in mapped.items() if a != b and b in reference}
     taken = set(pairs.values())
     for name in port:
@@ -353,6 +382,12 @@ def match(port, reference, layer_map=None):
     return pairs
 
 
+def _counterpart_of_call(name, layer_map):
+    """`counterpart` of a layer's name, which may end in " (call 2)"."""
+    layer, call, number = name.partition(" (call ")
+    return counterpart(layer, layer_map) + call + number
+
+
 def _in_order(mine, theirs):
     """[(index, index)] of the same kinds in the same order; then of what is left by kind alone."""
     matcher = difflib.SequenceMatcher(a=mine, b=theirs, autojunk=False)
@@ -373,14 +408,18 @@ def _in_order(mine, theirs):
 
 
 def _pair_containers(port, reference, pairs, taken):
-    """Pairs layers that hold others by what they hold: what all lies in one lies in the other."""
+    """Pairs layers that hold others, if what lies in the one and in the other is paired, all of it.
+
+    An activation on one side only does not count: it may be a function on the other.
+    """
     for name in port:
         if name in pairs or not name:
             continue
-        inside = [other for mine, other in pairs.items() if mine.startswith(f"{name}.")]
-        parents = {other.rpartition(".")[0] for other in inside}
-        common = _common_layer(parents)
-        if inside and common and common in reference and common not in taken:
+        inside = {other for mine, other in pairs.items() if mine.startswith(f"{name}.")}
+        common = _common_layer({other.rpartition(".")[0] for other in inside})
+        if not inside or not common or common not in reference or common in taken:
+            continue
+        if inside == {other for other in pairs.values() if other.startswith(f"{common}.")}:
             pairs[name] = common
             taken.add(common)
 
@@ -440,7 +479,7 @@ def settings(layer):
     """{name: value} of what can be read off a layer, in the same terms for both frameworks."""
     is_paddle = isinstance(layer, paddle.nn.Layer)
     found = {}
-    if hasattr(layer, "children") and _is_container(layer) and not _is_attention(layer):
+    if hasattr(layer, "children") and _is_container(layer) and not _is_one(layer):
         return found
     for name, paddle_name, torch_name in SETTINGS:
         value = getattr(layer, paddle_name if is_paddle else torch_name, None)
@@ -456,8 +495,23 @@ def settings(layer):
     return found
 
 
-def _is_attention(layer):
-    return isinstance(layer, (paddle.nn.MultiHeadAttention, torch.nn.MultiheadAttention))
+def _is_one(layer):
+    """Whether a layer that holds others is one to its user."""
+    return isinstance(
+        layer,
+        (
+            paddle.nn.MultiHeadAttention,
+            paddle.nn.layer.rnn.RNNBase,
+            torch.nn.MultiheadAttention,
+            torch.nn.RNNBase,
+        ),
+    )
+
+
+def _activation(layer):
+    """Of a plain RNN: "tanh" or "relu"; None of an LSTM or GRU."""
+    mode, _, name = layer.mode.partition("_")
+    return name.lower() if mode == "RNN" and name else None
 
 
 def _paddle_settings(layer, found):
@@ -474,11 +528,11 @@ def _paddle_settings(layer, found):
     if isinstance(layer, nn.GELU):
         own["approximate"] = "tanh" if layer._approximate else "none"
     if isinstance(layer, nn.Embedding):
-        own["padding_idx"] = None if layer._padding_idx == -1 else layer._padding_idx
+        own["padding_idx"] = "none" if layer._padding_idx == -1 else layer._padding_idx
     if isinstance(layer, nn.layer.rnn.RNNBase):
         own["bidirectional"] = layer.num_directions == 2
         own["batch_first"] = not layer.time_major
-        own["dropout"], own["mode"] = layer.dropout, layer.mode
+        own["dropout"], own["activation"] = layer.dropout, _activation(layer)
     if isinstance(layer, nn.MultiHeadAttention):
         own["dropout"] = layer.dropout
     if isinstance(layer, nn.Upsample):
@@ -519,9 +573,11 @@ def _torch_settings(layer, found):
         own["count_include_pad"] = layer.count_include_pad
     if isinstance(layer, nn.GELU):
         own["approximate"] = layer.approximate
+    if isinstance(layer, nn.Embedding):
+        own["padding_idx"] = "none" if layer.padding_idx is None else layer.padding_idx
     if isinstance(layer, nn.RNNBase):
         own["bidirectional"], own["batch_first"] = layer.bidirectional, layer.batch_first
-        own["dropout"], own["mode"] = layer.dropout, layer.mode
+        own["dropout"], own["activation"] = layer.dropout, _activation(layer)
     if isinstance(layer, nn.MultiheadAttention):
         own["dropout"] = layer.dropout
     if isinstance(layer, nn.Upsample):
@@ -545,7 +601,9 @@ def different_settings(port, reference):
     """["epsilon 1e-05 | 0.001", …]: what can be read off two layers and differs."""
     a, b = settings(port), settings(reference)
     found = []
-    are_leaves = all(hasattr(x, "children") and not _is_container(x) for x in (port, reference))
+    are_leaves = all(
+        hasattr(x, "children") and (_is_one(x) or not _is_container(x)) for x in (port, reference)
+    )
     if are_leaves and kind(port) != kind(reference):
         found.append(f"type {type(port).__name__} | {type(reference).__name__}")
     for name in a:

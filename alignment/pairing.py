@@ -81,6 +81,7 @@ class Pairing:
             the reference's where the port has none. Shapes are in the port's layout.
         layers: {layer of the port: layer of the reference}: a layer map's, and `renamed`.
         ignored: {name: why} of parameters that are not to be compared.
+        unknown: [(name, kind of rule)] of parameters that a rule names and the port has not.
         tied: lines on parameters that are one tensor on one side only.
     """
 
@@ -89,6 +90,7 @@ class Pairing:
     misfits: list
     layers: dict = field(default_factory=dict)
     ignored: dict = field(default_factory=dict)
+    unknown: list = field(default_factory=list)
     tied: list = field(default_factory=list)
 
     @property
