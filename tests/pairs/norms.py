@@ -21,7 +21,7 @@ class Reference(torch.nn.Module):
         self.instance1d = torch.nn.InstanceNorm1d(8, affine=True)
         self.drop1 = torch.nn.AlphaDropout(0.1)
         self.layer = torch.nn.LayerNorm([8, 16])
-        self.conv3 = torch.nn.Conv2d(8, 8, 3)
+        self.conv3 = torch.nn.Conv2d(8, 8, 3, padding=1)
         self.batch = torch.nn.BatchNorm2d(8)
         self.relu = torch.nn.ReLU()
         self.drop2 = torch.nn.Dropout2d(0.2)
@@ -36,7 +36,7 @@ class Reference(torch.nn.Module):
         x = self.conv3(x.reshape(len(x), 8, 4, 4))
         x = self.drop2(self.relu(self.batch(x)))
         x = self.group(self.conv4(x))
-        return self.instance2d(torch.relu(self.conv5(x)))
+        return self.instance2d(self.conv5(x))
 
 
 class Port(nn.Layer):
@@ -48,7 +48,7 @@ class Port(nn.Layer):
         self.instance1d = nn.InstanceNorm1D(8)
         self.drop1 = nn.AlphaDropout(0.1)
         self.layer = nn.LayerNorm([8, 16])
-        self.conv3 = nn.Conv2D(8, 8, 3)
+        self.conv3 = nn.Conv2D(8, 8, 3, padding=1)
         self.batch = nn.BatchNorm(8)
         self.relu = nn.ReLU()
         self.drop2 = nn.Dropout2D(0.2)
@@ -63,7 +63,7 @@ class Port(nn.Layer):
         x = self.conv3(x.reshape([len(x), 8, 4, 4]))
         x = self.drop2(self.relu(self.batch(x)))
         x = self.group(self.conv4(x))
-        return self.instance2d(nn.functional.relu(self.conv5(x)))
+        return self.instance2d(self.conv5(x))
 
 
 def with_layer(name, layer):
@@ -93,7 +93,7 @@ def frozen_statistics():
 
 
 def activation_twice():
-    """nn.BatchNorm can apply an activation by itself; leaky, as the one that comes after is not."""
+    """nn.BatchNorm can apply an activation by itself."""
     return with_layer("batch", nn.BatchNorm(8, act="sigmoid"))
 
 
