@@ -14,9 +14,13 @@ BROKEN = {
 }
 
 
-def check(pair, port):
+ACCEPTING = [name for name, pair in PAIRS.items() if hasattr(pair, "ACCEPT")]
+
+
+def check(pair, port, accepts=True):
     import alignment
 
+    accept = {"accept": pair.ACCEPT} if accepts and hasattr(pair, "ACCEPT") else {}
     return alignment.check(
         port,
         pair.Reference,
@@ -26,6 +30,7 @@ def check(pair, port):
         map=getattr(pair, "MAP", None),
         rules=getattr(pair, "rules", list)(),
         checks=getattr(pair, "CHECKS", ("forward", "backward", "training")),
+        **accept,
     )
 
 
@@ -46,6 +51,15 @@ def test_right_port_is_aligned(name):
         assert text.lower() in report.text().lower(), report.text()
     surplus = [line for line in lines if not any(text.lower() in line for text in allowed)]
     assert not surplus, report.text()
+
+
+@pytest.mark.parametrize("name", ACCEPTING)
+def test_difference_of_the_frameworks_is_told_with_its_cure(name):
+    pair = PAIRS[name]
+    report = check(pair, pair.Port, accepts=False)
+    assert not report.aligned, report.text()
+    for known in pair.ACCEPT:
+        assert any(known in hint for hint in report.hints), (report.hints, report.text())
 
 
 @pytest.mark.parametrize("name", BROKEN)

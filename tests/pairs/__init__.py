@@ -10,6 +10,7 @@ Each file holds one pair:
     MAP         the same
     CHECKS      default: all but "initialisation", as most ports leave Paddle's own
     rules       function () -> the rules
+    ACCEPT      known differences of the frameworks that have a cure, and that this port leaves
     NOT_COMPARED      texts: each must be told in a line of `report.not_compared`
     MAY_NOT_COMPARE   texts: lines that hold one of these may stand there too, and no others
     BROKEN      the same port with mistakes, each of them one that is really made

@@ -63,7 +63,7 @@ def not_dilated():
 
 BROKEN = [
     Broken("corners not aligned", corners_not_aligned, "larger1", "align_corners False | True"),
-    Broken("bilinear", bilinear, "larger2", "mode bilinear | bicubic"),
+    Broken("bilinear", bilinear, "larger2", "bilinear | bicubic"),
     Broken("another factor", twice, "larger2", ["larger2", "2 | 1.5"]),
     Broken("not dilated", not_dilated, "conv1", "dilation 1 | 2"),
     Broken("activation forgotten", ActivationForgotten, ["conv2", "conv1"], ["conv1", "conv2"]),
