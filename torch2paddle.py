@@ -13,15 +13,7 @@ For a model of your own:
 Where layers of the port have other names, --layer-map FILE says which is which:
 {"layer of the port": "layer of the reference"}; it holds for all that lies in the layer.
 
-What becomes of an entry depends on what its layer *is*:
-
-    Linear           weight is (in, out) in Paddle and (out, in) in PyTorch: transposed
-    BatchNorm        _mean, _variance are running_mean, running_var in PyTorch: renamed
-    InstanceNorm     scale is weight: renamed
-    PReLU            _weight is weight: renamed
-    all else         copied
-
-PyTorch's num_batches_tracked, a counter, has no counterpart: ignored, and 0 on the way back.
+What becomes of an entry depends on what its layer is: alignment/convert.py says it.
 """
 
 from alignment import cli, arguments  # isort: skip  (first: it says which package is missing)
@@ -30,190 +22,31 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import paddle
 import torch
-from paddle import nn
 from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
-from alignment.files import (
-    CannotRun,
-    load_pdparams,
-    missing,
-    require_file,
-    save_pdparams,
-    shown,
-    whole_file,
-    write_pdparams,
+from alignment import convert as conversion
+from alignment.convert import (
+    IGNORED,
+    convert,
+    convert_entries,
+    convert_file,
+    pair_weights,
+    revert,
+    revert_file,
+    rules,
 )
+from alignment.files import CannotRun, missing, require_file, shown, whole_file, write_pdparams
 from alignment.layers import read_layer_map
 from alignment.origin import CURRENT, UNKNOWN, note_origin, origin_of
-from alignment.pairing import Pairing, counterpart, pair_entries
+from alignment.pairing import Pairing
 from alignment.weights import load_pth, make_alive, require_same
 
-RENAMED = {
-    nn.layer.norm._BatchNormBase: {"_mean": "running_mean", "_variance": "running_var"},
-    nn.layer.norm._InstanceNormBase: {"scale": "weight"},
-    nn.PReLU: {"_weight": "weight"},
-}
-IGNORED = "num_batches_tracked"
+__all__ = ["convert", "convert_file", "pair_weights", "prepare", "revert", "revert_file", "rules"]
+
 NUM_CLASSES = 1000  # of the models in the steps
-
-
-def rules(model, layer_map=None):
-    """{Paddle name: (PyTorch name, "copy" | "rename" | "transpose")} for a paddle.nn.Layer.
-
-    Args:
-        layer_map: {layer of the port: layer of the reference}, where their names differ.
-    """
-    found = {}
-    wanted = model.state_dict()
-    for prefix, layer in model.named_sublayers(include_self=True):
-        renamed = next((names for kind, names in RENAMED.items() if isinstance(layer, kind)), {})
-        other = counterpart(prefix, layer_map or {})
-        for name in [*layer._parameters, *layer._buffers]:
-            paddle_name = f"{prefix}.{name}" if prefix else name
-            if paddle_name not in wanted:  # a bias that is None, or a buffer that is not saved
-                continue
-            torch_name = f"{other}.{renamed.get(name, name)}" if other else renamed.get(name, name)
-            if isinstance(layer, nn.Linear) and name == "weight":
-                found[paddle_name] = torch_name, "transpose"
-            else:
-                found[paddle_name] = torch_name, "rename" if name in renamed else "copy"
-    return found
-
-
-def pair_weights(model, torch_state, layer_map=None):
-    """The Pairing of a paddle.nn.Layer with a PyTorch state_dict {name: tensor}."""
-    layer_map = layer_map or {}
-    table = rules(model, layer_map)
-    for layer, other in layer_map.items():
-        mine = [source for name, (source, _) in table.items() if name.startswith(f"{layer}.")]
-        if mine and not any(source in torch_state for source in mine):
-            raise CannotRun(
-                f"the layer map says that {layer} is the reference's {other}, and that has no such "
-                "parameters"
-            )
-    pairing = pair_entries(
-        table,
-        {name: tensor.shape for name, tensor in model.state_dict().items()},
-        {name: x.shape for name, x in torch_state.items() if not name.endswith(IGNORED)},
-    )
-    pairing.layers = {**layer_map, **pairing.renamed}
-    return pairing
-
-
-def convert(torch_state, model, layer_map=None):
-    """A PyTorch state_dict as the state_dict of the Paddle `model`; takes the entries out of it.
-
-    Args:
-        torch_state: {name: tensor}. Emptied as it goes, so that memory is not needed twice.
-        model: paddle.nn.Layer, for its layers' kinds, names, shapes and dtypes.
-        layer_map: {layer of the port: layer of the reference}, where their names differ.
-
-    Returns:
-        {name: paddle.Tensor} on the CPU.
-
-    Raises:
-        CannotRun: an entry is missing, unknown, or of another shape or dtype.
-    """
-    table = rules(model, layer_map)
-    sources = {torch_name for torch_name, _ in table.values()}
-    unknown = [n for n in torch_state if n not in sources and not n.endswith(IGNORED)]
-    missing = [n for n in sources if n not in torch_state]
-    _require_same_names(unknown, sorted(missing))
-    return convert_entries(torch_state, model, table)
-
-
-def convert_entries(torch_state, model, table):
-    """`convert` of those entries that `table` names, as `rules` or `Pairing.table` gives it."""
-    state = {}
-    for name, target in model.state_dict().items():
-        if name not in table:
-            continue
-        source, rule = table[name]
-        tensor = torch_state.pop(source).detach()
-        tensor = tensor.t() if rule == "transpose" and tensor.dim() == 2 else tensor
-        _require_same_kind(source, tensor, name, target)
-        array = tensor.cpu().numpy()
-        state[name] = paddle.to_tensor(np.ascontiguousarray(array), place=paddle.CPUPlace())
-    return state
-
-
-def revert(paddle_state, model, layer_map=None):
-    """The inverse of `convert`: {name: array} of the Paddle `model` as a PyTorch state_dict.
-
-    Raises:
-        CannotRun: an entry is missing, unknown, or of another shape or dtype.
-    """
-    table = rules(model, layer_map)
-    _require_same_names(
-        [n for n in paddle_state if n not in table], [n for n in table if n not in paddle_state]
-    )
-    state = {}
-    for name, target in model.state_dict().items():
-        source, rule = table[name]
-        array = np.asarray(paddle_state.pop(name))
-        _require_same_kind(name, array, name, target)
-        array = array.T if rule == "transpose" else array
-        state[source] = torch.from_numpy(np.array(array, order="C"))
-        if name.endswith("_variance"):
-            state[source.replace("running_var", IGNORED)] = torch.tensor(0)
-    return state
-
-
-def _require_same_names(unknown, missing):
-    if unknown or missing:
-        parts = [
-            f"{len(names)} {what} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
-            for what, names in (("entries missing", missing), ("entries unknown", unknown))
-            if names
-        ]
-        raise CannotRun(
-            "these are weights of another model, or the port is not built as the reference is: "
-            + "; ".join(parts)
-        )
-
-
-def _require_same_kind(source, value, name, target):
-    shape, wanted = list(value.shape), list(target.shape)
-    if shape != wanted:
-        raise CannotRun(
-            "these are weights of another model, or the port is not built as the reference is: "
-            f"{source} fits {shape}, "
-            f"the model's {name} is {wanted}"
-        )
-    dtype, wanted = (str(x.dtype).rpartition(".")[2] for x in (value, target))
-    if dtype != wanted:
-        raise CannotRun(
-            f"{source} is {dtype}, the model's {name} is {wanted}: "
-            f"convert it to {wanted} in the framework that saved it"
-        )
-
-
-def convert_file(source, target, model, layer_map=None):
-    """PyTorch checkpoint `source` -> Paddle state_dict file `target`. Raises CannotRun."""
-    try:
-        state = convert(load_pth(source), model, layer_map)
-    except CannotRun as error:
-        raise CannotRun(_with_file(error, source)) from error
-    save_pdparams(state, target)
-
-
-def revert_file(source, target, model, layer_map=None):
-    """Paddle state_dict file `source` -> PyTorch state_dict file `target`. Raises CannotRun."""
-    try:
-        state = revert(load_pdparams(source), model, layer_map)
-    except CannotRun as error:
-        raise CannotRun(_with_file(error, source)) from error
-    with whole_file(target) as temporary:
-        torch.save(state, temporary)
-
-
-def _with_file(error, path):
-    return str(error) if shown(path) in str(error) else f"{shown(path)}: {error}"
 
 
 class Weights(NamedTuple):
@@ -264,7 +97,8 @@ def prepare(args, port=None, reference=None):
     layer_map = read_layer_map(getattr(args, "layer_map", None), port, reference)
     args.pairing = pairing = pair_weights(port, reference.state_dict(), layer_map)
 
-    sources, made_for = [torch_file, Path(__file__)], sorted(pairing.table.items())
+    code = [Path(__file__), Path(conversion.__file__)]
+    sources, made_for = [torch_file, *code], sorted(pairing.table.items())
     origin = origin_of(paddle_file, sources, made_for)
     if origin == UNKNOWN:
         print(

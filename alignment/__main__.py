@@ -2,12 +2,14 @@
 
     python -m alignment
     python -m alignment --model mobilenet_v3_large
+    python -m alignment compare --help     any pair of models
+    python -m alignment map --help         which layer is which
 
 Options are those that all steps share. Exit status: 2 if a step could not run, else 1 if one is
 not aligned, else 0.
 """
 
-from . import cli, environment  # isort: skip  (first)
+from . import environment  # isort: skip  (first)
 
 import json
 import subprocess
@@ -15,9 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-from tabulate import tabulate
+from .commands import COMMANDS
+from .commands import main as run_command
+from .screen import CANNOT_RUN, leave
 
-from .screen import leave
+NOT_ALIGNED = 1
+ROOT = Path(__file__).resolve().parent.parent
 
 STEPS = {
     "01_test_forward.py": "forward_diff",
@@ -43,11 +48,11 @@ def run_step(script, summary_file, options, own=()):
     print(f"\n$ python {' '.join([script, *own])}", flush=True)
     summary_file.unlink(missing_ok=True)
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, cli.ROOT / script, *own, *options])
+    process = subprocess.Popen([sys.executable, ROOT / script, *own, *options])
     with environment.cleaned_up(lambda: environment.end(process)):
         status = process.wait()
     seconds = time.perf_counter() - start
-    if not summary_file.exists() and status == cli.NOT_ALIGNED:
+    if not summary_file.exists() and status == NOT_ALIGNED:
         return status, [Path(script).name, "", "", "", "misaligned", seconds]
     if not summary_file.exists():
         return status, [Path(script).name, "", "", "", f"could not run (exit {status})", seconds]
@@ -73,11 +78,26 @@ def main(args):
     if args.layer_map:
         shared += ["--layer-map", str(args.layer_map)]
     results.append(run_step(script, summary_file, shared, short))
+    from tabulate import tabulate
+
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")
     print(f"\n{tabulate([row for _, row in results], headers, floatfmt=formats)}")
     leave(max(status for status, _ in results))
 
 
-if __name__ == "__main__":
+def run():
+    """The console script: a command of any pair, or the steps of this repository."""
+    if sys.argv[1:] and sys.argv[1] in COMMANDS:
+        run_command(sys.argv[1:])
+    if not (ROOT / next(iter(STEPS))).exists():  # installed, away from the repository
+        environment.require()
+        known = ", ".join(COMMANDS)
+        leave(CANNOT_RUN, f"the steps are not here: give a command, {known}. See compare --help")
+    from . import cli
+
     cli.run(main, cli.parser(__doc__))
+
+
+if __name__ == "__main__":
+    run()

@@ -31,7 +31,7 @@ paddle.disable_signal_handler()
 
 import torch  # noqa: E402
 
-from .files import CannotRun, described, only_user, reason_of, shown, unpack_once  # noqa: E402
+from .files import CannotRun, described, only_user, place_of, reason_of, shown, unpack_once  # noqa: E402
 
 
 def parser(description):
@@ -102,7 +102,7 @@ def run(step, arguments, log=None, writes_results=True):
     except KeyboardInterrupt:
         status = 130
     except Exception as error:  # most likely the port: its author needs to see where
-        from .diff import place_of, report_misfits
+        from .diff import report_misfits
 
         pairing = getattr(args, "pairing", None)
         if log and pairing and not pairing.fits:

@@ -8,9 +8,7 @@ all lines before it, and loading a record can run code from the file.
 
 import contextlib
 import fnmatch
-import json
 import logging
-import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +16,15 @@ import numpy as np
 from reprod_log import ReprodDiffHelper
 from reprod_log.utils import check_print_diff, init_logger
 
-from .files import CannotRun, load_record, reason_of, shown, whole_file
+from .files import (
+    CannotRun,
+    load_record,
+    place_of,
+    reason_of,
+    shown,
+    whole_file,
+    write_json,
+)
 from .layers import incomparable, relative
 from .screen import printable
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
@@ -162,7 +168,7 @@ class DiffHelper(ReprodDiffHelper):
             with open(temporary, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in [*lines, *notes])
         summary = self._summary(verdicts, aligned, agree, found)
-        _write_json(summary, path.with_suffix(".json"))
+        write_json(summary, path.with_suffix(".json"))
         print("\n".join(lines), flush=True)
         return aligned
 
@@ -287,7 +293,7 @@ def report_misfits(pairing, error, path):
         "threshold": 0.0,
         "findings": lines,
     }
-    _write_json(summary, path.with_suffix(".json"))
+    write_json(summary, path.with_suffix(".json"))
 
 
 def _misfit_lines(pairing, folder):
@@ -295,26 +301,9 @@ def _misfit_lines(pairing, folder):
     if not pairing.renamed:
         return pairing.lines()
     proposal = folder / "layer_map.json"
-    _write_json(pairing.layers, proposal)
+    write_json(pairing.layers, proposal)
     return pairing.lines(shown(proposal))
 
-
-def _write_json(value, path):
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def place_of(error):
-    """Where in the user's own code an exception was raised: the innermost line of it."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and HERE not in Path(frame.filename).parents
-    ]
-    return f" ({shown(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-
-
-HERE = Path(__file__).resolve().parent
 
 # From good to bad.
 VERDICTS = ("aligned", "rounding", "imprecise", "misaligned")

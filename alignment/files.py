@@ -20,6 +20,7 @@ import stat
 import sys
 import tarfile
 import tempfile
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -507,3 +508,27 @@ def unpack_once(archive, folder):
             "unpacked anew; for images of your own there is --image-dir or --data-path"
         )
     return False
+
+
+def write_json(value, path):
+    """Writes plain values as JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def place_of(error):
+    """Where in the user's own code an exception was raised, " (FILE, line N)": the innermost line.
+
+    "" if there is none.
+    """
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename
+        and not frame.filename.startswith("<")
+        and HERE not in Path(frame.filename).resolve().parents
+    ]
+    return f" ({shown(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+
+
+HERE = Path(__file__).resolve().parent

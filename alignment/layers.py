@@ -1,10 +1,13 @@
-"""Where two models part: every layer's input, output and gradients, compared in order.
+"""Where two models differ: every layer's input, output and gradients, compared in order.
 
 The models are in float64 (`precision.to_float64`), so a layer either agrees to 1e-12 or does not.
 """
 
 import difflib
-from dataclasses import dataclass
+import itertools
+import os
+import tempfile
+from dataclasses import dataclass, field
 
 import numpy as np
 import paddle
@@ -12,6 +15,7 @@ import torch
 
 from .files import CannotRun, read_json, shown, whole_file
 from .pairing import counterpart
+from .structure import flatten, is_tensor, to_array
 from .thresholds import FORWARD_FLOAT64, GRADIENT_FLOAT64, TRAIN_FLOAT64
 
 # What can be read off a layer: its name here, Paddle's attribute, PyTorch's.
@@ -21,18 +25,55 @@ SETTINGS = [
     ("in_features", "_in_features", "in_features"),
     ("out_features", "_out_features", "out_features"),
     ("num_features", "_num_features", "num_features"),
+    ("num_channels", "_num_channels", "num_channels"),
+    ("normalized_shape", "_normalized_shape", "normalized_shape"),
+    ("num_embeddings", "_num_embeddings", "num_embeddings"),
+    ("embedding_dim", "_embedding_dim", "embedding_dim"),
+    ("padding_idx", "_padding_idx", "padding_idx"),
+    ("num_parameters", "_num_parameters", "num_parameters"),
+    ("embed_dim", "embed_dim", "embed_dim"),
+    ("num_heads", "num_heads", "num_heads"),
+    ("input_size", "input_size", "input_size"),
+    ("hidden_size", "hidden_size", "hidden_size"),
+    ("num_layers", "num_layers", "num_layers"),
+    ("proj_size", "proj_size", "proj_size"),
     ("kernel_size", "_kernel_size", "kernel_size"),
     ("kernel_size", "ksize", "kernel_size"),
+    ("kernel_size", "kernel_size", "kernel_size"),
+    ("kernel_size", "kernel_sizes", "kernel_size"),
     ("stride", "_stride", "stride"),
     ("stride", "stride", "stride"),
+    ("stride", "strides", "stride"),
     ("padding", "_padding", "padding"),
     ("padding", "padding", "padding"),
+    ("padding", "paddings", "padding"),
+    ("padding_mode", "_padding_mode", "padding_mode"),
+    ("output_padding", "output_padding", "output_padding"),
     ("dilation", "_dilation", "dilation"),
+    ("dilation", "dilations", "dilation"),
+    ("ceil_mode", "ceil_mode", "ceil_mode"),
+    ("divisor_override", "divisor", "divisor_override"),
     ("groups", "_groups", "groups"),
     ("groups", "_num_groups", "num_groups"),
     ("output_size", "_output_size", "output_size"),
+    ("size", "size", "size"),
+    ("scale_factor", "scale_factor", "scale_factor"),
+    ("upscale_factor", "_upscale_factor", "upscale_factor"),
     ("epsilon", "_epsilon", "eps"),
+    ("epsilon", "_eps", "eps"),
     ("negative_slope", "_negative_slope", "negative_slope"),
+    ("alpha", "_alpha", "alpha"),
+    ("alpha", "alpha", "alpha"),
+    ("beta", "_beta", "beta"),
+    ("beta", "beta", "beta"),
+    ("k", "k", "k"),
+    ("threshold", "_threshold", "threshold"),
+    ("threshold", "_threshold", "lambd"),
+    ("min", "_min", "min_val"),
+    ("max", "_max", "max_val"),
+    ("axis", "_axis", "dim"),
+    ("start_axis", "start_axis", "start_dim"),
+    ("stop_axis", "stop_axis", "end_dim"),
     ("p", "p", "p"),
     ("reduction", "reduction", "reduction"),
     ("label_smoothing", "label_smoothing", "label_smoothing"),
@@ -41,21 +82,33 @@ SETTINGS = [
     ("gamma", "gamma", "gamma"),
 ]
 
+# Kinds of layers that have another name in Paddle: PyTorch's.
+KINDS = {
+    "conv1dtranspose": "convtranspose1d",
+    "conv2dtranspose": "convtranspose2d",
+    "conv3dtranspose": "convtranspose3d",
+    "simplernn": "rnn",
+    "simplernncell": "rnncell",
+    "swish": "silu",
+    "pad2d": "zeropad2d",
+    "thresholdedrelu": "threshold",
+    "nondynamicallyquantizablelinear": "linear",
+}
 
 SHOWN = 8  # lines on settings that differ: of another width, hundreds do
 
 
 @dataclass
 class Seen:
-    """What one call of a layer took and gave; arrays, or None where it was no tensor.
+    """What one call of a layer took and gave, {path: array} of all tensors.
 
-    `wants_gradient`: whether the output takes part in a backward pass.
+    `wants_gradient`: whether an output takes part in a backward pass.
     """
 
     layer: object
-    input: np.ndarray | None
-    output: np.ndarray | None = None
-    output_gradient: np.ndarray | None = None
+    inputs: dict
+    outputs: dict = field(default_factory=dict)
+    output_gradients: dict = field(default_factory=dict)
     wants_gradient: bool = False
 
 
@@ -72,47 +125,83 @@ class Row:
     output_gradient: float
 
 
-def record(model, run):
+class Shelf:
+    """Keeps arrays in memory up to a limit, and what comes after it in a temporary file.
+
+    Args:
+        limit: bytes; None: a quarter of the memory that is free.
+    """
+
+    def __init__(self, limit=None):
+        if limit is None:
+            limit = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        self.free, self.file = limit, None
+
+    def keep(self, array):
+        """The array, or one of the same values that lies in the file."""
+        self.free -= array.nbytes
+        if self.free >= 0 or not array.size:
+            return array
+        self.file = self.file or tempfile.TemporaryFile()  # noqa: SIM115  (as long as the arrays)
+        offset = self.file.seek(0, os.SEEK_END)
+        array.tofile(self.file)
+        self.file.flush()
+        return np.memmap(self.file, array.dtype, "r", offset, array.shape)
+
+
+def record(model, run, shelf=None):
     """Calls `run(model)` and returns {layer name: Seen} in the order in which layers finish.
+
+    A layer that is called again is there again, as "name (call 2)". The model itself is "".
 
     Args:
         model: a paddle.nn.Layer or torch.nn.Module.
         run: does the forward pass and, if gradients are wanted, the backward pass.
+        shelf: keeps the arrays.
     """
     is_paddle = isinstance(model, paddle.nn.Layer)
-    layers = model.named_sublayers() if is_paddle else model.named_modules()
-    started, finished, hooks = {}, {}, []
+    layers = model.named_sublayers(include_self=True) if is_paddle else model.named_modules()
+    shelf = shelf or Shelf(limit=2**62)
+    started, finished, calls, hooks = {}, {}, {}, []
 
-    def array(value):
-        value = value[0] if isinstance(value, (tuple, list)) and value else value
-        if not isinstance(value, (paddle.Tensor, torch.Tensor)):
-            return None
-        return np.array(value.detach().cpu().numpy())  # a copy: PyTorch's ReLU works in place
+    def arrays(value):
+        return {
+            path: shelf.keep(to_array(leaf))
+            for path, leaf in flatten(value).items()
+            if is_tensor(leaf)
+        }
 
     def before(name):
-        def hook(layer, inputs):
-            started[name] = Seen(layer, array(inputs))
+        def hook(layer, args, kwargs):
+            # By keyword or not is no difference.
+            started.setdefault(name, []).append(Seen(layer, arrays([args, kwargs])))
 
         return hook
 
     def after(name):
-        def hook(layer, inputs, output):
-            seen = started.pop(name)
-            seen.output = array(output)
-            finished.setdefault(name, seen)
-            tensor = output[0] if isinstance(output, (tuple, list)) else output
-            seen.wants_gradient = not tensor.stop_gradient if is_paddle else tensor.requires_grad
-            if seen.wants_gradient:
-                tensor.register_hook(lambda g: setattr(seen, "output_gradient", array(g)))
+        def hook(layer, args, kwargs, output):
+            seen = started[name].pop()
+            calls[name] = calls.get(name, 0) + 1
+            number = f" (call {calls[name]})" if calls[name] > 1 else ""
+            finished[f"{name}{number}"] = seen
+            seen.outputs = arrays(output)
+            for path, tensor in flatten(output).items():
+                if is_tensor(tensor) and _wants_gradient(tensor):
+                    seen.wants_gradient = True
+                    tensor.register_hook(keep_gradient(seen, path))
+
+        return hook
+
+    def keep_gradient(seen, path):
+        def hook(gradient):
+            seen.output_gradients[path] = shelf.keep(to_array(gradient))
 
         return hook
 
     for name, layer in layers:
-        if not name:
-            continue
         pre = layer.register_forward_pre_hook
         post = layer.register_forward_post_hook if is_paddle else layer.register_forward_hook
-        hooks += [pre(before(name)), post(after(name))]
+        hooks += [pre(before(name), with_kwargs=True), post(after(name), with_kwargs=True)]
     try:
         run(model)
     finally:
@@ -121,15 +210,67 @@ def record(model, run):
     return finished
 
 
+def _wants_gradient(tensor):
+    if isinstance(tensor, paddle.Tensor):
+        return not tensor.stop_gradient
+    return tensor.requires_grad
+
+
 def relative(port, reference):
     """Largest absolute difference over the reference's largest value; inf if not comparable."""
     if port is None or reference is None:
         return 0.0 if port is reference else np.inf
     if port.shape != reference.shape:
         return np.inf
+    if port.dtype == bool or reference.dtype == bool:
+        return 0.0 if np.array_equal(port, reference) else np.inf
     scale = np.abs(reference).max(initial=0.0)
     difference = np.abs(port - reference).max(initial=0.0) / (scale or 1.0)
     return float(difference) if np.isfinite(difference) else np.inf
+
+
+def pair_leaves(port, reference):
+    """[(path, port's array or None, reference's array or None)] of two {path: array}.
+
+    By path where both sides have the same paths, else by order: a tuple of one may be a dictionary
+    of the other.
+    """
+    if port.keys() == reference.keys():
+        return [(path, port[path], reference[path]) for path in reference]
+    return [
+        (mine[0] if mine else theirs[0], mine and mine[1], theirs and theirs[1])
+        for mine, theirs in itertools.zip_longest(port.items(), reference.items())
+    ]
+
+
+def arrange(port, reference, channels_last):
+    """The port's array with its channels first, if it has them last and that fits better."""
+    if not channels_last or port is None or reference is None or port.ndim < 3:
+        return port
+    moved = np.moveaxis(port, -1, 1)
+    if moved.shape != reference.shape:
+        return port
+    if port.shape != reference.shape:
+        return moved
+    return min((port, moved), key=lambda each: relative(each, reference))
+
+
+def relative_all(port, reference, channels_last=False):
+    """The largest `relative` of two {path: array}; of two empty ones 0."""
+    return max(
+        (relative(arrange(a, b, channels_last), b) for _, a, b in pair_leaves(port, reference)),
+        default=0.0,
+    )
+
+
+def relative_inputs(port, reference, channels_last=False):
+    """`relative_all` of the floats of which both sides have one: masks differ by convention, and
+    what is an argument here may be an attribute there."""
+    floats = [
+        [array for array in arrays.values() if array.dtype.kind == "f"]
+        for arrays in (port, reference)
+    ]
+    return max((relative(arrange(a, b, channels_last), b) for a, b in zip(*floats)), default=0.0)
 
 
 def incomparable(port, reference):
@@ -138,6 +279,8 @@ def incomparable(port, reference):
         return f"none in the {'port' if port is None else 'reference'}"
     if port.shape != reference.shape:
         return f"shape {port.shape} | {reference.shape}"
+    if (port.dtype.kind in "iu") != (reference.dtype.kind in "iu"):
+        return f"dtype {port.dtype} | {reference.dtype}"
     for side, array in (("port", port), ("reference", reference)):
         if not np.isfinite(array).all():
             return f"NaN or infinity in the {side}"
@@ -149,6 +292,20 @@ def how_far(port, reference):
     return incomparable(port, reference) or f"by {relative(port, reference):.1e}"
 
 
+def how_far_all(port, reference, channels_last=False):
+    """The same of two {path: array}: of the first that cannot be compared, or of the worst."""
+    rows = [(path, arrange(a, b, channels_last), b) for path, a, b in pair_leaves(port, reference)]
+    several = len(rows) > 1
+    for path, a, b in rows:
+        reason = incomparable(a, b)
+        if reason:
+            return f"{path}: {reason}" if several else reason
+    path, a, b = max(rows, key=lambda row: relative(row[1], row[2]), default=("", None, None))
+    if a is None:
+        return "no tensors"
+    return f"{how_far(a, b)} in {path}" if several and path else how_far(a, b)
+
+
 def kind(layer):
     """The framework's own class behind a layer, in lower case: conv2d, batchnorm2d, …
 
@@ -158,7 +315,8 @@ def kind(layer):
         if cls in (paddle.nn.Layer, torch.nn.Module):
             break
         if cls.__module__.startswith(("paddle.nn.layer", "torch.nn.modules")):
-            return cls.__name__.lower()
+            name = cls.__name__.lower()
+            return KINDS.get(name, name)
     return type(layer).__name__.lower()
 
 
@@ -177,16 +335,61 @@ def match(port, reference, layer_map=None):
         if name not in pairs and name in reference and name not in taken:
             pairs[name] = name
             taken.add(name)
-    waiting = {}
-    for name, value in reference.items():
-        layer = getattr(value, "layer", value)
-        if name not in taken and not _is_container(layer):
-            waiting.setdefault(kind(layer), []).append(name)
-    for name, value in port.items():
-        layer = getattr(value, "layer", value)
-        if name not in pairs and not _is_container(layer) and waiting.get(kind(layer)):
-            pairs[name] = waiting[kind(layer)].pop(0)
+    left, left_reference = (
+        [name for name in names if not _is_container(getattr(names[name], "layer", names[name]))]
+        for names in (
+            {name: port[name] for name in port if name not in pairs},
+            {name: reference[name] for name in reference if name not in taken},
+        )
+    )
+    kinds, kinds_reference = (
+        [kind(getattr(layers[name], "layer", layers[name])) for name in names]
+        for names, layers in ((left, port), (left_reference, reference))
+    )
+    for mine, theirs in _in_order(kinds, kinds_reference):
+        pairs[left[mine]] = left_reference[theirs]
+        taken.add(left_reference[theirs])
+    _pair_containers(port, reference, pairs, taken)
     return pairs
+
+
+def _in_order(mine, theirs):
+    """[(index, index)] of the same kinds in the same order; then of what is left by kind alone."""
+    matcher = difflib.SequenceMatcher(a=mine, b=theirs, autojunk=False)
+    found = [
+        (start + i, other + i)
+        for start, other, size in matcher.get_matching_blocks()
+        for i in range(size)
+    ]
+    used, used_reference = ({pair[side] for pair in found} for side in (0, 1))
+    waiting = {}
+    for i, name in enumerate(theirs):
+        if i not in used_reference:
+            waiting.setdefault(name, []).append(i)
+    for i, name in enumerate(mine):
+        if i not in used and waiting.get(name):
+            found.append((i, waiting[name].pop(0)))
+    return found
+
+
+def _pair_containers(port, reference, pairs, taken):
+    """Pairs layers that hold others by what they hold: what all lies in one lies in the other."""
+    for name in port:
+        if name in pairs or not name:
+            continue
+        inside = [other for mine, other in pairs.items() if mine.startswith(f"{name}.")]
+        parents = {other.rpartition(".")[0] for other in inside}
+        common = _common_layer(parents)
+        if inside and common and common in reference and common not in taken:
+            pairs[name] = common
+            taken.add(common)
+
+
+def _common_layer(names):
+    """The layer in which all of these lie; "" if there is none but the model."""
+    levels = zip(*(name.split(".") for name in names))
+    same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
+    return ".".join(level[0] for level in same)
 
 
 def read_layer_map(path, port, reference):
@@ -203,6 +406,7 @@ def read_layer_map(path, port, reference):
     pairs = read_json(path)
     if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
         raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
+    pairs = {name: other for name, other in pairs.items() if not name.startswith("//")}  # remarks
     known = {
         "port": [name for name, _ in port.named_sublayers()],
         "reference": [name for name, _ in reference.named_modules() if name],
@@ -236,32 +440,104 @@ def settings(layer):
     """{name: value} of what can be read off a layer, in the same terms for both frameworks."""
     is_paddle = isinstance(layer, paddle.nn.Layer)
     found = {}
-    if hasattr(layer, "children") and _is_container(layer):
+    if hasattr(layer, "children") and _is_container(layer) and not _is_attention(layer):
         return found
     for name, paddle_name, torch_name in SETTINGS:
         value = getattr(layer, paddle_name if is_paddle else torch_name, None)
-        if value is not None and name not in found:
+        if value is not None and name not in found and not callable(value):
             found[name] = _plain(value)
-    norm = (
-        paddle.nn.layer.norm._BatchNormBase if is_paddle else torch.nn.modules.batchnorm._NormBase
-    )
-    if isinstance(layer, norm):
-        # The share of the old statistics that is kept; None is PyTorch's cumulative average.
-        momentum = layer._momentum if is_paddle else layer.momentum
-        found["momentum"] = momentum if is_paddle or momentum is None else 1 - momentum
-        found["frozen"] = bool(is_paddle and layer._use_global_stats)
-    if isinstance(layer, paddle.nn.Linear):
-        found["in_features"], found["out_features"] = layer.weight.shape
-    if hasattr(layer, "bias"):
-        found["bias"] = layer.bias is not None
+    own = _paddle_settings if is_paddle else _torch_settings
+    found.update(own(layer, found))
+    for name, value in list(found.items()):
+        if value is None:
+            del found[name]
+    if hasattr(layer, "bias") and not isinstance(layer, torch.nn.modules.rnn.RNNBase):
+        found["bias"] = layer.bias is not None and layer.bias is not False
     return found
+
+
+def _is_attention(layer):
+    return isinstance(layer, (paddle.nn.MultiHeadAttention, torch.nn.MultiheadAttention))
+
+
+def _paddle_settings(layer, found):
+    """Settings of a layer of Paddle that PyTorch has under another name or in other units."""
+    nn, own = paddle.nn, {}
+    if isinstance(layer, (nn.layer.norm._BatchNormBase, nn.BatchNorm)):
+        own["momentum"] = layer._momentum  # the share of the old statistics that is kept
+        own["frozen"] = bool(layer._use_global_stats)
+    if isinstance(layer, nn.Linear):
+        own["in_features"], own["out_features"] = layer.weight.shape
+    if "ksize" in vars(layer) or isinstance(layer, (nn.MaxPool1D, nn.AvgPool1D)):
+        own["stride"] = found.get("stride", found.get("kernel_size"))
+        own["count_include_pad"] = None if (x := _first(layer, EXCLUSIVE)) is None else not x
+    if isinstance(layer, nn.GELU):
+        own["approximate"] = "tanh" if layer._approximate else "none"
+    if isinstance(layer, nn.Embedding):
+        own["padding_idx"] = None if layer._padding_idx == -1 else layer._padding_idx
+    if isinstance(layer, nn.layer.rnn.RNNBase):
+        own["bidirectional"] = layer.num_directions == 2
+        own["batch_first"] = not layer.time_major
+        own["dropout"], own["mode"] = layer.dropout, layer.mode
+    if isinstance(layer, nn.MultiHeadAttention):
+        own["dropout"] = layer.dropout
+    if isinstance(layer, nn.Upsample):
+        own["interpolation"] = layer.mode
+        own["align_corners"] = bool(layer.align_corners)
+        own["scale_factor"] = _as_floats(layer.scale_factor)
+    if isinstance(layer, nn.Dropout):
+        own["scaling"] = layer.mode
+    if isinstance(layer, (nn.SELU, nn.Hardsigmoid)):
+        own["alpha"] = None
+    return own
+
+
+EXCLUSIVE = ("exclusive", "_exclusive")
+
+
+def _first(layer, names):
+    return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+
+
+def _as_floats(value):
+    if isinstance(value, (list, tuple)):
+        return _plain([float(each) for each in value])
+    return None if value is None else float(value)
+
+
+def _torch_settings(layer, found):
+    """The same of a layer of PyTorch."""
+    nn, own = torch.nn, {}
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        # None is PyTorch's cumulative average.
+        is_batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        own["momentum"] = (
+            None if layer.momentum is None or not is_batch_norm else (1 - layer.momentum)
+        )
+        own["frozen"] = False if is_batch_norm else None
+    if isinstance(layer, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)):
+        own["count_include_pad"] = layer.count_include_pad
+    if isinstance(layer, nn.GELU):
+        own["approximate"] = layer.approximate
+    if isinstance(layer, nn.RNNBase):
+        own["bidirectional"], own["batch_first"] = layer.bidirectional, layer.batch_first
+        own["dropout"], own["mode"] = layer.dropout, layer.mode
+    if isinstance(layer, nn.MultiheadAttention):
+        own["dropout"] = layer.dropout
+    if isinstance(layer, nn.Upsample):
+        own["interpolation"] = layer.mode
+        own["align_corners"] = bool(layer.align_corners)
+        own["scale_factor"] = _as_floats(layer.scale_factor)
+    if isinstance(layer, nn.Dropout):
+        own["scaling"] = "upscale_in_train"
+    return own
 
 
 def _plain(value):
     """Numbers and tuples that compare equal where they mean the same: (3, 3) and 3."""
     if isinstance(value, (list, tuple)):
         value = tuple(value)
-        return value[0] if value and all(part == value[0] for part in value) else value
+        return value[0] if value and all(each == value[0] for each in value) else value
     return value
 
 
@@ -277,6 +553,8 @@ def different_settings(port, reference):
             continue
         x, y = a[name], b[name]
         both_numbers = all(isinstance(v, float) for v in (x, y))
+        if name == "axis" and all(isinstance(v, int) for v in (x, y)) and (x < 0) != (y < 0):
+            continue  # which is the same depends on what comes in
         same = abs(x - y) <= 1e-6 * abs(y) if both_numbers else x == y
         if not same:
             shown = (f"{v:.6g}" if isinstance(v, float) else str(v) for v in (x, y))
@@ -327,7 +605,7 @@ def compare_settings(port_model, reference_model, layer_map=None):
     return found
 
 
-def compare(port, reference, layer_map=None):
+def compare(port, reference, layer_map=None, channels_last=False):
     """Rows of the layers that both sides have, in the order in which the port's finish."""
     rows = []
     for name, other in match(port, reference, layer_map).items():
@@ -338,9 +616,9 @@ def compare(port, reference, layer_map=None):
                 other,
                 a,
                 b,
-                relative(a.input, b.input),
-                relative(a.output, b.output),
-                relative(a.output_gradient, b.output_gradient),
+                relative_inputs(a.inputs, b.inputs, channels_last),
+                relative_all(a.outputs, b.outputs, channels_last),
+                relative_all(a.output_gradients, b.output_gradients, channels_last),
             )
         )
     order = {name: i for i, name in enumerate(port)}
@@ -348,7 +626,12 @@ def compare(port, reference, layer_map=None):
 
 
 def describe(row):
-    return f"{row.name}: {_describe(row.port.layer)} | {_describe(row.reference.layer)}"
+    return (
+        f"{row.name or THE_MODEL}: {_describe(row.port.layer)} | {_describe(row.reference.layer)}"
+    )
+
+
+THE_MODEL = "the model"
 
 
 def _describe(layer):
@@ -361,7 +644,7 @@ def _describe(layer):
 
 def write(rows, path, backward=False):
     """Writes one line for each row to `path`."""
-    width = max((len(row.name) for row in rows), default=0)
+    width = max((len(row.name or THE_MODEL) for row in rows), default=0)
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         columns = "input    output" + ("   gradient" if backward else "")
         file.write("# differences in float64, relative to the largest value\n")
@@ -374,7 +657,7 @@ def write(rows, path, backward=False):
             )
             mark = "" if agree else "  <-- differs"
             sides = describe(row).partition(": ")[2]
-            file.write(f"{row.name:{width}}  {numbers}  {sides}{mark}\n")
+            file.write(f"{row.name or THE_MODEL:{width}}  {numbers}  {sides}{mark}\n")
 
 
 def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None):
@@ -395,8 +678,10 @@ def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None):
             missing = unpaired(agreed, row) if unpaired else []
             what = f": {', '.join(missing)}" if missing else ", in a function call or a residual"
             lines.append(
-                f"Its input differs already, {how_far(row.port.input, row.reference.input)}: the "
-                f"mistake lies {since}{what}"
+                f"Its input differs already, by {row.input:.1e}: the mistake lies {since}{what}"
+                if np.isfinite(row.input)
+                else f"Its input differs already, {_how_inputs(row)}: the mistake lies "
+                f"{since}{what}"
             )
         elif row.port.layer.training != row.reference.layer.training:
             modes = ["train" if x.layer.training else "eval" for x in (row.port, row.reference)]
@@ -407,11 +692,13 @@ def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None):
         elif _is_container(row.port.layer):
             lines.append(
                 f"Its input agrees ({row.input:.0e}) and so does each layer in it: the mistake is "
-                f"in what {row.name} does with them (residual, function calls, a missing layer)"
+                f"in what {row.name or THE_MODEL} does with them (residual, function calls, a "
+                "missing layer)"
             )
         else:
-            outputs = row.port.output, row.reference.output
-            how = incomparable(*outputs) or f"{row.output:.1e}"
+            how = f"{row.output:.1e}"
+            if not np.isfinite(row.output):
+                how = how_far_all(row.port.outputs, row.reference.outputs)
             lines.append(
                 f"Its input agrees ({row.input:.0e}), its output does not ({how}): "
                 "the mistake is in this layer, its settings or its weights"
@@ -445,6 +732,15 @@ def different_weights(port, reference):
     return lines
 
 
+def _how_inputs(row):
+    """Why the inputs of a layer cannot be subtracted."""
+    floats = [
+        {path: array for path, array in seen.inputs.items() if array.dtype.kind == "f"}
+        for seen in (row.port, row.reference)
+    ]
+    return how_far_all(*floats)
+
+
 def first_backward(rows, bound=GRADIENT_FLOAT64):
     """Lines that name the first layer, from the loss back, whose output's gradient differs."""
     agreed = None
@@ -452,19 +748,19 @@ def first_backward(rows, bound=GRADIENT_FLOAT64):
         if row.output_gradient <= bound:
             agreed = row
             continue
-        gradients = row.port.output_gradient, row.reference.output_gradient
+        gradients = row.port.output_gradients, row.reference.output_gradients
         if row.reference.wants_gradient and not row.port.wants_gradient:
             return [
                 f"First layer without a gradient, from the loss back: {describe(row)}",
-                f"The port's output of {row.name} needs none: its parameters are frozen "
-                "(stop_gradient is True), or its input is detached",
+                f"The port's output of {row.name or THE_MODEL} needs none: its parameters are "
+                "frozen (stop_gradient is True), or its input is detached",
             ]
-        if gradients[0] is None:
-            how = f"No gradient reaches {row.name} in the port"
-        elif gradients[1] is None:
-            how = f"No gradient reaches {row.reference_name} in the reference"
+        if not gradients[0]:
+            how = f"No gradient reaches {row.name or THE_MODEL} in the port"
+        elif not gradients[1]:
+            how = f"No gradient reaches {row.reference_name or THE_MODEL} in the reference"
         else:
-            how = f"It differs, {how_far(*gradients)}"
+            how = f"It differs, {how_far_all(*gradients)}"
         after = "between it and the loss"
         if agreed:
             after = f"between it and {agreed.name}, whose output's gradient still agrees"
@@ -518,7 +814,8 @@ def locate_forward(port, reference, run_port, run_reference, path, layer_map=Non
     rows = compare(seen, seen_reference, layer_map)
     write(rows, path)
     unpaired = unpaired_between(seen, seen_reference, rows)
-    lines = first_forward(rows, unpaired=unpaired) or [f"All {len(rows)} layers agree"]
+    count = sum(bool(row.name) for row in rows)
+    lines = first_forward(rows, unpaired=unpaired) or [f"All {count} layers agree"]
     return [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
 
 
@@ -529,7 +826,8 @@ def locate_backward(port, reference, run_port, run_reference, path, layer_map=No
     write(rows, path, backward=True)
     unpaired = unpaired_between(seen, seen_reference, rows)
     lines = first_forward(rows, TRAIN_FLOAT64, unpaired) or first_backward(rows)
-    lines = lines or [f"All {len(rows)} layers agree, forward and backward"]
+    count = sum(bool(row.name) for row in rows)
+    lines = lines or [f"All {count} layers agree, forward and backward"]
     return [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
 
 

@@ -3,7 +3,67 @@
 import difflib
 from dataclasses import dataclass, field
 
+import numpy as np
+
 SHOWN = 4  # lines on parameters that do not fit, and on layers of another name
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rule: the port's parameter is one of several that the reference packs into one.
+
+    Attributes:
+        index, parts: which, and of how many of one size.
+        axis: in PyTorch's layout.
+        transposed: the port's is transposed, as a Linear's weight is.
+    """
+
+    index: int
+    parts: int
+    axis: int = 0
+    transposed: bool = False
+
+    def __str__(self):
+        return "split"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A rule: the port's parameter is several of the reference, one behind the other."""
+
+    axis: int = 0
+    transposed: bool = False
+
+    def __str__(self):
+        return "concat"
+
+
+def sources_of(source):
+    """The reference's names of one entry of a table, as a tuple."""
+    return source if isinstance(source, tuple) else (source,)
+
+
+def to_port(arrays, rule):
+    """The reference's arrays of one entry, in the port's layout.
+
+    Args:
+        arrays: as many as `sources_of` names; None for one that there is not gives None.
+        rule: as in `Pairing.table`.
+    """
+    if any(array is None for array in arrays):
+        return None
+    array = arrays[0]
+    if isinstance(rule, Piece):
+        size = array.shape[rule.axis] // rule.parts
+        part = slice(rule.index * size, (rule.index + 1) * size)
+        array = array[(slice(None),) * rule.axis + (part,)]
+    elif isinstance(rule, Joined):
+        array = np.concatenate(arrays, rule.axis)
+    return array.T if _transposes(rule) and array.ndim == 2 else array
+
+
+def _transposes(rule):
+    return rule == "transpose" or getattr(rule, "transposed", False)
 
 
 @dataclass
@@ -11,23 +71,28 @@ class Pairing:
     """The entries of two state_dicts, side by side.
 
     Attributes:
-        table: {port's name: (reference's name, "copy" | "rename" | "transpose")} of what fits.
+        table: {port's name: (reference's name or names, rule)} of what fits. A rule is "copy",
+            "rename", "transpose", a Piece or a Joined.
         renamed: {layer of the port: layer of the reference} that were paired by order and shape
             alone: neither their names nor a layer map say so. Holds for all that lies in a layer.
         misfits: [(port's name or None, its shape or None, the reference's or None)]; the name is
             the reference's where the port has none. Shapes are in the port's layout.
         layers: {layer of the port: layer of the reference}: a layer map's, and `renamed`.
+        ignored: {name: why} of parameters that are not to be compared.
+        tied: lines on parameters that are one tensor on one side only.
     """
 
     table: dict
     renamed: dict
     misfits: list
     layers: dict = field(default_factory=dict)
+    ignored: dict = field(default_factory=dict)
+    tied: list = field(default_factory=list)
 
     @property
     def fits(self):
         """Whether both sides have the same entries, of the same shapes, under known names."""
-        return not (self.renamed or self.misfits)
+        return not (self.renamed or self.misfits or self.tied)
 
     def verdict(self):
         rows = self.misfits
@@ -36,6 +101,7 @@ class Pairing:
             _count(sum(row[2] is None for row in rows), "parameter", "only in the port"),
             _count(sum(row[1] is None for row in rows), "parameter", "only in the reference"),
             _count(len(self.renamed), "layer", "of another name"),
+            _count(len(self.tied), "parameter", "tied on one side only"),
         ]
         return "the port is not built as the reference is: " + ", ".join(filter(None, found))
 
@@ -48,6 +114,7 @@ class Pairing:
         found = []
         for rows in (
             [f"{name}: {_shape(a)} | {_shape(b)}" for name, a, b in self.misfits],
+            self.tied,
             [f"the name of a layer: {a} | {b}" for a, b in self.renamed.items()],
         ):
             found += [f"Differs (port | reference): {row}" for row in rows[:SHOWN]]
@@ -112,30 +179,32 @@ def pair_entries(wanted, port, reference):
     """
     table, misfits, taken = {}, {}, set()
     for name, (source, rule) in wanted.items():
-        if source not in reference:
+        sources = sources_of(source)
+        if not all(each in reference for each in sources):
             continue
-        taken.add(source)
-        shape = in_port_layout(reference[source], rule)
+        taken.update(sources)
+        shape = in_port_layout([reference[each] for each in sources], rule)
         if tuple(port[name]) == shape:
             table[name] = source, rule
         else:
             misfits[name] = name, tuple(port[name]), shape
 
-    left = [name for name in wanted if name not in table and name not in misfits]
+    # What is left is paired layer by layer, by the reference's own names of the entries in it.
+    left = [n for n in wanted if n not in table and n not in misfits and _is_single(wanted[n])]
     left_reference = [name for name in reference if name not in taken]
     paired_layers = {layer_of(source) for source in taken}
-    mine = _layers(left, lambda name: wanted[name][0], exclude={layer_of(n) for n in table})
-    theirs = _layers(left_reference, lambda name: name, exclude=paired_layers)
-    port_shapes = {name: in_port_layout(port[name], wanted[name][1]) for name in left}
+    mine = _layers(left, wanted.get, exclude={layer_of(n) for n in table})
+    theirs = _layers(left_reference, lambda name: (name, "copy"), exclude=paired_layers)
+    shapes = {name: _reference_shape(port[name], wanted[name][1]) for name in left}
 
-    def keys(layers, leaf_name, shapes):
+    def keys(layers, source, shapes):
         return [
-            tuple(sorted((leaf_name(n).rpartition(".")[2], tuple(shapes[n])) for n in names))
+            tuple(sorted({(leaf_of(source(n)), tuple(shapes[n])) for n in names}))
             for names in layers.values()
         ]
 
     matcher = difflib.SequenceMatcher(
-        a=keys(mine, lambda name: wanted[name][0], port_shapes),
+        a=keys(mine, lambda name: wanted[name][0], shapes),
         b=keys(theirs, lambda name: name, reference),
         autojunk=False,
     )
@@ -149,11 +218,14 @@ def pair_entries(wanted, port, reference):
             if misfits and layer.count(".") != other.count("."):
                 continue
             renamed[layer] = other
-            by_leaf = {name.rpartition(".")[2]: name for name in theirs[other]}
+            by_leaf = {leaf_of(name): name for name in theirs[other]}
             for name in mine[layer]:
-                source = by_leaf[wanted[name][0].rpartition(".")[2]]
+                source = by_leaf[leaf_of(wanted[name][0])]
                 table[name] = source, wanted[name][1]
                 taken.add(source)
+    if not misfits:
+        known = {layer_of(name): layer_of(source) for name, source in _singles(table)}
+        renamed |= _pair_single_entries(wanted, port, reference, table, taken, known)
 
     for name in wanted:
         if name not in table and name not in misfits:
@@ -164,19 +236,84 @@ def pair_entries(wanted, port, reference):
     return Pairing(ordered, renamed_prefixes(renamed), rows)
 
 
-def in_port_layout(shape, rule):
-    shape = tuple(shape)
-    return shape[::-1] if rule == "transpose" and len(shape) == 2 else shape
+def _pair_single_entries(wanted, port, reference, table, taken, known):
+    """Pairs parameters of another name in layers that are paired, by order and shape.
+
+    Adds to `table` and `taken`.
+
+    Args:
+        known: {layer of the port: layer of the reference}.
+
+    Returns:
+        {port's name: reference's name}
+    """
+    renamed = {}
+    known = {"": "", **known}
+    for layer, other in known.items():
+        mine = [n for n in wanted if n not in table and layer_of(n) == layer]
+        mine = [n for n in mine if _is_single(wanted[n])]
+        theirs = [n for n in reference if n not in taken and layer_of(n) == other]
+        matcher = difflib.SequenceMatcher(
+            a=[_reference_shape(port[n], wanted[n][1]) for n in mine],
+            b=[tuple(reference[n]) for n in theirs],
+            autojunk=False,
+        )
+        for start, start_reference, size in matcher.get_matching_blocks():
+            for name, source in zip(mine[start:], theirs[start_reference:][:size]):
+                table[name] = source, wanted[name][1]
+                taken.add(source)
+                renamed[name] = source
+    return renamed
+
+
+def _is_single(entry):
+    return not isinstance(entry[0], tuple)
+
+
+def _singles(table):
+    return [(name, entry[0]) for name, entry in table.items() if _is_single(entry)]
+
+
+def in_port_layout(shapes, rule):
+    """The shape in the port's layout of what `to_port` makes of arrays of these shapes."""
+    shape = list(shapes[0])
+    if isinstance(rule, Piece):
+        if shape[rule.axis] % rule.parts:
+            return tuple(shape)
+        shape[rule.axis] //= rule.parts
+    elif isinstance(rule, Joined):
+        shape[rule.axis] = sum(each[rule.axis] for each in shapes)
+    return tuple(shape[::-1] if _transposes(rule) and len(shape) == 2 else shape)
+
+
+def _reference_shape(shape, rule):
+    """The shape of the reference's parameter of which the port has this one."""
+    shape = list(shape)
+    shape = shape[::-1] if _transposes(rule) and len(shape) == 2 else shape
+    if isinstance(rule, Piece):
+        shape[rule.axis] *= rule.parts
+    return tuple(shape)
 
 
 def layer_of(name):
     return name.rpartition(".")[0]
 
 
-def _layers(names, source, exclude):
-    """{layer: [names]} of the layers of which nothing has a counterpart."""
+def leaf_of(name):
+    return name.rpartition(".")[2]
+
+
+def _layers(names, entry, exclude):
+    """{layer: [names]} of the layers of which nothing has a counterpart.
+
+    Args:
+        entry: function name -> (source, rule). A Piece lies in the layer above: PyTorch's attention
+            packs into its own parameters what lies in the projections of Paddle's.
+    """
     layers = {}
     for name in names:
-        if layer_of(name) not in exclude and layer_of(source(name)) not in exclude:
-            layers.setdefault(layer_of(name), []).append(name)
+        source, rule = entry(name)
+        layer = layer_of(layer_of(name)) if isinstance(rule, Piece) else layer_of(name)
+        if layer not in exclude and layer_of(source) not in exclude:
+            layers.setdefault(layer, []).append(name)
     return layers

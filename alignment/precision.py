@@ -5,7 +5,10 @@ do those of some wrong ports. In float64 a right port's differ by 1e-14, once th
 the few constants that Paddle rounds to float32 in the same way.
 """
 
+import contextlib
+
 import numpy as np
+import paddle
 import torch
 
 # Attributes that Paddle 3.3.1 keeps as float64, as measured (tests/test_verdict.py).
@@ -18,9 +21,40 @@ def to_float64(paddle_model, torch_model):
     Returns:
         Lines for the log; see `round_attributes`.
     """
+    # `Layer.to` turns integers and booleans into floats too.
+    kept = [
+        (layer, name, tensor)
+        for layer in paddle_model.sublayers(include_self=True)
+        for name, tensor in layer._buffers.items()
+        if tensor is not None and not tensor.is_floating_point()
+    ]
     paddle_model.to(dtype="float64")
+    for layer, name, tensor in kept:
+        layer._buffers[name] = tensor
     torch_model.double()
+    # Tensors that are neither parameters nor buffers.
+    for layer in paddle_model.sublayers(include_self=True):
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, paddle.Tensor) and value.dtype == paddle.float32:
+                object.__setattr__(layer, name, value.astype("float64"))
+    for module in torch_model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+                setattr(module, name, value.double())
     return round_attributes(torch_model)
+
+
+@contextlib.contextmanager
+def default_float64():
+    """Within, tensors that a model makes without a dtype are float64, in both frameworks."""
+    before, before_paddle = torch.get_default_dtype(), paddle.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    paddle.set_default_dtype("float64")
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+        paddle.set_default_dtype(before_paddle)
 
 
 def round_attributes(torch_model):

@@ -6,12 +6,12 @@ import warnings
 import torch
 from torch import nn
 
-from .files import CannotRun, load_pdparams, shown
+from .files import CannotRun, load_pdparams, reason_of, require_file, shown
 from .torch_files import load_torch_file
 
 
 @torch.no_grad()
-def make_alive(model, seed=0, image_size=224):
+def make_alive(model, seed=0, image_size=224, run=None):
     """Redraws every parameter and buffer of `model`, in place, so that each one matters.
 
     As initialised, an image classifier's scales are all 1, its shifts and means all 0, and the
@@ -21,13 +21,16 @@ def make_alive(model, seed=0, image_size=224):
     - weights are normal with variance 2 / fan-in (He et al., 2015), so the signal keeps its size;
     - the scales of norm layers are uniform in [0.5, 1.5];
     - biases and the shifts of norm layers are normal with standard deviation 0.2;
-    - running statistics are those of random images passed through the network, each moved at
-      random by up to a fifth, so that no two channels have the same.
+    - running statistics are those of the inputs passed through the network, each moved at
+      random by up to a fifth, so that no two channels have the same;
+    - a row of an embedding that is padding stays 0, and buffers of the model's own stay as they
+      are.
 
     Args:
-        model: a Module, (N, 3, H, W) float32 -> logits. Left in eval mode.
+        model: a Module. Left in eval mode.
         seed: of all of it.
-        image_size: of the random images, in pixels.
+        image_size: of the random images, in pixels; for a model (N, 3, H, W) float32 -> logits.
+        run: function (model) that passes inputs through any other model.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -35,7 +38,7 @@ def make_alive(model, seed=0, image_size=224):
         return torch.empty_like(like).uniform_(low, high, generator=generator)
 
     for module in model.modules():
-        is_norm = isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm))
+        is_norm = isinstance(module, NORMS)
         for name, parameter in module.named_parameters(recurse=False):
             if is_norm and name == "weight":
                 parameter.copy_(uniform(parameter, 0.5, 1.5))
@@ -44,11 +47,16 @@ def make_alive(model, seed=0, image_size=224):
                 parameter.normal_(0, math.sqrt(2 / fan_in), generator=generator)
             else:
                 parameter.normal_(0, 0.2, generator=generator)
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(module, nn.Embedding) and padding is not None:
+            module.weight[padding] = 0  # Paddle gives 0 for it, whatever stands there
 
     # Layer by layer, before each is used: what follows sees the statistics already moved.
     def set_statistics(norm, inputs):
         dims = [d for d in range(inputs[0].dim()) if d != 1]
-        variance, mean = torch.var_mean(inputs[0], dims)
+        values = inputs[0].numel() // inputs[0].shape[1]
+        variance, mean = torch.var_mean(inputs[0], dims, correction=min(1, values - 1))
+        variance = torch.where(variance > 0, variance, torch.ones_like(variance))
         norm.running_mean.copy_(mean + uniform(mean, -0.2, 0.2) * variance.sqrt())
         norm.running_var.copy_(variance * uniform(variance, 0.8, 1.2))
 
@@ -58,10 +66,19 @@ def make_alive(model, seed=0, image_size=224):
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
     ]
     model.eval()
-    model(_random_images(16, image_size, generator))
-    for hook in hooks:
-        hook.remove()
+    try:
+        if run is not None:
+            run(model)
+        else:
+            model(_random_images(16, image_size, generator))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return model
+
+
+# Layers whose weight is a scale.
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def _random_images(count, size, generator):
@@ -134,6 +151,40 @@ def load_torch(model, path):
     state = load_pth(path)
     require_same(path, state, model.state_dict())
     model.load_state_dict(state)
+
+
+def load_state(model, path):
+    """Loads a .pth or .safetensors file into any torch.nn.Module. Raises: `load_paddle`."""
+    if str(path).endswith(".safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        require_file(path)
+        try:
+            state = load_file(path)
+        except (SafetensorError, ValueError) as error:
+            raise CannotRun(f"{shown(path)} is no safetensors file: {reason_of(error)}") from error
+    else:
+        state = load_pth(path)
+    known = model.state_dict()
+    lost = [name for name in known if name not in state and not name.endswith(COUNTER)]
+    extra = [name for name in state if name not in known]
+    other = [n for n in known if n in state and known[n].shape != state[n].shape]
+    for names, what in (
+        (lost, "lacks"),
+        (extra, "has beside the model's"),
+        (other, "has of another shape"),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CannotRun(
+                f"{shown(path)} {what} {names[0]}{more}: it is not of this reference. Give its own "
+                "weights, or the arguments of the model that they are of"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+COUNTER = "num_batches_tracked"
 
 
 def require_same(path, state, wanted):

@@ -5,13 +5,17 @@ import paddle
 import torch
 
 from ..files import shown, whole_file
+from ..pairing import sources_of, to_port
 from ..statistics import same_distribution, same_value
 
 ERROR_RATE = 1e-6  # of calling a right port wrong, all tests of one comparison together
 SAMPLE = 50_000  # values of a tensor and seed that the Kolmogorov-Smirnov test looks at
 
 
-def compare_initialisation(make_port, make_reference, rules, path, seeds=8):
+SEEDS, FEW_SEEDS = 8, 2  # few: of large models, of which each takes seconds
+
+
+def compare_initialisation(make_port, make_reference, rules, path, seeds=SEEDS):
     """Builds both models from several seeds and compares each parameter and statistic.
 
     A tensor that is constant in the reference has to have that value. Of any other, mean and
@@ -27,15 +31,29 @@ def compare_initialisation(make_port, make_reference, rules, path, seeds=8):
     Returns:
         (whether all agrees, lines), for `DiffHelper.report`.
     """
+    rows, random, level = compare_tensors(make_port, make_reference, rules, seeds)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f"# port | reference, {seeds} seeds; p below {level:.1e} differs\n")
+        for name, test, values, p, agrees in rows:
+            file.write(f"{name}  {test}  {values}  p {p:.1e}{'' if agrees else '  <-- differs'}\n")
+    return _findings(rows, random, seeds, level, path)
+
+
+def compare_tensors(make_port, make_reference, rules, seeds):
+    """Rows (name, test, "port | reference", p, agrees), how many tensors are random, bound on p.
+
+    Args: as for `compare_initialisation`.
+    """
     port, reference = {}, {}
     for seed in range(seeds):
         paddle.seed(seed)
         torch.manual_seed(seed)
         model = make_port()
         own, other = model.state_dict(), make_reference().state_dict()
-        for name, (source, _) in rules(model).items():
+        for name, (source, rule) in rules(model).items():
+            arrays = [other[each].numpy() for each in sources_of(source)]
             port.setdefault(name, []).append(own[name].numpy().ravel())
-            reference.setdefault(name, []).append(other[source].numpy().ravel())
+            reference.setdefault(name, []).append(to_port(arrays, rule).ravel())
 
     random = [name for name, draws in reference.items() if np.ptp(np.concatenate(draws)) > 0]
     level = ERROR_RATE / (3 * max(1, len(random)))
@@ -45,11 +63,7 @@ def compare_initialisation(make_port, make_reference, rules, path, seeds=8):
             rows += compare_constant(name, np.concatenate(port[name]), draws[0][0])
         else:
             rows += compare_draws(name, port[name], draws, level)
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(f"# port | reference, {seeds} seeds; p below {level:.1e} differs\n")
-        for name, test, values, p, agrees in rows:
-            file.write(f"{name}  {test}  {values}  p {p:.1e}{'' if agrees else '  <-- differs'}\n")
-    return _findings(rows, len(random), seeds, level, path)
+    return rows, len(random), level
 
 
 def _findings(rows, random, seeds, level, path):

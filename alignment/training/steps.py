@@ -5,6 +5,7 @@ learning rate at the moment of its use.
 """
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from reprod_log import ReprodLogger
 
 from ..files import whole_file
 from ..layers import different_settings, incomparable, locate_backward, match, relative
-from ..pairing import layer_of
+from ..pairing import layer_of, sources_of, to_port
 from ..thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
 
 # Accumulators of Paddle's optimizers, and PyTorch's names for them.
@@ -200,8 +201,9 @@ def rates_at_use(port_optimizer, reference_optimizer):
 def why_no_gradient(port_model, reference_model, rules):
     """{name: (reason, hint)} of the parameters that only one side has a gradient for."""
     found = {}
-    port, reference = dict(port_model.named_parameters()), dict(reference_model.named_parameters())
+    port, reference = paddle_parameters(port_model), torch_parameters(reference_model)
     for name, (source, _) in rules.items():
+        source = sources_of(source)[0]
         mine, theirs = port.get(name), reference.get(source)
         if mine is None or theirs is None or (mine.grad is None) == (theirs.grad is None):
             continue
@@ -235,18 +237,17 @@ def compare_updates(where, port, reference, rules, before):
     Args:
         before: `torch_arrays` as they were on both sides.
     """
-    parameters = dict(reference.model.named_parameters())
-    trained = {name for name, (source, _) in rules.items() if source in parameters}
-    after, after_ref = paddle_arrays(port.model), torch_arrays(reference.model, rules)
-    update, update_ref = ({n: x[n] - before[n] for n in before} for x in (after, after_ref))
+    trained = set(trained_names(rules, torch_parameters(reference.model)))
+    after, after_ref = paddle_arrays(port.model), torch_arrays_now(reference.model, rules)
+    update, update_ref = (
+        Lazy(before, lambda name, x=x: x[name] - before[name]) for x in (after, after_ref)
+    )
     # What is left of an update after it was added to a weight and taken off again.
     lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
     found = []
     for what, is_trained in (("update", True), ("running statistic", False)):
-        sides = (
-            {n: x for n, x in u.items() if (n in trained) == is_trained}
-            for u in (update, update_ref)
-        )
+        names = [name for name in before if (name in trained) == is_trained]
+        sides = (Lazy(names, x.__getitem__) for x in (update, update_ref))
         rows = compare(where, what, *sides, lost)
         for row in rows:
             if not is_trained and not row.agrees:
@@ -306,7 +307,7 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64, rea
         blocks[block] = max(blocks.get(block, 0.0), value)
     rows = []
     # Gradients come into being from the loss back.
-    order = reversed(reference) if what == "gradient" else reference
+    order = reversed(list(reference)) if what == "gradient" else reference
     for name in order:
         a, b = port.get(name), reference[name]
         reason, hint = "", ""
@@ -341,57 +342,121 @@ def compare_gradients(where, port, reference, bound=GRADIENT_FLOAT64, reasons=No
 
 
 def as_paddle(array, rule):
-    return array.T if rule == "transpose" else array
+    """One array of the reference in the port's layout; `rule` as in `Pairing.table`."""
+    return to_port([array], rule)
+
+
+class Lazy(Mapping):
+    """A dictionary of arrays that are made when they are looked at: of a large model, all at once
+    would not fit into memory.
+
+    Args:
+        names: its keys, in order.
+        get: function name -> array or None.
+    """
+
+    def __init__(self, names, get):
+        self._names, self._get = dict.fromkeys(names), get
+
+    def __getitem__(self, name):
+        if name not in self._names:
+            raise KeyError(name)
+        return self._get(name)
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+
+def paddle_parameters(model):
+    """{name: parameter} of a paddle.nn.Layer, under each of its names."""
+    return {
+        f"{prefix}.{name}" if prefix else name: parameter
+        for prefix, layer in model.named_sublayers(include_self=True)
+        for name, parameter in layer._parameters.items()
+        if parameter is not None
+    }
+
+
+def torch_parameters(model):
+    """{name: parameter} of a torch.nn.Module, under each of its names."""
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def paddle_arrays(model):
-    return {name: x.numpy().astype(np.float64) for name, x in model.state_dict().items()}
+    """{name: float64 array} of the port's parameters and statistics."""
+    state = model.state_dict()
+    return Lazy(state, lambda name: state[name].numpy().astype(np.float64))
 
 
 def torch_arrays(model, rules):
-    """The reference's parameters and statistics under the port's names, in its layout."""
+    """The reference's parameters and statistics under the port's names, in its layout: copies."""
+    return dict(torch_arrays_now(model, rules))
+
+
+def torch_arrays_now(model, rules):
+    """The same, each as it is when it is looked at."""
     state = model.state_dict()
-    return {
-        name: as_paddle(state[source].detach().cpu().numpy().astype(np.float64), rule)
-        for name, (source, rule) in rules.items()
-    }
+
+    def array(name):
+        source, rule = rules[name]
+        arrays = [state[each].detach().cpu().numpy() for each in sources_of(source)]
+        return to_port([x.astype(np.float64) for x in arrays], rule)
+
+    return Lazy(rules, array)
 
 
 def paddle_gradients(model, rules):
-    parameters = dict(model.named_parameters())
-    return {
-        name: None if parameters[name].grad is None else parameters[name].grad.numpy()
-        for name in rules
-        if name in parameters
-    }
+    parameters = paddle_parameters(model)
+
+    def gradient(name):
+        gradient = parameters[name].grad
+        return None if gradient is None else gradient.numpy()
+
+    return Lazy([name for name in rules if name in parameters], gradient)
 
 
 def torch_gradients(model, rules):
-    parameters = dict(model.named_parameters())
-    return {
-        name: None
-        if parameters[source].grad is None
-        else as_paddle(parameters[source].grad.cpu().numpy(), rule)
-        for name, (source, rule) in rules.items()
-        if source in parameters
-    }
+    parameters = torch_parameters(model)
+
+    def gradient(name):
+        source, rule = rules[name]
+        gradients = [parameters[each].grad for each in sources_of(source)]
+        return to_port([None if x is None else x.detach().cpu().numpy() for x in gradients], rule)
+
+    return Lazy(trained_names(rules, parameters), gradient)
+
+
+def trained_names(rules, parameters):
+    """Names of the port whose counterparts are parameters of the reference, not statistics."""
+    return [
+        name
+        for name, (source, _) in rules.items()
+        if all(each in parameters for each in sources_of(source))
+    ]
 
 
 def _paired_states(port, reference, rules):
     """(name, the port's accumulator, PyTorch's state in the port's layout) of each parameter."""
-    torch_parameters = dict(reference.model.named_parameters())
+    theirs_by_name = torch_parameters(reference.model)
     accumulators = getattr(port.optimizer, "_accumulators", {})
     states = getattr(reference.optimizer, "state", {})
     for name, parameter in port.model.named_parameters():
         if name not in rules:
             continue
         source, rule = rules[name]
-        held = states.get(torch_parameters.get(source), {})
+        held = [states.get(theirs_by_name.get(each), {}) for each in sources_of(source)]
         for paddle_name, torch_name in OPTIMIZER_STATE.items():
             mine = accumulators.get(paddle_name, {}).get(parameter.name)
-            theirs = held.get(torch_name)
-            if mine is not None and theirs is not None:
-                yield f"{torch_name} {name}", mine, as_paddle(theirs.cpu().numpy(), rule)
+            theirs = [state.get(torch_name) for state in held]
+            if mine is not None and all(x is not None for x in theirs):
+                yield (
+                    f"{torch_name} {name}",
+                    mine,
+                    to_port([x.cpu().numpy() for x in theirs], rule),
+                )
 
 
 def optimizer_states(port, reference, rules):
@@ -403,11 +468,20 @@ def optimizer_states(port, reference, rules):
 
 def restart(port, reference, rules):
     """Puts the reference's weights, statistics and optimizer state into the port."""
-    dtype = next(iter(port.model.parameters())).numpy().dtype
-    state = torch_arrays(reference.model, rules)
-    port.model.set_state_dict({name: array.astype(dtype) for name, array in state.items()})
+    put(port.model, reference.model, rules)
     for _, mine, theirs in _paired_states(port, reference, rules):
         mine.set_value(np.ascontiguousarray(theirs))
+
+
+def put(port_model, reference_model, rules):
+    """Puts the reference's parameters and statistics into the port, tensor by tensor."""
+    state = reference_model.state_dict()
+    wanted = port_model.state_dict()
+    for name, (source, rule) in rules.items():
+        arrays = [state[each].detach().cpu().numpy() for each in sources_of(source)]
+        target = wanted[name]
+        array = to_port(arrays, rule).astype(str(target.dtype).rpartition(".")[2])
+        target.set_value(np.ascontiguousarray(array))
 
 
 def share_dropout(port_model, reference_model):

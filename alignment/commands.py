@@ -1,0 +1,282 @@
+"""python -m alignment compare, python -m alignment map: any pair of models, from any folder."""
+
+from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
+
+import argparse
+import contextlib
+import json
+import os
+import traceback
+
+from .arguments import Formatter, Parser, count, file_path, number, seed, steps
+from .files import (
+    CannotRun,
+    described,
+    read_json,
+    reason_of,
+    require_writable,
+    shown,
+    write_json,
+)
+from .screen import CANNOT_RUN, leave, printable, tell
+
+ALIGNED, NOT_ALIGNED = 0, 1
+EXAMPLES = {
+    "compare": """
+    alignment compare --torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 \\
+        --input 4x3x64x64
+    alignment compare --torch ref.py:Net --paddle port.py:Net \\
+        --input ids=int64[4,16]<1000 --input mask=bool[4,16] --loss my.py:loss
+""",
+    "map": """
+    alignment map --torch ref.py:Net --paddle port.py:Net > map.json
+    alignment compare … --map map.json
+""",
+}
+WHAT = {
+    "compare": "Compares a port in PaddlePaddle with its reference in PyTorch.",
+    "map": "Proposes which layer of the port is which of the reference; doubts begin with //.",
+}
+
+
+def main(arguments):
+    """Runs a command; leaves with its exit status.
+
+    Args:
+        arguments: of the command line, the name of the command first.
+    """
+    command = arguments[0]
+    args = parser(command).parse_args(arguments[1:])
+    environment.require("numpy", "torch", "paddle")
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    status, message = CANNOT_RUN, ""
+    try:
+        import paddle
+
+        paddle.disable_signal_handler()
+        paddle.set_device("cpu")  # float64, on both sides alike
+        environment.imported()
+        status = COMMANDS[command](args)
+    except CannotRun as error:
+        message = str(error)
+    except OSError as error:
+        message = described(error)
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:  # a case that nobody has thought of
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        message = f"the comparison broke off: {type(error).__name__}: {reason_of(error)}"
+    leave(status, message)
+
+
+def parser(command):
+    flags = Parser(
+        prog=f"python -m alignment {command}",
+        description=f"{WHAT[command]}\n{EXAMPLES[command]}",
+        formatter_class=Formatter,
+    )
+    pair = flags.add_argument_group("the pair")
+    for side, other in (("torch", "reference"), ("paddle", "port")):
+        pair.add_argument(
+            f"--{side}",
+            required=True,
+            metavar="WHERE:NAME",
+            help=f"the {other}: MODULE:NAME or FILE.py:NAME of a class, a function or a model",
+        )
+        pair.add_argument(
+            f"--{side}-arg",
+            type=_argument,
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"keyword argument for the {other}; may be repeated",
+        )
+    pair.add_argument(
+        "--input",
+        action="append",
+        default=None if command == "map" else [],
+        metavar="[NAME=]SHAPE",
+        required=command == "compare",
+        help="4x3x64x64, int64[4,16]<1000, bool[4,16], or a .npy file; with NAME= by keyword; "
+        "may be repeated",
+    )
+    pair.add_argument(
+        "--map", type=file_path, help='JSON file {"layer of the port": "layer of the reference"}'
+    )
+    pair.add_argument(
+        "--rules", metavar="FILE.py:NAME", help="a list of alignment.Rule, on parameters and layout"
+    )
+    pair.add_argument("--seed", type=seed, default=0, help="of weights and inputs")
+    if command == "map":
+        return flags
+    weights = flags.add_argument_group("weights (by default random ones that matter, for both)")
+    weights.add_argument(
+        "--torch-weights", type=file_path, help="of the reference: .pth or .safetensors"
+    )
+    weights.add_argument(
+        "--paddle-weights", type=file_path, help="of the port: .pdparams; compared as they are"
+    )
+    weights.add_argument(
+        "--own-weights", action="store_true", help="those that the reference is made with"
+    )
+    what = flags.add_argument_group("what is compared")
+    what.add_argument(
+        "--checks",
+        type=_checks,
+        default=",".join(CHECKS),
+        help="of forward, backward, training, initialisation; separated by commas",
+    )
+    what.add_argument(
+        "--loss",
+        metavar="FILE.py:NAME",
+        help="function (output, *targets), for both frameworks; default: the output times fixed "
+        "random numbers",
+    )
+    what.add_argument("--torch-loss", metavar="FILE.py:NAME", help="another one for PyTorch")
+    what.add_argument("--paddle-loss", metavar="FILE.py:NAME", help="another one for Paddle")
+    what.add_argument(
+        "--target", action="append", default=[], metavar="SHAPE", help="for the loss; as --input"
+    )
+    what.add_argument("--sizes", type=count, default=2, help="how many sizes of image are tried")
+    what.add_argument("--steps", type=steps, default=3, help="of training")
+    what.add_argument(
+        "--optimizer", choices=("sgd", "momentum", "adam", "adamw"), default="sgd", help="of it"
+    )
+    what.add_argument(
+        "--bound",
+        "--atol",
+        dest="bound",
+        type=number(float, above=0, wanted="a number above 0"),
+        help="largest difference that passes in float64, relative to the largest value; default: "
+        "as measured, about 1e-12",
+    )
+    what.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        choices=("biased_variance", "hardsigmoid"),
+        help="a known difference of the frameworks that is to pass",
+    )
+    out = flags.add_argument_group("output")
+    out.add_argument("-q", "--quiet", action="store_true", help="the verdict alone")
+    out.add_argument("-v", "--verbose", action="store_true", help="all that differs, and notes")
+    out.add_argument(
+        "-x", "--exitfirst", action="store_true", help="stop at the first check that differs"
+    )
+    out.add_argument("--json", type=file_path, help="file for the report, for other programs")
+    out.add_argument("--log-dir", type=file_path, help="folder for the log of all layers")
+    return flags
+
+
+CHECKS = ("forward", "backward", "training", "initialisation")
+
+
+def _checks(text):
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    wrong = [name for name in names if name not in CHECKS]
+    if wrong or not names:
+        raise argparse.ArgumentTypeError(
+            f"{(wrong or [text])[0]!r:.40} is none of {', '.join(CHECKS)}"
+        )
+    return tuple(names)
+
+
+def _argument(text):
+    from .loading import read_argument
+
+    try:
+        return read_argument(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not NAME=VALUE") from None
+
+
+def _pair(args):
+    """(port, reference) of a command line."""
+    from .loading import factory
+
+    port = factory(args.paddle, dict(args.paddle_arg), "--paddle")
+    reference = factory(args.torch, dict(args.torch_arg), "--torch")
+    return port, reference
+
+
+def read_map(path):
+    """{layer of the port: layer of the reference} of a JSON file; what begins with // is a remark.
+
+    Raises:
+        CannotRun: it cannot be read, or is something else.
+    """
+    if path is None:
+        return {}
+    pairs = read_json(path)
+    if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
+        raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
+    return {name: other for name, other in pairs.items() if not name.startswith("//")}
+
+
+def compare(args):
+    from .compare import check
+    from .loading import load
+
+    port, reference = _pair(args)
+    if args.json:
+        require_writable(args.json.parent)
+    if args.log_dir:
+        args.log_dir.mkdir(parents=True, exist_ok=True)
+    losses = {
+        side: load(text, flag)
+        for side, text, flag in (
+            ("paddle", args.paddle_loss or args.loss, "--loss"),
+            ("torch", args.torch_loss or args.loss, "--loss"),
+        )
+        if text
+    }
+    if len(losses) == 1:
+        raise CannotRun("--torch-loss and --paddle-loss: give both, or --loss for both")
+    report = check(
+        port,
+        reference,
+        args.input,
+        loss=(losses["paddle"], losses["torch"]) if losses else None,
+        targets=args.target,
+        map=read_map(args.map),
+        rules=load(args.rules, "--rules") if args.rules else (),
+        checks=args.checks if isinstance(args.checks, tuple) else CHECKS,
+        sizes=args.sizes,
+        steps=args.steps,
+        optimizer=args.optimizer,
+        bound=args.bound,
+        accept=args.accept,
+        torch_weights=args.torch_weights,
+        paddle_weights=args.paddle_weights,
+        own_weights=args.own_weights,
+        seed=args.seed,
+        log_dir=args.log_dir,
+        stop=args.exitfirst,
+    )
+    for line in report.text(args.verbose, args.quiet).splitlines():
+        print(printable(line))
+    if args.json:
+        write_json(report.as_dict(), args.json)
+    if args.log_dir and not args.quiet:
+        print(f"Layers: {shown(args.log_dir / 'compare_layers.log')}")
+    return ALIGNED if report.aligned else NOT_ALIGNED
+
+
+def propose(args):
+    """Prints the map of the names that differ; says on stderr what it doubts."""
+    from .compare import propose_map
+    from .loading import load
+
+    port, reference = _pair(args)
+    rules = load(args.rules, "--rules") if args.rules else ()
+    proposal = propose_map(port, reference, read_map(args.map), rules, args.input, args.seed)
+    remarks = {f"// {name}": why for name, why in proposal.doubts.items()}
+    print(json.dumps({**proposal.layers, **remarks}, indent=1, ensure_ascii=False))
+    for name, why in proposal.doubts.items():
+        tell(f"{name}: {why}", prefix="doubtful: ")
+    tell(proposal.summary, prefix="")
+    return ALIGNED
+
+
+COMMANDS = {"compare": compare, "map": propose}

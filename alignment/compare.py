@@ -1,0 +1,1152 @@
+"""Is this port the same as that reference? For any pair of models: `check`, `assert_aligned`."""
+
+import contextlib
+import copy
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import paddle
+import torch
+
+from . import layers
+from .convert import pair_weights
+from .dropout import SharedDropout, without_inner_dropout
+from .files import CannotRun, load_pdparams, place_of, reason_of
+from .findings import Check, Finding, Report
+from .inputs import Inputs
+from .known import ACCEPTED, CURES, AsPaddle
+from .pairing import layer_of
+from .precision import default_float64, to_float64
+from .stages.initialisation import FEW_SEEDS, SEEDS, compare_tensors
+from .structure import SHALLOW, flatten, is_tensor, to_array
+from .thresholds import (
+    AMPLIFICATION,
+    FORWARD_FLOAT64,
+    GRADIENT_FLOAT64,
+    IMPRECISE,
+    TRAIN_FLOAT64,
+)
+from .training import steps
+from .weights import load_state, make_alive
+
+__all__ = ["CHECKS", "OPTIMIZERS", "assert_aligned", "check"]
+
+CHECKS = ("forward", "backward", "training", "initialisation")
+FLOAT64_OVER_FLOAT32 = np.finfo(np.float64).eps / np.finfo(np.float32).eps
+FLOAT32_BOUND = 1e-4  # where float64 cannot be had
+LEARNING_RATE = 1e-3
+ENOUGH_VALUES = 10_000_000  # of initialised parameters, over all seeds
+# Other sizes of an image, tried in turn until the reference takes one: odd, then even.
+SIZES = (
+    lambda size: (size[0] + 11, size[1] + 7),
+    lambda size: (size[0] + 32, size[1]),
+    lambda size: (size[0] * 2, size[1] * 2),
+)
+
+OPTIMIZERS = {
+    "sgd": (
+        lambda p: paddle.optimizer.SGD(LEARNING_RATE, parameters=p),
+        lambda p: torch.optim.SGD(p, LEARNING_RATE),
+    ),
+    "momentum": (
+        lambda p: paddle.optimizer.Momentum(LEARNING_RATE, 0.9, parameters=p),
+        lambda p: torch.optim.SGD(p, LEARNING_RATE, momentum=0.9),
+    ),
+    "adam": (
+        lambda p: paddle.optimizer.Adam(LEARNING_RATE, parameters=p),
+        lambda p: torch.optim.Adam(p, LEARNING_RATE),
+    ),
+    "adamw": (
+        lambda p: paddle.optimizer.AdamW(LEARNING_RATE, parameters=p, weight_decay=0.01),
+        lambda p: torch.optim.AdamW(p, LEARNING_RATE, weight_decay=0.01),
+    ),
+}
+
+
+def assert_aligned(port, reference, inputs, **options):
+    """`check` for a test: raises AssertionError with the report unless the pair is aligned.
+
+    Args: as for `check`.
+
+    Returns:
+        Report.
+    """
+    report = check(port, reference, inputs, **options)
+    if not report.aligned:
+        raise AssertionError(report.text())
+    return report
+
+
+def check(
+    port,
+    reference,
+    inputs,
+    *,
+    loss=None,
+    targets=(),
+    map=None,
+    rules=(),
+    checks=CHECKS,
+    sizes=2,
+    steps=3,
+    optimizer="sgd",
+    bound=None,
+    accept=(),
+    torch_weights=None,
+    paddle_weights=None,
+    own_weights=False,
+    seed=0,
+    log_dir=None,
+    stop=False,
+):
+    """Compares a port in PaddlePaddle with its reference in PyTorch.
+
+    Both get the same weights and inputs and run in float64, where a mistake and rounding are
+    fourteen digits apart. Models that are given as they are, are copied; those of a class or
+    function are made anew.
+
+    Args:
+        port: a paddle.nn.Layer, or a class or function () -> paddle.nn.Layer.
+        reference: a torch.nn.Module, or a class or function () -> torch.nn.Module.
+        inputs: an array or a text, as "4x3x64x64" or "int64[4,16]<1000" (inputs.parse); a list or
+            tuple of these for positional arguments, a dictionary for keyword arguments.
+        loss: function (output, *targets) -> a tensor of one value, that works in both frameworks;
+            or a pair of them, the port's first. None: all floats of the output times fixed random
+            numbers, summed.
+        targets: as `inputs`, a list: what the loss takes beside the output.
+        map: {layer of the port: layer of the reference}, where names differ; holds for all that
+            lies in the layer. Names that differ are paired by order, kind and shape else.
+        rules: [Rule] on parameters and layout.
+        checks: which of CHECKS.
+        sizes: how many sizes of image are compared, where an input is a batch of images.
+        steps: of training, each from one state.
+        optimizer: of OPTIMIZERS, for the training.
+        bound: the largest difference in float64 that passes, relative to the largest value;
+            None: as measured, see thresholds.py.
+        accept: names of known.ACCEPTED.
+        torch_weights: state_dict file (.pth, .safetensors) for the reference, and, converted, for
+            the port.
+        paddle_weights: state_dict file (.pdparams) for the port, which is compared as it is.
+        own_weights: compare with the reference's own weights; else with random ones that matter
+            (weights.make_alive), unless a file is given.
+        seed: of weights and inputs.
+        log_dir: folder for a log of all layers; None writes none.
+        stop: after the first check that differs.
+
+    Returns:
+        Report.
+
+    Raises:
+        CannotRun: an argument is none of these, or the reference cannot be run with the inputs.
+    """
+    for name in checks:
+        if name not in CHECKS:
+            raise CannotRun(f"checks: {name!r:.40} is none of {', '.join(CHECKS)}")
+    if optimizer not in OPTIMIZERS:
+        raise CannotRun(f"optimizer: {optimizer!r:.40} is none of {', '.join(OPTIMIZERS)}")
+    for name in accept:
+        if name not in ACCEPTED:
+            raise CannotRun(f"accept: {name!r:.40} is none of {', '.join(ACCEPTED)}")
+    pair = Pair(
+        _Side(port, paddle.nn.Layer, "port"),
+        _Side(reference, torch.nn.Module, "reference"),
+        Inputs.of(inputs),
+        Inputs.of(list(targets)).positional if targets else (),
+        loss if isinstance(loss, (tuple, list)) else (loss, loss),
+        layer_map=dict(map or {}),
+        rules=[rule for rule in rules if rule.kind != "layout"],
+        channels_last=any(rule.kind == "layout" for rule in rules),
+        bound=bound,
+        accept=tuple(accept),
+        weights=(torch_weights, paddle_weights, own_weights),
+        seed=seed,
+        log_dir=log_dir,
+    )
+    return _Comparison(pair, checks, sizes, steps, optimizer, stop).run()
+
+
+@dataclass
+class Proposal:
+    """A map of layers.
+
+    Attributes:
+        layers: {layer of the port: layer of the reference}, where names differ.
+        doubts: {layer or parameter: why}.
+        summary: in one line.
+    """
+
+    layers: dict
+    doubts: dict
+    summary: str
+
+
+def propose_map(port, reference, map=None, rules=(), inputs=None, seed=0):
+    """Which layer of a port is which of the reference, by names, order, kind and shape.
+
+    With inputs, both models are run with the same weights: what agrees is proven.
+
+    Args: as for `check`.
+
+    Returns:
+        Proposal.
+    """
+    sides = _Side(port, paddle.nn.Layer, "port"), _Side(reference, torch.nn.Module, "reference")
+    model, other = (side.make() for side in sides)
+    plain = [rule for rule in rules if rule.kind != "layout"]
+    pairing = pair_weights(model, other.state_dict(), map or {}, plain)
+    doubts = {}
+    for name, mine, theirs in pairing.misfits:
+        side = "port" if theirs is None else "reference"
+        doubts[name] = f"only the {side} has it"
+        if mine is not None and theirs is not None:
+            doubts[name] = f"shape {list(mine)} | {list(theirs)}"
+    alike = {}
+    state = model.state_dict()
+    for name in pairing.table:
+        alike.setdefault(layer_of(name), []).append(tuple(state[name].shape))
+    renamed = {
+        layer
+        for layer in alike
+        if any(layer == name or layer.startswith(f"{name}.") for name in pairing.renamed)
+    }
+    for layer in renamed:
+        twins = [x for x in renamed if x != layer and sorted(alike[x]) == sorted(alike[layer])]
+        if twins and pairing.misfits:
+            doubts[layer] = f"has the shapes of {twins[0]} too, and not all fits"
+    layers_ = {**(map or {}), **pairing.renamed}
+    summary = f"{len(pairing.table)} entries paired, {len(layers_)} names differ"
+    if inputs:
+        report = check(
+            port,
+            reference,
+            inputs,
+            map=layers_,
+            rules=rules,
+            checks=("forward",),
+            seed=seed,
+            sizes=1,
+        )
+        if report.aligned:
+            doubts = {}
+            summary += "; run with the same weights, both give the same: the map is right"
+        else:
+            first = report.differences[0]
+            doubts.setdefault(
+                first.where or "the model", f"run with it, it differs: {first.text()}"
+            )
+    elif renamed:
+        summary += "; with --input both are run, which proves it"
+    return Proposal(layers_, doubts, summary)
+
+
+class _Side:
+    """A model, or how to make it."""
+
+    def __init__(self, given, kind, name):
+        self.given, self.kind, self.name = given, kind, name
+        self.is_model = isinstance(given, kind)
+        if not self.is_model and not callable(given):
+            raise CannotRun(
+                f"the {name} is a {type(given).__name__}: wanted a {kind.__module__.split('.')[0]} "
+                "model, or a class or function that makes one"
+            )
+
+    def make(self):
+        if self.is_model:
+            return copy.deepcopy(self.given)
+        try:
+            model = self.given()
+        except Exception as error:
+            if isinstance(error, CannotRun):
+                raise
+            where = place_of(error)
+            raise CannotRun(
+                f"the {self.name} cannot be made: {type(error).__name__}: {reason_of(error)}{where}"
+            ) from error
+        if not isinstance(model, self.kind):
+            framework = self.kind.__module__.split(".")[0]
+            raise CannotRun(
+                f"the {self.name} is a {type(model).__name__}: wanted a model of {framework}. Are "
+                "port and reference mixed up?"
+            )
+        return model
+
+
+@dataclass
+class Pair:
+    """What is compared; see `check`."""
+
+    port: _Side
+    reference: _Side
+    inputs: Inputs
+    targets: tuple
+    loss: tuple
+    layer_map: dict = field(default_factory=dict)
+    rules: list = field(default_factory=list)
+    channels_last: bool = False
+    bound: float | None = None
+    accept: tuple = ()
+    weights: tuple = (None, None, False)
+    seed: int = 0
+    log_dir: Path | None = None
+
+
+class PortBroken(Exception):
+    """The port cannot be run; holds a Finding."""
+
+
+class _Comparison:
+    def __init__(self, pair, checks, sizes, count, optimizer, stop):
+        self.pair, self.checks, self.sizes, self.count = pair, checks, sizes, count
+        self.optimizer, self.stop = optimizer, stop
+        self.report = Report()
+        self.float64 = True
+        self.amplified = 0.0
+
+    # What is run, in order.
+
+    def run(self):
+        report = self.report
+        with _quiet():
+            self.port, self.reference = self.pair.port.make(), self.pair.reference.make()
+            rng = np.random.default_rng(self.pair.seed)
+            self.inputs = self.pair.inputs.make(rng)
+            self.targets = Inputs(self.pair.targets, {}).make(rng).positional
+            report.not_compared += [f"{name}: not asked for" for name in self._left_out()]
+            try:
+                self._check("structure", self._structure)
+                for name in CHECKS:
+                    if name in self.checks and self.stop and not report.aligned:
+                        report.not_compared.append(f"{name}: stopped before it")
+                    elif name in self.checks:
+                        self._check(name, getattr(self, f"_{name}"))
+            except PortBroken as broken:
+                finding = broken.args[0]
+                report.differences.append(finding)
+                report.checks.append(Check(finding.check, False, finding.text()))
+        report.not_compared = list(dict.fromkeys(report.not_compared))
+        report.known = list(dict.fromkeys(report.known))
+        return report
+
+    def _left_out(self):
+        return [name for name in CHECKS if name not in self.checks]
+
+    def _check(self, name, function):
+        start = time.perf_counter()
+        before = len(self.report.differences)
+        summary = function()
+        agrees = len(self.report.differences) == before
+        if summary is not None:
+            seconds = time.perf_counter() - start
+            self.report.checks.append(Check(name, agrees, summary, seconds))
+
+    # Models and how they are run.
+
+    def _tensors(self, side, inputs):
+        dtype = "float64" if self.float64_now else None
+
+        def tensor(array):
+            if array.dtype.kind == "f" and dtype:
+                array = array.astype(dtype)
+            if side == "port":
+                return paddle.to_tensor(np.ascontiguousarray(array))
+            return torch.from_numpy(np.array(array))
+
+        return inputs.map(tensor)
+
+    def _call(self, side, model, inputs=None):
+        """The output of a model, on fresh tensors of its inputs."""
+        given = self._tensors(side, inputs or self.inputs)
+        if side == "port":
+            try:
+                return model(*given.positional, **given.named)
+            except Exception as error:
+                raise PortBroken(self._broken("port", error)) from error
+        try:
+            return model(*given.positional, **given.named)
+        except Exception as error:
+            if isinstance(error, CannotRun):
+                raise
+            raise ReferenceBroken(f"{type(error).__name__}: {reason_of(error)}") from error
+
+    def _broken(self, side, error):
+        reason = f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
+        return Finding(
+            "forward",
+            "",
+            f"the {side} breaks off: {reason}",
+            hint="It takes the reference's inputs, and has to run with them",
+        )
+
+    @contextlib.contextmanager
+    def _as_paddle(self, dropout=None):
+        mode = AsPaddle(self.pair.accept, dropout)
+        with mode:
+            yield
+        self.report.known += list(mode.lines)
+
+    # Structure: what is which, and the same weights.
+
+    def _structure(self):
+        torch_file, paddle_file, own = self.pair.weights
+        known = {
+            "port": {name for name, _ in self.port.named_sublayers()},
+            "reference": {name for name, _ in self.reference.named_modules()},
+        }
+        for mine, theirs in self.pair.layer_map.items():
+            for name, side in ((mine, "port"), (theirs, "reference")):
+                if name not in known[side]:
+                    raise CannotRun(f"the map names {name!r:.80}, and the {side} has no such layer")
+        if torch_file is not None:
+            load_state(self.reference, torch_file)
+        pairing = pair_weights(
+            self.port, self.reference.state_dict(), self.pair.layer_map, self.pair.rules
+        )
+        self.pairing, self.table = pairing, pairing.table
+        self.layer_map = dict(pairing.layers)
+        for name, (source, rule) in self.table.items():
+            if isinstance(source, str) and isinstance(rule, str):
+                self.layer_map.setdefault(layer_of(name), layer_of(source))
+        for name, why in pairing.ignored.items():
+            self.report.not_compared.append(f"{name}: {why}")
+        self.float64_now = False
+        if torch_file is None and not own:
+            self._make_weights()
+        if paddle_file is None:
+            steps.put(self.port, self.reference, self.table)
+        else:
+            self._load_own(paddle_file)
+        for name, mine, theirs in pairing.misfits:
+            sides = (
+                "none" if shape is None else f"shape {list(shape)}" for shape in (mine, theirs)
+            )
+            self.report.differences.append(
+                Finding("structure", name, "parameter", *sides, hint=_why_misfit(mine, theirs))
+            )
+        for line in pairing.tied:
+            where, _, sides = line.partition(": ")
+            self.report.differences.append(
+                Finding("structure", where, "parameter", *sides.split(" | "))
+            )
+        renamed = pairing.renamed
+        if renamed:
+            shown_ = ", ".join(f"{a} is {b}" for a, b in list(renamed.items())[:3])
+            more = ", …" if len(renamed) > 3 else ""
+            self.report.notes.append(
+                f"paired by order, kind and shape, as their names differ: {shown_}{more}"
+            )
+        self.parameters = sum(p.numel() for p in self.reference.parameters())
+        same = f"{len(self.table)} entries paired"
+        if renamed:
+            same += f", {len(renamed)} under other names"
+        return f"{same}; the reference has {self.parameters:,} parameters"
+
+    def _make_weights(self):
+        try:
+            make_alive(
+                self.reference,
+                self.pair.seed,
+                run=lambda model: self._call("reference", model),
+            )
+        except ReferenceBroken as error:
+            raise CannotRun(
+                f"the reference cannot be run with these inputs: {error}. Give its shapes and "
+                "dtypes with inputs (--input)"
+            ) from error
+
+    def _load_own(self, path):
+        """Loads the port's own weights, and compares them with the reference's."""
+        state = load_pdparams(path)
+        wanted = self.port.state_dict()
+        expected = steps.torch_arrays_now(self.reference, self.table)
+        for name, target in wanted.items():
+            if name not in state:
+                if name in self.table:
+                    self._differs("structure", name, "weights", "none in the file", "")
+                continue
+            array = np.asarray(state[name])
+            if tuple(array.shape) != tuple(target.shape):
+                text = f"shape {list(array.shape)} in the file", f"{list(target.shape)}"
+                self._differs("structure", name, "weights", *text)
+                continue
+            target.set_value(array.astype(str(target.dtype).rpartition(".")[2]))
+            if name in self.table:
+                value = layers.relative(array.astype(np.float64), expected[name])
+                if value > 1e-7:
+                    self.report.differences.append(
+                        Finding(
+                            "structure", name, "weights", "", "", value, 1e-7,
+                            hint="The port's file holds other numbers than the reference's: look "
+                            "at the conversion of the weights",
+                        )
+                    )  # fmt: skip
+
+    def _differs(self, check_, where, quantity, port="", reference="", **more):
+        self.report.differences.append(
+            Finding(check_, where, quantity, str(port), str(reference), **more)
+        )
+
+    # Forward.
+
+    def _forward(self):
+        port, reference = self.port.eval(), self.reference.eval()
+        port.eval()
+        try:
+            with torch.no_grad():
+                first = _leaves(self._call("reference", reference))
+        except ReferenceBroken as error:
+            raise CannotRun(
+                f"the reference cannot be run with these inputs: {error}. Give its shapes and "
+                "dtypes with inputs (--input)"
+            ) from error
+        with paddle.no_grad():
+            mine = _leaves(self._call("port", port))
+        self.report.notes += to_float64(port, reference)
+        self.float64_now = True
+        shelves = layers.Shelf(), layers.Shelf()
+        outputs = {}
+
+        def run(side):
+            def forward(model):
+                outputs[side] = self._call(side, model)
+
+            return forward
+
+        try:
+            with default_float64(), torch.no_grad(), paddle.no_grad():
+                with self._as_paddle():
+                    seen_reference = layers.record(reference, run("reference"), shelves[0])
+                seen = layers.record(port, run("port"), shelves[1])
+        except (ReferenceBroken, PortBroken) as error:
+            self._no_float64(error)
+            return self._compare_float32(mine, first)
+        theirs64, mine64 = _leaves(outputs["reference"]), _leaves(outputs["port"])
+        pairs = [
+            layers.relative(a, first.arrays.get(path))
+            for path, a in theirs64.arrays.items()
+            if first.arrays.get(path) is not None
+        ]
+        amplified = max((x for x in pairs if np.isfinite(x)), default=0.0) * FLOAT64_OVER_FLOAT32
+        self.amplified = amplified
+        limit = self._bound(FORWARD_FLOAT64)
+        worst = self._compare_outputs("forward", mine64, theirs64, limit)
+        seen = self._comparable_layers(seen, seen_reference)
+        rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
+        if self.pair.log_dir is not None:
+            layers.write(rows, Path(self.pair.log_dir) / "compare_layers.log")
+        different = [f for f in self.report.differences if f.check == "forward"]
+        self._note_settings()
+        if different:
+            self._locate(different, rows, seen, seen_reference, limit)
+        else:
+            self._imprecise(mine, first, mine64, theirs64)
+        count = sum(bool(row.name) for row in rows)
+        layers_ = f"{count} layers" if count else "no layer has a counterpart: outputs alone"
+        summary = f"{_counted(len(theirs64.arrays), 'output')}, {layers_}, float64: largest "
+        summary += f"difference {worst:.0e}" if np.isfinite(worst) else "difference not a number"
+        if not different:
+            summary += self._other_sizes(limit)
+        return summary
+
+    def _bound(self, least):
+        if self.pair.bound is not None:
+            return self.pair.bound
+        return max(least, AMPLIFICATION * self.amplified)
+
+    def _no_float64(self, error):
+        side = "port" if isinstance(error, PortBroken) else "reference"
+        finding = error.args[0]
+        why = finding.quantity if isinstance(finding, Finding) else finding
+        self.float64, self.float64_now = False, False
+        port, reference = self.port, self.reference
+        port.to(dtype="float32")
+        reference.float()
+        self.report.not_compared.append(
+            f"float64: the {side} cannot be run in it ({why}). In float32 a defect below "
+            f"{FLOAT32_BOUND:g} cannot be told from rounding, and gradients were not compared"
+        )
+
+    def _compare_float32(self, mine, theirs):
+        worst = self._compare_outputs("forward", mine, theirs, FLOAT32_BOUND)
+        outputs = _counted(len(theirs.arrays), "output")
+        return f"{outputs}, in float32 alone: largest difference {worst:.0e}"
+
+    def _compare_outputs(self, check_, mine, theirs, limit):
+        """The largest difference; what is above the limit becomes a Finding."""
+        worst = 0.0
+        for path, a, b in layers.pair_leaves(mine.arrays, theirs.arrays):
+            a = layers.arrange(a, b, self.pair.channels_last)
+            name = f"output{path}"
+            value = layers.relative(a, b)
+            worst = max(worst, value)
+            if value <= limit:
+                continue
+            reason = layers.incomparable(a, b)
+            if reason.startswith(("shape", "dtype")):
+                quantity, _, sides = reason.partition(" ")
+                self._differs(check_, name, quantity, *sides.split(" | "))
+            elif reason:
+                self._differs(check_, name, reason)
+            else:
+                finding = Finding(check_, name, "output", "", "", value, limit)
+                self.report.differences.append(finding)
+        if not theirs.arrays:
+            self._differs(check_, "output", "no tensors", "", "in what the reference returns")
+        for path, a, b in layers.pair_leaves(mine.others, theirs.others):
+            if isinstance(a, SHALLOW) and isinstance(b, SHALLOW):
+                if a != b:
+                    self._differs(check_, f"output{path}", "value", repr(a), repr(b))
+            else:
+                kinds = " | ".join(type(x).__name__ for x in (a, b))
+                self.report.not_compared.append(f"output{path}: no tensor ({kinds})")
+        return worst
+
+    def _comparable_layers(self, seen, seen_reference):
+        """`seen` without the layers of parameters that have no counterpart; notes on all such."""
+        paired = {layer_of(name) for name in self.table}
+        never = [
+            name
+            for name, layer in self.port.named_sublayers()
+            if name not in seen
+            and not list(layer.children())
+            and not _in_recurrent(self.port, name)
+        ]
+        if never:
+            self.report.not_compared.append(
+                f"layers of the port that were never called: {_some(never)}"
+            )
+        never = [
+            name
+            for name, module in self.reference.named_modules()
+            if name
+            and name not in seen_reference
+            and not list(module.children())
+            and not name.endswith("out_proj")
+        ]
+        if never:
+            self.report.not_compared.append(
+                f"layers of the reference that were never called: {_some(never)}"
+            )
+        kept, lost = {}, []
+        for name, each in seen.items():
+            plain = name.partition(" (call")[0]
+            own = [p for p in each.layer.parameters(include_sublayers=False)]
+            if own and plain and plain not in paired and not list(each.layer.children()):
+                lost.append(name)
+            else:
+                kept[name] = each
+        matched = layers.match(kept, seen_reference, self.layer_map)
+        lost += [name for name in kept if name and name not in matched]
+        others = set(matched.values())
+        lost_reference = [name for name in seen_reference if name and name not in others]
+        for names, side in ((lost, "port"), (lost_reference, "reference")):
+            if names:
+                self.report.not_compared.append(
+                    f"{_counted(len(names), 'layer')} of the {side} without a counterpart, each by "
+                    f"itself (what comes after them is): {_some(names)}"
+                )
+        return kept
+
+    def _note_settings(self):
+        found = layers.compare_settings(self.port, self.reference, self.layer_map)
+        self.settings = [
+            line for line in found if ": type " not in line and ", only in the " not in line
+        ]
+
+    def _locate(self, findings, rows, seen, seen_reference, limit):
+        """Puts the first layer that differs before the outputs that do."""
+        unpaired = layers.unpaired_between(seen, seen_reference, rows)
+        row = next((row for row in rows if row.output > limit), None)
+        lines = layers.first_forward(rows, limit, unpaired)
+        if row is None:
+            findings[0].detail = ["All layers agree: the mistake is in what is done with them"]
+            return
+        found = layers.different_settings(row.port.layer, row.reference.layer)
+        where = row.name or layers.THE_MODEL
+        difference = row.output if np.isfinite(row.output) else None
+        if row.input > limit:
+            found = []  # the mistake lies before it
+        finding = Finding("forward", where, "output", "", "", difference, limit)
+        if not np.isfinite(row.output):
+            how = layers.how_far_all(
+                row.port.outputs, row.reference.outputs, self.pair.channels_last
+            )
+            quantity, _, sides = how.partition(" ")
+            finding.quantity = how
+            if " | " in sides:
+                finding.quantity = quantity
+                finding.port, finding.reference = sides.split(" | ", 1)
+            finding.bound = None
+        if found:
+            name, _, sides = found[0].partition(" ")
+            finding.quantity, (finding.port, finding.reference) = name, sides.split(" | ", 1)
+        finding.detail = [*lines, *(f"Differs (port | reference): {x}" for x in self.settings[:8])]
+        if not found:
+            finding.hint = CURES.get(layers.kind(row.port.layer), "")
+        index = self.report.differences.index(findings[0])
+        self.report.differences.insert(index, finding)
+
+    def _imprecise(self, mine, theirs, mine64, theirs64):
+        """Whether the port's float32 is as good as PyTorch's."""
+        for path, a, b in layers.pair_leaves(mine.arrays, theirs.arrays):
+            a64, b64 = mine64.arrays.get(path), theirs64.arrays.get(path)
+            if b64 is None or a64 is None or b is None or a is None or b.dtype.kind != "f":
+                continue
+            floor = 4 * np.finfo(np.float32).eps * np.abs(b64).mean()
+            ratio = np.abs(a - a64).mean() / max(np.abs(b - b64).mean(), floor, 1e-300)
+            if ratio > IMPRECISE:
+                self._differs(
+                    "forward",
+                    f"output{path}",
+                    f"float32 error {ratio:.0f} times PyTorch's (bound {IMPRECISE:g})",
+                    hint="In float64 they agree: is something on the way in half precision?",
+                )
+
+    def _other_sizes(self, limit):
+        """Compares other sizes of image; a text on them for the summary."""
+        done = []
+        for change in SIZES:
+            if len(done) + 1 >= self.sizes or self.pair.inputs.resized(change) is None:
+                break
+            inputs = self.pair.inputs.resized(change).make(np.random.default_rng(self.pair.seed))
+            with default_float64(), torch.no_grad(), paddle.no_grad():
+                try:
+                    with self._as_paddle():
+                        theirs = _leaves(self._call("reference", self.reference, inputs))
+                except ReferenceBroken:
+                    continue
+                size = change(next(_sizes(self.pair.inputs)))
+                text = f"{size[0]}x{size[1]}"
+                done.append(text)
+                try:
+                    mine = _leaves(self._call("port", self.port, inputs))
+                except PortBroken as broken:
+                    finding = broken.args[0]
+                    finding.quantity = f"at {text}: {finding.quantity}"
+                    self.report.differences.append(finding)
+                    continue
+                before = len(self.report.differences)
+                self._compare_outputs("forward", mine, theirs, limit)
+                found = self.report.differences[before:]
+                if found:
+                    self._locate_at(inputs, found, limit, text)
+        if self.sizes > 1 and not done and self.pair.inputs.resized(SIZES[0]) is not None:
+            self.report.not_compared.append(
+                "another size of image: the reference takes none of those tried"
+            )
+        return f"; also at {', '.join(done)}" if done else ""
+
+    def _locate_at(self, inputs, found, limit, text):
+        with self._as_paddle():
+            seen_reference = layers.record(
+                self.reference, lambda model: self._call("reference", model, inputs)
+            )
+        seen = layers.record(self.port, lambda model: self._call("port", model, inputs))
+        rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
+        self._locate(found, rows, seen, seen_reference, limit)
+        first = self.report.differences[-len(found) - 1]
+        first.detail.insert(0, f"This shows at a size of {text}, not at the first one")
+
+    # Backward and training.
+
+    def _backward(self):
+        if not self._has_float64():
+            return None
+        parameters = [p for p in self.port.parameters() if not p.stop_gradient]
+        if not parameters:
+            self.report.not_compared.append("backward: the port has no parameter to be trained")
+        self.train_mode = True
+        return self._first_step()
+
+    def _has_float64(self):
+        if "forward" not in self.checks and self.float64 and not self.float64_now:
+            self.report.notes += to_float64(self.port, self.reference)
+            self.float64_now = True
+            self._note_settings()
+        return self.float64
+
+    def _first_step(self):
+        """Compares outputs in train mode, loss and gradients."""
+        side, side_reference, result = self._gradients()
+        limit = self._bound(TRAIN_FLOAT64)
+        before = len(self.report.differences)
+        worst = self._compare_outputs("backward", result["mine"], result["theirs"], limit)
+        if len(self.report.differences) > before and self.train_mode and self._samples(result):
+            del self.report.differences[before:]
+            self.report.not_compared.append(
+                "train mode: the reference samples random numbers other than dropout's, so both "
+                "sides were compared in eval mode"
+            )
+            self.train_mode = False
+            return self._first_step()
+        rows = [*result["dropout"], *result["loss"], *result["gradients"]]
+        found = self.report.differences[before:]
+        if found:
+            rows = [row for row in rows if row.kind != "loss"]
+        self._add_rows("backward", rows)
+        worst_gradient = max((r.value for r in rows if r.kind == "gradient"), default=0.0)
+        if len(self.report.differences) > before:
+            self._locate_backward(self.report.differences[before], limit, bool(found))
+        self.first = (side, side_reference)
+        count = sum(row.kind == "gradient" for row in rows)
+        mode = "train" if self.train_mode else "eval"
+        return (
+            f"{mode} mode, {_counted(count, 'gradient')}, float64: largest difference of outputs "
+            f"{worst:.0e}, of gradients {worst_gradient:.0e}"
+        )
+
+    def _set_mode(self, train):
+        for model in (self.port, self.reference):
+            if train:
+                model.train()
+            else:
+                model.eval()
+
+    def _gradients(self, record=False):
+        """One forward and backward pass of both sides."""
+        self._set_mode(self.train_mode)
+        self.port.clear_gradients()
+        self.reference.zero_grad(set_to_none=True)
+        self.masks = masks = SharedDropout()
+        result, inputs = {}, {}
+
+        def run(side):
+            def forward_and_backward(model):
+                given = self._tensors(side, self.inputs)
+                for tensor in _floats(given):
+                    if side == "port":
+                        tensor.stop_gradient = False
+                    else:
+                        tensor.requires_grad_(True)
+                inputs[side] = given
+                try:
+                    output = model(*given.positional, **given.named)
+                    loss = self._loss(side, output)
+                    loss.backward()
+                except Exception as error:
+                    if side == "port":
+                        finding = self._broken("port", error)
+                        finding.check = "backward"
+                        raise PortBroken(finding) from error
+                    raise ReferenceBroken(f"{type(error).__name__}: {reason_of(error)}") from error
+                result[side] = output, loss
+
+            return forward_and_backward
+
+        before = self._statistics()
+        with default_float64(), without_inner_dropout(self.port, self.reference) as lines:
+            self.report.not_compared += lines
+            with masks.of_port():
+                if record:
+                    result["seen"] = layers.record(self.port, run("port"), layers.Shelf())
+                else:
+                    run("port")(self.port)
+            try:
+                with self._as_paddle(masks), masks.of_reference():
+                    if record:
+                        result["seen_reference"] = layers.record(
+                            self.reference, run("reference"), layers.Shelf()
+                        )
+                    else:
+                        run("reference")(self.reference)
+            except ReferenceBroken as error:
+                if not self.train_mode:
+                    raise CannotRun(f"the reference has no backward pass: {error}") from error
+                self.report.not_compared.append(
+                    f"train mode: the reference cannot be run in it ({error}), so both sides were "
+                    "compared in eval mode"
+                )
+                self.train_mode = False
+                return self._gradients(record)
+        result["before"] = before
+        result["mine"], result["theirs"] = (_leaves(result[s][0]) for s in ("port", "reference"))
+        losses = [float(result[s][1].detach()) for s in ("port", "reference")]
+        result["losses"] = losses
+        limit = self._bound(TRAIN_FLOAT64)
+        difference = abs(losses[0] - losses[1]) / max(abs(losses[1]), self._loss_scale(result))
+        result["loss"] = [
+            steps.Difference(
+                "", "loss", f"{losses[0]!r} | {losses[1]!r}",
+                difference if np.isfinite(difference) else np.inf, limit,
+            )
+        ]  # fmt: skip
+        result["dropout"] = [
+            steps.Difference("", "dropout", text, 0.0 if agrees else np.inf, 0.0)
+            for text, agrees in masks.checks
+        ]
+        mine = steps.paddle_gradients(self.port, self.table)
+        theirs = steps.torch_gradients(self.reference, self.table)
+        reasons = steps.why_no_gradient(self.port, self.reference, self.table)
+        rows = steps.compare("", "gradient", mine, theirs, reasons=reasons)
+        rows += self._input_gradients(inputs)
+        result["gradients"] = rows
+        return steps.Side(self.port), steps.Side(self.reference), result
+
+    def _loss_scale(self, result):
+        """The size of the terms of the loss: their sum may be near 0 by chance."""
+        arrays = [x for x in result["theirs"].arrays.values() if x.dtype.kind == "f" and x.size]
+        return 1e-3 * max((np.abs(x).max() for x in arrays), default=1.0) or 1e-30
+
+    def _input_gradients(self, inputs):
+        rows = []
+        sides = [_named_floats(inputs[side]) for side in ("port", "reference")]
+        for name, theirs in sides[1].items():
+            mine = sides[0][name].grad
+            a = None if mine is None else mine.numpy()
+            b = None if theirs.grad is None else theirs.grad.numpy()
+            if a is None and b is None:
+                continue
+            reason = layers.incomparable(a, b)
+            if reason.startswith("none in"):
+                side = "port" if a is None else "reference"
+                reason = f"no gradient reaches the input in the {side}"
+            value = layers.relative(a, b)
+            rows.append(steps.Difference("", "gradient", name, value, GRADIENT_FLOAT64, reason))
+        return rows
+
+    def _loss(self, side, output):
+        function = self.pair.loss[0 if side == "port" else 1]
+        if function is not None:
+            targets = self._tensors(side, Inputs(self.targets, {})).positional
+            return function(output, *targets)
+        total = None
+        rng = np.random.default_rng(self.pair.seed + 1)
+        for tensor in flatten(output).values():
+            if not is_tensor(tensor) or not _is_float(tensor):
+                continue
+            shape = tuple(tensor.shape)
+            numbers = rng.standard_normal(shape) / np.sqrt(max(1, int(np.prod(shape))))
+            if side == "port":
+                term = (tensor * paddle.to_tensor(numbers)).sum()
+            else:
+                term = (tensor * torch.from_numpy(np.asarray(numbers))).sum()
+            total = term if total is None else total + term
+        if total is None:
+            raise CannotRun("the output holds no floats: give a loss, or leave out backward")
+        return total
+
+    def _statistics(self):
+        """Copies of the reference's buffers: running statistics, which train mode moves."""
+        return {name: buffer.clone() for name, buffer in self.reference.named_buffers()}
+
+    def _samples(self, result):
+        """Whether the reference gives another output with the same masks."""
+        with torch.no_grad():
+            for name, buffer in self.reference.named_buffers():
+                buffer.copy_(result["before"][name])
+        self.masks.next = 0
+        quiet = without_inner_dropout(self.port, self.reference)
+        with default_float64(), torch.no_grad(), quiet, self._as_paddle(self.masks):
+            again = _leaves(self._call("reference", self.reference))
+        pairs = layers.pair_leaves(again.arrays, result["theirs"].arrays)
+        return any(layers.relative(a, b) > 1e-9 for _, a, b in pairs)
+
+    def _locate_backward(self, first, limit, forward):
+        # The forward pass has moved running statistics: both from one state again.
+        steps.put(self.port, self.reference, self.table)
+        _, _, result = self._gradients(record=True)
+        seen = self._comparable_layers(result["seen"], result["seen_reference"])
+        rows = layers.compare(
+            seen, result["seen_reference"], self.layer_map, self.pair.channels_last
+        )
+        unpaired = layers.unpaired_between(seen, result["seen_reference"], rows)
+        lines = layers.first_forward(rows, limit, unpaired) or layers.first_backward(rows)
+        first.detail += lines
+        first.detail += [f"Differs (port | reference): {x}" for x in self.settings[:8]]
+        row = next((row for row in rows if row.output > limit), None)
+        if forward and row is not None and row.input <= limit:
+            found = layers.different_settings(row.port.layer, row.reference.layer)
+            where = row.name or layers.THE_MODEL
+            finding = Finding("backward", where, "output in train mode", "", "", None, limit)
+            if np.isfinite(row.output):
+                finding.difference = row.output
+            if found:
+                name, _, sides = found[0].partition(" ")
+                finding.quantity, (finding.port, finding.reference) = name, sides.split(" | ", 1)
+            finding.detail, first.detail = first.detail, []
+            self.report.differences.insert(self.report.differences.index(first), finding)
+
+    def _add_rows(self, check_, rows):
+        """Turns rows of a training that differ into Findings."""
+        for row in rows:
+            if row.agrees:
+                continue
+            if "biased variance" in row.hint and "biased_variance" in self.pair.accept:
+                self.report.known.append(ACCEPTED["biased_variance"])
+                continue
+            finding = Finding(check_, row.name, row.kind, hint=row.hint)
+            if row.reason:
+                finding.quantity += f": {row.reason}"
+            elif np.isfinite(row.value):
+                finding.difference, finding.bound = row.value, row.bound
+            if row.kind in ("loss", "dropout", "learning rate"):
+                finding.where, finding.quantity = "", row.kind
+                finding.port, _, finding.reference = row.name.partition(" | ")
+            if row.where:
+                finding.detail.append(f"in {row.where}")
+            self.report.differences.append(finding)
+
+    def _training(self):
+        if not self._has_float64():
+            return None
+        before = len(self.report.differences)
+        if any(f.check == "backward" for f in self.report.differences):
+            self.report.not_compared.append("training: gradients differ, so updates would too")
+            return None
+        if not hasattr(self, "train_mode"):
+            self.train_mode = True
+        port = steps.Side(self.port)
+        reference = steps.Side(self.reference)
+        make, make_reference = OPTIMIZERS[self.optimizer]
+        port.optimizer = make([p for p in self.port.parameters() if not p.stop_gradient])
+        trained = [p for p in self.reference.parameters() if p.requires_grad]
+        if not trained:
+            self.report.not_compared.append("training: the reference has no parameter to train")
+            return None
+        reference.optimizer = make_reference(trained)
+        rows, worst = [], {}
+        steps.put(self.port, self.reference, self.table)
+        for step in range(self.count):
+            start = steps.torch_arrays(self.reference, self.table)
+            _, _, result = self._gradients()
+            self._same_gradients()
+            port.optimizer.step()
+            reference.optimizer.step()
+            where = f"step {step}"
+            rows = [*result["dropout"], *result["loss"], *result["gradients"]]
+            rows += steps.compare_updates(where, port, reference, self.table, start)
+            for row in rows:
+                row.where = where
+                worst[row.kind] = max(worst.get(row.kind, 0.0), row.value if row.agrees else 0.0)
+            self._add_rows("training", rows)
+            if len(self.report.differences) > before:
+                break
+            steps.restart(port, reference, self.table)
+        found = self.report.differences[before:]
+        if found:
+            found[0].detail += [f"Differs (port | reference): {x}" for x in self.settings[:8]]
+        shown_ = ", ".join(f"{kind} {value:.0e}" for kind, value in worst.items())
+        return (
+            f"{_counted(self.count, 'step')} of {self.optimizer}, each from one state; largest "
+            f"difference: {shown_}"
+        )
+
+    def _same_gradients(self):
+        """The reference's gradients for the port, too: of one that is zero in theory, an optimizer
+        that divides by its size makes a step of full size out of rounding."""
+        theirs = steps.torch_gradients(self.reference, self.table)
+        parameters = steps.paddle_parameters(self.port)
+        for name in theirs:
+            gradient, mine = theirs[name], parameters[name].grad
+            if gradient is not None and mine is not None:
+                mine.set_value(np.ascontiguousarray(gradient.astype(mine.numpy().dtype)))
+
+    # Initialisation.
+
+    def _initialisation(self):
+        for side in (self.pair.port, self.pair.reference):
+            if side.is_model:
+                self.report.not_compared.append(
+                    f"initialisation: the {side.name} was given as a model. Give its class, or a "
+                    "function that makes it"
+                )
+                return None
+        # Of a large model, one seed has as many values as eight of a small one.
+        seeds = min(SEEDS, max(FEW_SEEDS, ENOUGH_VALUES // max(1, self.parameters)))
+        rows, count, level = compare_tensors(
+            self.pair.port.make, self.pair.reference.make, lambda model: self.table, seeds
+        )
+        told = set()
+        for name, test, values, p, agrees in rows:
+            if not agrees and name not in told:
+                told.add(name)
+                port, _, reference = values.partition(" | ")
+                self._differs(
+                    "initialisation", name, test, port, reference,
+                    detail=[f"p {p:.0e}, bound {level:.0e}"],
+                    hint="Look at how it is initialised: the distribution, fan-in or fan-out, a "
+                    "default of Paddle's layer that was left",
+                )  # fmt: skip
+        constants = len({row[0] for row in rows}) - count
+        return f"{seeds} seeds: {constants} constants, {count} distributions"
+
+
+class ReferenceBroken(Exception):
+    """The reference cannot be run."""
+
+
+@dataclass
+class _Leaves:
+    """What a model has returned."""
+
+    arrays: dict
+    others: dict
+
+
+def _leaves(output):
+    flat = flatten(output)
+    return _Leaves(
+        {path: to_array(leaf) for path, leaf in flat.items() if is_tensor(leaf)},
+        {path: leaf for path, leaf in flat.items() if not is_tensor(leaf)},
+    )
+
+
+def _is_float(tensor):
+    return tensor.is_floating_point()
+
+
+def _named_floats(given):
+    flat = {f"input {i}{path}": leaf for i, x in enumerate(given.positional)
+            for path, leaf in flatten(x).items()}  # fmt: skip
+    flat |= {f"input {name}{path}": leaf for name, x in given.named.items()
+             for path, leaf in flatten(x).items()}  # fmt: skip
+    return {name: leaf for name, leaf in flat.items() if is_tensor(leaf) and _is_float(leaf)}
+
+
+def _floats(given):
+    return _named_floats(given).values()
+
+
+def _sizes(inputs):
+    """Heights and widths of the inputs that are images."""
+    found = []
+    inputs.resized(lambda size: found.append(size) or size)
+    return iter(found)
+
+
+def _in_recurrent(model, name):
+    """Whether a layer lies in an LSTM, GRU or SimpleRNN, which calls a kernel in its place."""
+    names = dict(model.named_sublayers(include_self=True))
+    parents = [layer_of(name)]
+    while parents[-1]:
+        parents.append(layer_of(parents[-1]))
+    recurrent = paddle.nn.layer.rnn.RNNBase
+    return any(isinstance(names.get(parent), recurrent) for parent in parents)
+
+
+def _some(names, most=3):
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
+
+
+def _counted(count, noun):
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _why_misfit(mine, theirs):
+    if mine is None:
+        return "Only the reference has it"
+    if theirs is None:
+        return "Only the port has it"
+    return ""
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Paddle says at each training step that batch norm keeps running statistics."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="When training, we now always track")
+        yield

@@ -1,0 +1,146 @@
+"""What a comparison has found: data, from which text and JSON are made."""
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+__all__ = ["Finding", "Report"]
+
+
+@dataclass
+class Finding:
+    """One quantity that differs.
+
+    Attributes:
+        check: "structure", "forward", "backward", "training" or "initialisation".
+        where: the port's layer, parameter or output.
+        quantity: what of it: "settings", "output", "gradient", "update", …
+        port, reference: the value on each side, in words; "" where there is none to show.
+        difference: relative to the reference's largest value; None where no number can tell.
+        bound: the largest difference that passes.
+        detail: further lines.
+        hint: what to look at.
+    """
+
+    check: str
+    where: str
+    quantity: str
+    port: str = ""
+    reference: str = ""
+    difference: float | None = None
+    bound: float | None = None
+    detail: list = field(default_factory=list)
+    hint: str = ""
+
+    def text(self):
+        """In one line: "features.0.1: epsilon 1e-05 | 0.001"."""
+        line = f"{self.where}: {self.quantity}" if self.where else self.quantity
+        if self.port or self.reference:
+            line += f" {self.port} | {self.reference}"
+        if self.difference is not None:
+            line += f" differs by {self.difference:.1e} (bound {self.bound:.0e})"
+        return line
+
+
+@dataclass
+class Check:
+    """One check that was run: its name, whether it agrees, and in one line what was compared."""
+
+    name: str
+    aligned: bool
+    summary: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Report:
+    """The result of `check`.
+
+    Attributes:
+        checks: [Check] in the order in which they were run.
+        differences: [Finding]; the first is where to start.
+        not_compared: lines on all that a green verdict says nothing of.
+        known: lines on known differences of the frameworks that were allowed for.
+        notes: lines on how the comparison was made.
+    """
+
+    checks: list = field(default_factory=list)
+    differences: list = field(default_factory=list)
+    not_compared: list = field(default_factory=list)
+    known: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+    @property
+    def aligned(self):
+        """Whether every check that was run agrees, and at least one was."""
+        return bool(self.checks) and all(check.aligned for check in self.checks)
+
+    @property
+    def hints(self):
+        """What to look at, of each difference that says so, each once."""
+        return list(dict.fromkeys(f.hint for f in self.differences if f.hint))
+
+    @property
+    def verdict(self):
+        """In one sentence."""
+        if self.aligned:
+            left = f"; not compared: {len(self.not_compared)}" if self.not_compared else ""
+            return f"aligned: {', '.join(check.name for check in self.checks)}{left}"
+        red = next((check for check in self.checks if not check.aligned), None)
+        if red is None:
+            return "NOT ALIGNED: nothing was compared"
+        first = next((f for f in self.differences if f.check == red.name), None)
+        return f"NOT ALIGNED: {red.name}: {first.text() if first else red.summary}"
+
+    def text(self, verbose=False, quiet=False):
+        """Lines for a terminal.
+
+        Args:
+            verbose: all of every difference, and the notes.
+            quiet: the verdict alone.
+        """
+        if quiet:
+            return self.verdict
+        lines, told = [], set()
+        for check in self.checks:
+            state = "aligned" if check.aligned else "NOT ALIGNED"
+            lines.append(f"{check.name:15} {state:12} {check.summary}")
+            found = [f for f in self.differences if f.check == check.name]
+            for finding in found if verbose else found[:SHOWN]:
+                if finding.text() != check.summary:
+                    lines.append(f"  {finding.text()}")
+                # What several have in common is told once.
+                more = [line for line in [*finding.detail, finding.hint] if line]
+                lines += [f"    {line}" for line in more if line not in told]
+                told.update(more)
+            if len(found) > SHOWN and not verbose:
+                lines.append(f"  … and {len(found) - SHOWN} more differences (-v shows them)")
+        for title, rows in (
+            ("Not compared", self.not_compared),
+            ("Known differences of the frameworks, allowed for", self.known),
+            ("Notes", self.notes if verbose else []),
+        ):
+            if rows:
+                lines.append(f"{title}:")
+                lines += [f"  {row}" for row in (rows if verbose else rows[:MOST_ROWS])]
+                if len(rows) > MOST_ROWS and not verbose:
+                    lines.append(f"  … and {len(rows) - MOST_ROWS} more (-v shows them)")
+        return "\n".join([*lines, self.verdict])
+
+    def as_dict(self):
+        """Plain values, for JSON; infinite differences are text."""
+
+        def plain(value):
+            if isinstance(value, dict):
+                return {key: plain(child) for key, child in value.items()}
+            if isinstance(value, list):
+                return [plain(child) for child in value]
+            if isinstance(value, (float, np.floating)):
+                return float(value) if np.isfinite(value) else str(value)
+            return value
+
+        return plain({"aligned": self.aligned, "verdict": self.verdict, **asdict(self)})
+
+
+SHOWN = 4  # differences of a check
+MOST_ROWS = 12

@@ -1,0 +1,129 @@
+"""Models and functions of the user's own code, by name: "package.module:Net", "port.py:Net"."""
+
+import ast
+import difflib
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from . import environment
+from .files import CannotRun, missing, reason_of, require_file, shown
+
+__all__ = ["factory", "load", "read_argument"]
+
+
+def load(text, flag):
+    """What a text names: "MODULE:NAME" or "FILE.py:NAME"; a name may have dots in it.
+
+    Args:
+        flag: of the command line, for errors.
+
+    Raises:
+        CannotRun: there is no such module, file or name, or importing it fails.
+    """
+    where, colon, name = text.rpartition(":")
+    if not colon or not where or not name:
+        raise CannotRun(
+            f"{flag} {text!a:.200}: wanted MODULE:NAME or FILE.py:NAME, as "
+            "torchvision.models:resnet18 or port.py:Net"
+        )
+    found = _import(where, flag, text)
+    for step in name.split("."):
+        if not hasattr(found, step):
+            near = difflib.get_close_matches(step, dir(found), n=1)
+            hint = f". Is {near[0]} meant?" if near else ""
+            raise CannotRun(f"{flag} {text!a:.200}: {where} has no {step}{hint}")
+        found = getattr(found, step)
+    return found
+
+
+def _import(where, flag, text):
+    for attempt in (1, 2):
+        try:
+            return _import_file(where) if where.endswith(".py") else _import_module(where)
+        except CannotRun as error:
+            raise CannotRun(f"{flag} {text!a:.200}: {error}") from None
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            if attempt == 1 and "torchvision::" in str(error):
+                environment.import_torchvision()  # and once more
+                continue
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = f" ({shown(last.filename)}, line {last.lineno})"
+            if "importlib" in last.filename or last.filename.startswith("<"):
+                place = ""
+            raise CannotRun(
+                f"{flag} {text!a:.200}: {where} cannot be imported: {type(error).__name__}: "
+                f"{reason_of(error)}{place}"
+            ) from error
+    return None
+
+
+def _import_module(where):
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return importlib.import_module(where)
+
+
+def _import_file(where):
+    path = Path(where)
+    if missing(path):
+        raise CannotRun(f"{shown(path)} does not exist")
+    require_file(path)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # for what the file imports from beside it
+        sys.path.insert(0, folder)
+    # A name of its own: two files of one name may be given.
+    name = f"_given_{abs(hash(str(path.resolve())))}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def factory(text, arguments, flag):
+    """The model that a text names, or a function that makes it with keyword arguments.
+
+    Args:
+        arguments: {name: value}.
+    """
+    found = load(text, flag)
+    if callable(found) and not hasattr(found, "state_dict"):
+        return functools.partial(found, **arguments) if arguments else found
+    if isinstance(found, type):
+        return functools.partial(found, **arguments) if arguments else found
+    if not hasattr(found, "state_dict"):
+        raise CannotRun(
+            f"{flag} {text!a:.200} is a {type(found).__name__}: wanted a model, or a class or "
+            "function that makes one"
+        )
+    if arguments:
+        raise CannotRun(f"{flag} {text!a:.200} is a model already: it takes no arguments")
+    return found
+
+
+def read_argument(text):
+    """(name, value) of "NAME=VALUE"; the value as in Python, else a text.
+
+    Raises:
+        ValueError: there is no name.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(text)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return name, value

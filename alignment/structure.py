@@ -1,0 +1,80 @@
+"""Nested inputs and outputs, as flat lists of named tensors.
+
+Knows neither framework: what a tensor is, is asked of the value.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+__all__ = ["flatten", "is_tensor", "rebuild", "to_array"]
+
+SHALLOW = (str, bytes, int, float, complex, bool, type(None))
+MOST_LEVELS = 50  # a structure that holds itself
+
+
+def is_tensor(value):
+    """Whether a value is a tensor of Paddle or of PyTorch."""
+    return hasattr(value, "numpy") and hasattr(value, "shape") and hasattr(value, "detach")
+
+
+def to_array(tensor):
+    """A copy of a tensor as a NumPy array: operations in place change what was recorded else.
+
+    bfloat16, which NumPy has not, becomes float32, which holds it exactly.
+    """
+    import numpy as np
+
+    if "bfloat16" in str(tensor.dtype):
+        tensor = tensor.astype("float32") if hasattr(tensor, "astype") else tensor.float()
+    return np.array(tensor.detach().cpu().numpy())
+
+
+def flatten(value):
+    """{path: leaf} of a nest of tuples, lists, dictionaries and dataclasses, in order.
+
+    Args:
+        value: a tensor, or such a nest of tensors and of anything else.
+
+    Returns:
+        {"": value} for a tensor alone; else paths as in Python: "[0]", "['logits']", ".logits".
+    """
+    found = {}
+    _flatten(value, "", found, 0)
+    return found
+
+
+def _flatten(value, path, found, level):
+    children = None if level > MOST_LEVELS else _children(value)
+    if children is None:
+        found[path] = value
+    else:
+        for key, child in children:
+            _flatten(child, path + key, found, level + 1)
+
+
+def _children(value):
+    """[(key, child)] of what can be looked into, or None."""
+    if is_tensor(value) or isinstance(value, SHALLOW):
+        return None
+    if isinstance(value, Mapping):  # a ModelOutput of transformers too
+        return [(f"[{key!r}]", child) for key, child in value.items()]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return [(f".{name}", getattr(value, name)) for name in value._fields]
+    if isinstance(value, (tuple, list)):
+        return [(f"[{i}]", child) for i, child in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(f".{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return None
+
+
+def rebuild(value, function):
+    """The same nest with `function(leaf)` for each leaf that is no plain value.
+
+    Args:
+        value: tuples, lists and dictionaries of leaves.
+    """
+    if isinstance(value, Mapping):
+        return {key: rebuild(child, function) for key, child in value.items()}
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return type(value)(rebuild(child, function) for child in value)
+    return value if isinstance(value, SHALLOW) else function(value)
