@@ -99,5 +99,5 @@ BROKEN = [
     Broken("not causal", SeesAll, "proj", "proj"),
     Broken("heads and time swapped", TimeForHeads, "proj", "proj"),
     Broken("number of heads", MoreHeads, "proj", "proj"),
-    Broken("no bias", no_bias, ["qkv", "structure"], "only in the reference"),
+    Broken("no bias", no_bias, ["qkv", "structure"], "only the reference has"),
 ]

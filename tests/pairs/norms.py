@@ -119,15 +119,15 @@ def batch_for_group():
 
 
 BROKEN = [
-    Broken("instance norm with weights", affine_instance, "instance2d", "only in the port"),
-    Broken("instance norm without weights", plain_instance, "instance1d", "only in the reference"),
+    Broken("instance norm with weights", affine_instance, "instance2d", "only the port has"),
+    Broken("instance norm without weights", plain_instance, "instance1d", "only the reference has"),
     Broken("PyTorch's momentum", old_momentum, "batch", "momentum 0.1 | 0.9"),
     Broken("PyTorch's momentum, 1-D", momentum_1d, "batch1d", "momentum 0.2 | 0.8"),
     Broken("statistics frozen", frozen_statistics, "batch", "batch"),
     Broken("an activation inside of the norm", activation_twice, "batch", "batch"),
     Broken("dropout of single values", plain_dropout, "drop2", "Dropout | Dropout2d"),
     Broken("dropout for alpha dropout", dropout_for_alpha, "drop1", "Dropout | AlphaDropout"),
-    Broken("layer norm over the last axis", last_axis_only, "layer", "[16] | [8, 16]"),
+    Broken("layer norm over the last axis", last_axis_only, "layer", "16 | (8, 16)"),
     Broken("group norm's epsilon", default_group_epsilon, "group", "epsilon 1e-05 | 0.0001"),
     Broken("batch norm for group norm", batch_for_group, "group", "BatchNorm2D | GroupNorm"),
 ]

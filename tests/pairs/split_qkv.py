@@ -84,6 +84,6 @@ BROKEN = [
     Broken("not scaled", NotScaled, WEIGHTS, "proj"),
     Broken("softmax over the queries", SoftmaxOverQueries, WEIGHTS, "proj"),
     Broken("queries for keys", OneProjectionForTwo, [*WEIGHTS, "k_proj"], "proj"),
-    Broken("an output forgotten", WeightsForgotten, "output", "output"),
+    Broken("an output forgotten", WeightsForgotten, ["output", "the model"], "output"),
     Broken("narrower values", narrow_values, ["v_proj", "proj"], "proj"),
 ]

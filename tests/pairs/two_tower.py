@@ -122,13 +122,15 @@ class ShortIndex(Port):
         return {**output, "best": (best, index.astype("int32"))}
 
 
+BEST = ["output['best'][1]", "the model"]
+
 BROKEN = [
     Broken("mask inverted", MaskInverted, ["query", "embed"], ["embed", "query"]),
     Broken("padding counted in the mean", PaddingCounted, ["query", "embed"], ["embed", "query"]),
     Broken("item tower detached", ItemDetached, "item", ["no gradient reaches", "item"]),
-    Broken("item not normalised", NotNormalised, ["output", "output['score']"], "output"),
-    Broken("score as a column", ScoreAsColumn, "output['score']", "(6, 1) | (6,)"),
-    Broken("an output forgotten", BestForgotten, ["output['best']", "output"], "best"),
-    Broken("index over the other axis", IndexOfOtherAxis, "output['best'][1]", "output['best'][1]"),
-    Broken("index as int32", ShortIndex, "output['best'][1]", "int32 | int64"),
+    Broken("item not normalised", NotNormalised, ["output", "the model"], "output"),
+    Broken("score as a column", ScoreAsColumn, ["output['score']", "the model"], "(6, 1) | (6,)"),
+    Broken("an output forgotten", BestForgotten, ["output['best']", "the model"], "best"),
+    Broken("index over the other axis", IndexOfOtherAxis, BEST, "output['best'][1]"),
+    Broken("index as int32", ShortIndex, BEST, "int32 | int64"),
 ]
