@@ -124,7 +124,7 @@ def parser(command):
     what.add_argument(
         "--checks",
         type=_checks,
-        default=",".join(CHECKS),
+        default=",".join(CHECKS[:3]),
         help="of forward, backward, training, initialisation; separated by commas",
     )
     what.add_argument(
@@ -241,7 +241,7 @@ def compare(args):
         targets=args.target,
         map=read_map(args.map),
         rules=load(args.rules, "--rules") if args.rules else (),
-        checks=args.checks if isinstance(args.checks, tuple) else CHECKS,
+        checks=args.checks,
         sizes=args.sizes,
         steps=args.steps,
         optimizer=args.optimizer,

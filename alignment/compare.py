@@ -34,6 +34,8 @@ from .weights import load_state, make_alive
 __all__ = ["CHECKS", "OPTIMIZERS", "assert_aligned", "check"]
 
 CHECKS = ("forward", "backward", "training", "initialisation")
+# Most ports start from weights that somebody has trained, and leave Paddle's initialisation.
+DEFAULT_CHECKS = CHECKS[:3]
 FLOAT64_OVER_FLOAT32 = np.finfo(np.float64).eps / np.finfo(np.float32).eps
 FLOAT32_BOUND = 1e-4  # where float64 cannot be had
 LEARNING_RATE = 1e-3
@@ -88,7 +90,7 @@ def check(
     targets=(),
     map=None,
     rules=(),
-    checks=CHECKS,
+    checks=DEFAULT_CHECKS,
     sizes=2,
     steps=3,
     optimizer="sgd",
@@ -119,7 +121,7 @@ def check(
         map: {layer of the port: layer of the reference}, where names differ; holds for all that
             lies in the layer. Names that differ are paired by order, kind and shape else.
         rules: [Rule] on parameters and layout.
-        checks: which of CHECKS.
+        checks: which of CHECKS; "initialisation" only where it is asked for.
         sizes: how many sizes of image are compared, where an input is a batch of images.
         steps: of training, each from one state.
         optimizer: of OPTIMIZERS, for the training.
@@ -351,7 +353,7 @@ class _Comparison:
             if array.dtype.kind == "f" and dtype:
                 array = array.astype(dtype)
             if side == "port":
-                return paddle.to_tensor(np.ascontiguousarray(array))
+                return paddle.to_tensor(np.asarray(array, order="C"))
             return torch.from_numpy(np.array(array))
 
         return inputs.map(tensor)
@@ -419,12 +421,11 @@ class _Comparison:
         else:
             self._load_own(paddle_file)
         for name, mine, theirs in pairing.misfits:
-            sides = (
-                "none" if shape is None else f"shape {list(shape)}" for shape in (mine, theirs)
-            )
-            self.report.differences.append(
-                Finding("structure", name, "parameter", *sides, hint=_why_misfit(mine, theirs))
-            )
+            if mine is None or theirs is None:
+                side, shape = ("reference", theirs) if mine is None else ("port", mine)
+                self._differs("structure", name, f"only in the {side}, shape {list(shape)}")
+            else:
+                self._differs("structure", name, "shape", list(mine), list(theirs))
         for line in pairing.tied:
             where, _, sides = line.partition(": ")
             self.report.differences.append(
@@ -605,7 +606,11 @@ class _Comparison:
 
     def _comparable_layers(self, seen, seen_reference):
         """`seen` without the layers of parameters that have no counterpart; notes on all such."""
-        paired = {layer_of(name) for name in self.table}
+        paired = {
+            layer_of(name)
+            for name, (source, rule) in self.table.items()
+            if isinstance(source, str) and isinstance(rule, str)
+        }
         never = [
             name
             for name, layer in self.port.named_sublayers()
@@ -977,6 +982,8 @@ class _Comparison:
                 self.report.known.append(ACCEPTED["biased_variance"])
                 continue
             finding = Finding(check_, row.name, row.kind, hint=row.hint)
+            if "biased variance" in row.hint:
+                finding.hint += ". Or accept it by name: biased_variance"
             if row.reason:
                 finding.quantity += f": {row.reason}"
             elif np.isfinite(row.value):
@@ -1041,7 +1048,7 @@ class _Comparison:
         for name in theirs:
             gradient, mine = theirs[name], parameters[name].grad
             if gradient is not None and mine is not None:
-                mine.set_value(np.ascontiguousarray(gradient.astype(mine.numpy().dtype)))
+                mine.set_value(np.asarray(gradient.astype(mine.numpy().dtype), order="C"))
 
     # Initialisation.
 
@@ -1132,14 +1139,6 @@ def _some(names, most=3):
 
 def _counted(count, noun):
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _why_misfit(mine, theirs):
-    if mine is None:
-        return "Only the reference has it"
-    if theirs is None:
-        return "Only the port has it"
-    return ""
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 What becomes of an entry depends on its layer:
 
-    Linear, Bilinear's   weight is (in, out) in Paddle and (out, in) in PyTorch: transposed (Linear)
+    Linear               weight is (in, out) in Paddle and (out, in) in PyTorch: transposed
+    LayerNorm            over several axes, weight and bias are flat in Paddle: flattened
     BatchNorm            _mean, _variance are running_mean, running_var in PyTorch: renamed
     InstanceNorm         scale is weight: renamed
     PReLU                _weight is weight: renamed
@@ -149,7 +150,7 @@ def apply_rules(table, given, port_names, reference_names):
 def rules(model, layer_map=None):
     """{Paddle name: (PyTorch name, rule)} for a paddle.nn.Layer.
 
-    A rule is "copy", "rename", "transpose", or a `Piece` of a parameter that PyTorch packs.
+    A rule is "copy", "rename", "transpose", "flatten", or a `Piece` of a parameter that PyTorch packs.
 
     Args:
         layer_map: {layer of the port: layer of the reference}, where their names differ.
@@ -176,6 +177,8 @@ def rules(model, layer_map=None):
                 found[paddle_name] = torch_name, Piece(number, 3, 0, name == "weight")
             elif isinstance(layer, nn.Linear) and name == "weight":
                 found[paddle_name] = torch_name, "transpose"
+            elif isinstance(layer, nn.LayerNorm) and len(layer._normalized_shape) > 1:
+                found[paddle_name] = torch_name, "flatten"
             else:
                 found[paddle_name] = torch_name, "rename" if name in renamed else "copy"
     return found
@@ -312,7 +315,7 @@ def convert_entries(torch_state, model, table):
             _require_same_dtype(each, tensor, name, target)
         array = to_port([tensor.cpu().numpy() for tensor in tensors], rule)
         _require_same_shape(" + ".join(sources_of(source)), array, name, target)
-        state[name] = paddle.to_tensor(np.ascontiguousarray(array), place=paddle.CPUPlace())
+        state[name] = paddle.to_tensor(np.asarray(array, order="C"), place=paddle.CPUPlace())
     return state
 
 

@@ -20,9 +20,9 @@ __all__ = ["ACCEPTED", "CURES", "AsPaddle", "rounds"]
 
 # {function of PyTorch: (its argument, the same in Paddle: function (x, constant), a value)}
 CONSTANTS = {
-    F.layer_norm: ("eps", lambda x, c: PF.layer_norm(x, x.shape[-1:], epsilon=c), 0.1),
-    F.group_norm: ("eps", lambda x, c: PF.group_norm(x, 2, c), 0.1),
-    F.instance_norm: ("eps", lambda x, c: PF.instance_norm(x, eps=c), 0.1),
+    F.layer_norm: ("eps", lambda x, c: PF.layer_norm(x, x.shape[-1:], epsilon=c), 1e-4),
+    F.group_norm: ("eps", lambda x, c: PF.group_norm(x, 2, c), 1e-4),
+    F.instance_norm: ("eps", lambda x, c: PF.instance_norm(x, eps=c), 1e-4),
     F.elu: ("alpha", PF.elu, 0.3),
     F.celu: ("alpha", PF.celu, 0.3),
     F.leaky_relu: ("negative_slope", PF.leaky_relu, 0.3),

@@ -59,6 +59,8 @@ def to_port(arrays, rule):
         array = array[(slice(None),) * rule.axis + (part,)]
     elif isinstance(rule, Joined):
         array = np.concatenate(arrays, rule.axis)
+    if rule == "flatten":
+        return array.reshape(-1)
     return array.T if _transposes(rule) and array.ndim == 2 else array
 
 
@@ -72,7 +74,7 @@ class Pairing:
 
     Attributes:
         table: {port's name: (reference's name or names, rule)} of what fits. A rule is "copy",
-            "rename", "transpose", a Piece or a Joined.
+            "rename", "transpose", "flatten", a Piece or a Joined.
         renamed: {layer of the port: layer of the reference} that were paired by order and shape
             alone: neither their names nor a layer map say so. Holds for all that lies in a layer.
         misfits: [(port's name or None, its shape or None, the reference's or None)]; the name is
@@ -283,6 +285,8 @@ def in_port_layout(shapes, rule):
         shape[rule.axis] //= rule.parts
     elif isinstance(rule, Joined):
         shape[rule.axis] = sum(each[rule.axis] for each in shapes)
+    elif rule == "flatten":
+        return (int(np.prod(shape)),)
     return tuple(shape[::-1] if _transposes(rule) and len(shape) == 2 else shape)
 
 

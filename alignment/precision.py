@@ -21,12 +21,12 @@ def to_float64(paddle_model, torch_model):
     Returns:
         Lines for the log; see `round_attributes`.
     """
-    # `Layer.to` turns integers and booleans into floats too.
+    # `Layer.to` turns integers and booleans into floats too, and breaks off at what is empty.
     kept = [
-        (layer, name, tensor)
+        (layer, name, layer._buffers.pop(name))
         for layer in paddle_model.sublayers(include_self=True)
-        for name, tensor in layer._buffers.items()
-        if tensor is not None and not tensor.is_floating_point()
+        for name, tensor in list(layer._buffers.items())
+        if tensor is not None and not (tensor._is_initialized() and tensor.is_floating_point())
     ]
     paddle_model.to(dtype="float64")
     for layer, name, tensor in kept:
@@ -35,7 +35,8 @@ def to_float64(paddle_model, torch_model):
     # Tensors that are neither parameters nor buffers.
     for layer in paddle_model.sublayers(include_self=True):
         for name, value in list(vars(layer).items()):
-            if isinstance(value, paddle.Tensor) and value.dtype == paddle.float32:
+            is_tensor = isinstance(value, paddle.Tensor) and value._is_initialized()
+            if is_tensor and value.dtype == paddle.float32:
                 object.__setattr__(layer, name, value.astype("float64"))
     for module in torch_model.modules():
         for name, value in list(vars(module).items()):

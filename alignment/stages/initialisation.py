@@ -52,8 +52,8 @@ def compare_tensors(make_port, make_reference, rules, seeds):
         own, other = model.state_dict(), make_reference().state_dict()
         for name, (source, rule) in rules(model).items():
             arrays = [other[each].numpy() for each in sources_of(source)]
-            port.setdefault(name, []).append(own[name].numpy().ravel())
-            reference.setdefault(name, []).append(to_port(arrays, rule).ravel())
+            port.setdefault(name, []).append(_numbers(own[name].numpy()))
+            reference.setdefault(name, []).append(_numbers(to_port(arrays, rule)))
 
     random = [name for name, draws in reference.items() if np.ptp(np.concatenate(draws)) > 0]
     level = ERROR_RATE / (3 * max(1, len(random)))
@@ -64,6 +64,10 @@ def compare_tensors(make_port, make_reference, rules, seeds):
         else:
             rows += compare_draws(name, port[name], draws, level)
     return rows, len(random), level
+
+
+def _numbers(array):
+    return array.astype(np.int8).ravel() if array.dtype == bool else array.ravel()
 
 
 def _findings(rows, random, seeds, level, path):

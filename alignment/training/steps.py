@@ -470,7 +470,7 @@ def restart(port, reference, rules):
     """Puts the reference's weights, statistics and optimizer state into the port."""
     put(port.model, reference.model, rules)
     for _, mine, theirs in _paired_states(port, reference, rules):
-        mine.set_value(np.ascontiguousarray(theirs))
+        mine.set_value(np.asarray(theirs, order="C"))
 
 
 def put(port_model, reference_model, rules):
@@ -481,7 +481,7 @@ def put(port_model, reference_model, rules):
         arrays = [state[each].detach().cpu().numpy() for each in sources_of(source)]
         target = wanted[name]
         array = to_port(arrays, rule).astype(str(target.dtype).rpartition(".")[2])
-        target.set_value(np.ascontiguousarray(array))
+        target.set_value(np.asarray(array, order="C"))
 
 
 def share_dropout(port_model, reference_model):
