@@ -115,5 +115,5 @@ BROKEN = [
     Broken("dropout in eval mode too", AlwaysDrops, OUTPUT, "output"),
     Broken("dropout scales in eval mode", Downscales, OUTPUT, "output"),
     Broken("bias never used", BiasForgotten, [*OUTPUT, "kernel_bias"], "kernel_bias"),
-    Broken("a tensor for a parameter", TensorForParameter, "gain", "only the reference has"),
+    Broken("a tensor for a parameter", TensorForParameter, "gain", "only in the reference"),
 ]

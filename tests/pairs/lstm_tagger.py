@@ -91,10 +91,10 @@ def no_bias():
 
 BROKEN = [
     Broken("padding_idx left out", no_padding, "embed", "padding_idx"),
-    Broken("one direction", one_direction, ["lstm", "tag"], "only the reference has"),
+    Broken("one direction", one_direction, ["lstm", "tag"], "only in the reference"),
     Broken("time first", time_major, "lstm", "lstm"),
     Broken("dropout between layers left out", no_dropout_between, "lstm", ["dropout", "| 0.2"]),
     Broken("dropout scales in eval mode", downscaled, "dropout", "downscale_in_infer"),
     Broken("directions swapped", HalvesSwapped, ["tag", "dropout"], ["lstm", "tag"]),
-    Broken("bias left out", no_bias, "tag", ["tag.bias", "only the reference has"]),
+    Broken("bias left out", no_bias, "tag", ["tag.bias", "only in the reference"]),
 ]

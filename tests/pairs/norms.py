@@ -119,8 +119,8 @@ def batch_for_group():
 
 
 BROKEN = [
-    Broken("instance norm with weights", affine_instance, "instance2d", "only the port has"),
-    Broken("instance norm without weights", plain_instance, "instance1d", "only the reference has"),
+    Broken("instance norm with weights", affine_instance, "instance2d", "only in the port"),
+    Broken("instance norm without weights", plain_instance, "instance1d", "only in the reference"),
     Broken("PyTorch's momentum", old_momentum, "batch", "momentum 0.1 | 0.9"),
     Broken("PyTorch's momentum, 1-D", momentum_1d, "batch1d", "momentum 0.2 | 0.8"),
     Broken("statistics frozen", frozen_statistics, "batch", "batch"),

@@ -8,7 +8,6 @@ from paddle.nn import functional as F
 from . import Broken
 
 INPUTS = "float32[2,7,24]"
-MAY_NOT_COMPARE = ["qkv", "q_proj", "k_proj", "v_proj"]  # layers that only one side has
 
 
 def rules():

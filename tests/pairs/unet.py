@@ -138,6 +138,6 @@ BROKEN = [
     Broken("skips detached", Detached, ["down2", "down1"], "down"),
     Broken("average pooling", average_pool, "pool", "AvgPool2D | MaxPool2d"),
     Broken("PyTorch's momentum", pytorch_momentum, "down2.1", "momentum 0.1 | 0.9"),
-    Broken("a bias too many", bias_kept, "middle.0", ["middle.0.bias", "only the port has"]),
+    Broken("a bias too many", bias_kept, "middle.0", ["middle.0.bias", "only in the port"]),
     Broken("an activation left out", relu_left_out, "up2.5", "Identity | ReLU"),
 ]
