@@ -102,5 +102,5 @@ BROKEN = [
     Broken("reshaped, not transposed", Reshaped, "conv1", "conv1"),
     Broken("height and width swapped", ImageOnItsSide, "conv1", "conv1"),
     Broken("epsilon", default_epsilon, "bn1", "epsilon 1e-05 | 0.001"),
-    Broken("padding", padding_swapped, "conv2", "padding (2, 1) | (1, 2)"),
+    Broken("padding", padding_swapped, ["conv2", "forward"], "padding (2, 1) | (1, 2)"),
 ]

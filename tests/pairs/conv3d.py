@@ -123,7 +123,7 @@ BROKEN = [
     Broken("epsilon", larger_epsilon, "norm1", "epsilon 0.001 | 1e-05"),
     Broken("slope left at the default", default_slope, "act2", "negative_slope 0.01 | 0.2"),
     Broken("one slope for all channels", one_slope, "act1", "act1"),
-    Broken("another first slope", default_prelu, "initialisation", ["act1.weight", "0.1 | 0.25"]),
+    Broken("another first slope", default_prelu, "initialisation", ["act1", "0.1 | 0.25"]),
     Broken("padding not counted", padding_not_counted, "pool2", "pool2"),
     Broken("ceil_mode", ceil_mode, "pool1", "ceil_mode True | False"),
     Broken("activation before the norm", ActivationFirst, ["act1", "norm1"], "act1"),

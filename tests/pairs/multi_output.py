@@ -117,13 +117,13 @@ class LevelsReversed(Port):
         return Detections(output.logits, [near, (fused, far)], output.aux)
 
 
+PLACES = ["aux", "output", "the model"]
+
 BROKEN = [
     Broken("a keyword left at its default", GainForgotten, ["fusion", "head"], "fusion"),
     Broken("an input's items swapped", BoxesSwapped, "fusion", "fusion"),
-    Broken("no auxiliary head", NoAuxiliary, ["aux", "output", "output.aux"], "aux"),
-    Broken(
-        "auxiliary head in eval mode too", AuxiliaryAlways, ["aux", "output", "output.aux"], "aux"
-    ),
+    Broken("no auxiliary head", NoAuxiliary, PLACES, "aux"),
+    Broken("auxiliary head in eval mode too", AuxiliaryAlways, PLACES, "aux"),
     Broken("auxiliary head detached", AuxiliaryDetached, "backward", "far"),
-    Broken("an output's items swapped", LevelsReversed, "output", "(2, 12) | (2, 8, 8, 8)"),
+    Broken("an output's items swapped", LevelsReversed, PLACES, "(2, 12) | (2, 8, 8, 8)"),
 ]

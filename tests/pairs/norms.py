@@ -127,7 +127,7 @@ BROKEN = [
     Broken("an activation inside of the norm", activation_twice, "batch", "batch"),
     Broken("dropout of single values", plain_dropout, "drop2", "Dropout | Dropout2d"),
     Broken("dropout for alpha dropout", dropout_for_alpha, "drop1", "Dropout | AlphaDropout"),
-    Broken("layer norm over the last axis", last_axis_only, "layer", "[16] | [8, 16]"),
+    Broken("layer norm over the last axis", last_axis_only, "layer", "16 | (8, 16)"),
     Broken("group norm's epsilon", default_group_epsilon, "group", "epsilon 1e-05 | 0.0001"),
     Broken("batch norm for group norm", batch_for_group, "group", "BatchNorm2D | GroupNorm"),
 ]

@@ -62,7 +62,7 @@ def one_bias():
 BROKEN = [
     Broken("tanh", tanh, "rnn", "tanh | relu"),
     Broken("state not given", StateForgotten, "rnn", "rnn"),
-    Broken("the old state returned", OldState, "output[1]", "output[1]"),
-    Broken("outputs swapped", OutputsSwapped, ["output[0]", "output"], "(2, 4, 10) | (4, 9, 5)"),
+    Broken("the old state returned", OldState, ["output[1]", "the model"], "output[1]"),
+    Broken("outputs swapped", OutputsSwapped, ["output", "the model"], "(2, 4, 10) | (4, 9, 5)"),
     Broken("one bias only", one_bias, "rnn", ["rnn", "bias"]),
 ]

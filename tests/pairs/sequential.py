@@ -99,7 +99,7 @@ BROKEN = [
     Broken("padded at the end", padded_at_the_end, "0", "padding"),
     Broken("alpha left at the default", default_alpha, "2", "alpha 1 | 0.7"),
     Broken("beta left at the default", default_beta, "6", "beta 1 | 2"),
-    Broken("gated over another axis", other_axis, ["5", "structure"], "5"),
+    Broken("gated over another axis", other_axis, ["5", "forward"], "axis 2 | 1"),
     Broken("softmax over the batch", softmax_over_batch, "11", "11"),
     Broken("softmax without the logarithm", softmax_without_log, "11", "Softmax | LogSoftmax"),
     Broken("average pooling", average_pooling, "7", "AdaptiveAvgPool2D | AdaptiveMaxPool2d"),

@@ -8,7 +8,6 @@ from paddle.nn import functional as F
 from . import Broken
 
 INPUTS = "float32[2,7,24]"
-MAY_NOT_COMPARE = ["qkv", "q_proj", "k_proj", "v_proj"]  # layers that only one side has
 
 
 def rules():
@@ -84,6 +83,6 @@ BROKEN = [
     Broken("not scaled", NotScaled, WEIGHTS, "proj"),
     Broken("softmax over the queries", SoftmaxOverQueries, WEIGHTS, "proj"),
     Broken("queries for keys", OneProjectionForTwo, [*WEIGHTS, "k_proj"], "proj"),
-    Broken("an output forgotten", WeightsForgotten, "output", "output"),
+    Broken("an output forgotten", WeightsForgotten, ["output", "the model"], "output"),
     Broken("narrower values", narrow_values, ["v_proj", "proj"], "proj"),
 ]

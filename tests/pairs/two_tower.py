@@ -11,8 +11,6 @@ from . import Broken
 # KNOWN: F.normalize holds epsilon as float32; it does not matter to vectors longer than that.
 
 INPUTS = {"ids": "int64[6,10]<50", "mask": "bool[6,10]", "dense": "float32[6,7]"}
-NOT_COMPARED = ["count"]
-MAY_NOT_COMPARE = ["note"]
 
 
 class Reference(torch.nn.Module):
@@ -100,6 +98,11 @@ class ScoreAsColumn(Port):
         return {**output, "score": output["score"].unsqueeze(1)}
 
 
+class CountsTokens(Port):
+    def forward(self, ids, mask, dense):
+        return {**super().forward(ids, mask, dense), "count": ids.shape[1]}
+
+
 class BestForgotten(Port):
     def forward(self, ids, mask, dense):
         output = super().forward(ids, mask, dense)
@@ -122,13 +125,16 @@ class ShortIndex(Port):
         return {**output, "best": (best, index.astype("int32"))}
 
 
+BEST = ["output['best'][1]", "the model"]
+
 BROKEN = [
     Broken("mask inverted", MaskInverted, ["query", "embed"], ["embed", "query"]),
     Broken("padding counted in the mean", PaddingCounted, ["query", "embed"], ["embed", "query"]),
     Broken("item tower detached", ItemDetached, "item", ["no gradient reaches", "item"]),
-    Broken("item not normalised", NotNormalised, ["output", "output['score']"], "output"),
-    Broken("score as a column", ScoreAsColumn, "output['score']", "(6, 1) | (6,)"),
-    Broken("an output forgotten", BestForgotten, ["output['best']", "output"], "best"),
-    Broken("index over the other axis", IndexOfOtherAxis, "output['best'][1]", "output['best'][1]"),
-    Broken("index as int32", ShortIndex, "output['best'][1]", "int32 | int64"),
+    Broken("item not normalised", NotNormalised, ["output", "the model"], "output"),
+    Broken("score as a column", ScoreAsColumn, ["output['score']", "the model"], "(6, 1) | (6,)"),
+    Broken("tokens counted, not queries", CountsTokens, "output['count']", "10 | 6"),
+    Broken("an output forgotten", BestForgotten, ["output['best']", "the model"], "best"),
+    Broken("index over the other axis", IndexOfOtherAxis, BEST, "output['best'][1]"),
+    Broken("index as int32", ShortIndex, BEST, "int32 | int64"),
 ]
