@@ -733,6 +733,16 @@ class _Comparison:
     def _settings_lines(self):
         return [f"Differs (port | reference): {line}" for line in self.settings[:SETTINGS_SHOWN]]
 
+    def _settings_of(self, name):
+        """Lines on what can be read off a layer of the port and its counterpart and differs."""
+        port = dict(self.port.named_sublayers())
+        reference = {n: module for n, module in self.reference.named_modules() if n}
+        other = layers.match(port, reference, self.layer_map).get(name)
+        if other is None:
+            return []
+        found = layers.different_settings(port[name], reference[other])
+        return [f"Differs (port | reference): {name}: {line}" for line in found]
+
     def _cure(self, difference):
         """What to do about a small difference, if a function that was called is known for it."""
         if difference > SMALL:
@@ -1061,6 +1071,7 @@ class _Comparison:
                 finding.port, _, finding.reference = row.name.partition(" | ")
             if row.kind == "dropout":
                 finding.where, finding.bound = row.where, None
+                finding.detail += self._settings_of(row.where)
             elif row.where:
                 finding.detail.append(f"in {row.where}")
             self.report.differences.append(finding)

@@ -46,8 +46,6 @@ class Call:
         scale: what is kept was multiplied by.
         kept_plus: what was added to what is kept, 0 but for alpha dropout.
         dropped: what stands for what is dropped, 0 but for alpha dropout.
-        sampled: how many values were sampled; of whole channels, as many as there are channels.
-        channels: whether whole channels were dropped; None where each has one value.
     """
 
     where: str
@@ -55,8 +53,6 @@ class Call:
     scale: float
     kept_plus: float
     dropped: float
-    sampled: int
-    channels: bool | None
 
 
 @dataclass
@@ -154,7 +150,6 @@ class SharedDropout:
             float(np.median(mask[kept])) if kept.any() else 0.0,
             float(np.median(added[kept])) if kept.any() else 0.0,
             float(np.median(added[~kept])) if not kept.all() else 0.0,
-            *_granularity(kept),
         )
         self.calls.append(call)
         return x * factor + zeros
@@ -207,13 +202,18 @@ class SharedDropout:
         if kept.size != x.numel():
             note(f"shape {kept.shape} | {tuple(x.shape)}", False)
             return None, None
+        if kept.shape != tuple(x.shape) and kept.ndim == x.dim():
+            moved = np.moveaxis(kept, -1, 1)
+            kept = moved if moved.shape == tuple(x.shape) else kept
+        kept = np.asarray(kept, order="C").reshape(tuple(x.shape))
+        sampled, is_whole = _granularity(kept)
         share = 1 - kept.mean()
-        sigma = math.sqrt(rate * (1 - rate) / call.sampled)
+        sigma = math.sqrt(rate * (1 - rate) / sampled)
         note(f"drops {share:.3f} | {rate:.3g}", abs(share - rate) <= SIGMAS * sigma + 1e-12)
-        if call.channels is not None:
-            size = kept.size // call.sampled
-            by_chance = (rate**size + (1 - rate) ** size) ** call.sampled
-            if call.channels != channels and (channels or by_chance < 1e-6):
+        if is_whole is not None:
+            size = kept.size // sampled
+            by_chance = (rate**size + (1 - rate) ** size) ** sampled
+            if is_whole != channels and (channels or by_chance < 1e-6):
                 kinds = ["whole channels", "single values"]
                 note("drops " + " | ".join(kinds[::-1] if channels else kinds), False)
         for what, mine, theirs in zip(
@@ -224,10 +224,6 @@ class SharedDropout:
             if 0 < rate < 1:
                 agrees = abs(mine - theirs) <= 1e-6 * max(1, abs(theirs))
                 note(f"{what} {mine:.6g} | {theirs:.6g}", agrees)
-        if kept.shape != tuple(x.shape) and kept.ndim == x.dim():
-            moved = np.moveaxis(kept, -1, 1)
-            kept = moved if moved.shape == tuple(x.shape) else kept
-        kept = np.asarray(kept, order="C").reshape(tuple(x.shape))
         return call, torch.from_numpy(kept).to(x.device)
 
     def _run_attention(self, function, *args, **kwargs):
@@ -271,14 +267,16 @@ def _apply(call, kept, x):
 
 
 def _granularity(kept):
-    """(how many values were sampled, whether for whole channels or None) of a mask."""
+    """(how many values were sampled, whether for whole channels) of a mask (N, C, ...).
+
+    None in place of the second where a channel has one value, and nothing can be told.
+    """
     if kept.ndim > 2:
-        for array in (kept, np.moveaxis(kept, -1, 1)):
-            flat = array.reshape(*array.shape[:2], -1)
-            if flat.shape[-1] == 1:
-                return kept.size, None
-            if (flat.all(-1) | ~flat.any(-1)).all():
-                return flat.shape[0] * flat.shape[1], True
+        flat = kept.reshape(*kept.shape[:2], -1)
+        if flat.shape[-1] == 1:
+            return kept.size, None
+        if (flat.all(-1) | ~flat.any(-1)).all():
+            return flat.shape[0] * flat.shape[1], True
         return kept.size, False
     return kept.size, None
 

@@ -143,13 +143,15 @@ def _interpolate(x, size, align_corners, weigh):
     """
     for axis, new in enumerate(size, start=2):
         old = x.shape[axis]
-        positions = np.arange(new, dtype=np.float32)
+        # Of cubic interpolation Paddle computes positions in the tensor's dtype.
+        positions = np.arange(new, dtype=np.float64 if weigh is _cubic else np.float32)
         if align_corners:
             ratio = np.float32((old - 1) / (new - 1)) if new > 1 else np.float32(0)
-            positions = ratio * positions
+            positions = ratio.astype(positions.dtype) * positions
         else:
-            half = np.float32(0.5)
-            positions = np.float32(old / new) * (positions + half) - half
+            half = positions.dtype.type(0.5)
+            ratio = np.float32(old / new).astype(positions.dtype)
+            positions = ratio * (positions + half) - half
         shape = [-1 if i == axis else 1 for i in range(x.dim())]
         total = 0
         for indices, weights in weigh(positions):
@@ -170,7 +172,7 @@ def _linear(positions):
 def _cubic(positions):
     """Keys, "Cubic convolution interpolation", 1981, with CUBIC in place of -1/2."""
     low = np.floor(positions).astype(np.int64)
-    t = (positions - low.astype(np.float32)).astype(np.float64)
+    t = positions - low
 
     def near(d):
         return ((CUBIC + 2) * d - (CUBIC + 3)) * d * d + 1

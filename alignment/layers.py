@@ -364,47 +364,40 @@ def match(port, reference, layer_map=None):
         if name not in pairs and name in reference and name not in taken:
             pairs[name] = name
             taken.add(name)
-    left, left_reference = (
-        [name for name in names if not _is_container(getattr(names[name], "layer", names[name]))]
-        for names in (
-            {name: port[name] for name in port if name not in pairs},
-            {name: reference[name] for name in reference if name not in taken},
-        )
-    )
-    kinds, kinds_reference = (
-        [kind(getattr(layers[name], "layer", layers[name])) for name in names]
-        for names, layers in ((left, port), (left_reference, reference))
-    )
-    for mine, theirs in _in_order(kinds, kinds_reference):
-        pairs[left[mine]] = left_reference[theirs]
-        taken.add(left_reference[theirs])
+    # What is left lies between what is paired: both sides in order, with the pairs as landmarks.
+    landmarks = {other: name for name, other in pairs.items()}
+    names, tokens = _in_order(port, lambda name: name if name in pairs else None)
+    names_reference, tokens_reference = _in_order(reference, landmarks.get)
+    matcher = difflib.SequenceMatcher(a=tokens, b=tokens_reference, autojunk=False)
+    for start, other, size in matcher.get_matching_blocks():
+        for i in range(size):
+            if names[start + i] not in pairs:
+                pairs[names[start + i]] = names_reference[other + i]
+                taken.add(names_reference[other + i])
     _pair_containers(port, reference, pairs, taken)
     return pairs
+
+
+def _in_order(layers, landmark):
+    """([name], [what stands for it]) of the layers that hold no others, in order.
+
+    Args:
+        landmark: function name -> the name in the port of a layer that is paired, or None.
+    """
+    names, tokens = [], []
+    for name, value in layers.items():
+        layer = getattr(value, "layer", value)
+        mark = landmark(name)
+        if mark is not None or not _is_container(layer):
+            names.append(name)
+            tokens.append(("pair", mark) if mark is not None else ("kind", kind(layer)))
+    return names, tokens
 
 
 def _counterpart_of_call(name, layer_map):
     """`counterpart` of a layer's name, which may end in " (call 2)"."""
     layer, call, number = name.partition(" (call ")
     return counterpart(layer, layer_map) + call + number
-
-
-def _in_order(mine, theirs):
-    """[(index, index)] of the same kinds in the same order; then of what is left by kind alone."""
-    matcher = difflib.SequenceMatcher(a=mine, b=theirs, autojunk=False)
-    found = [
-        (start + i, other + i)
-        for start, other, size in matcher.get_matching_blocks()
-        for i in range(size)
-    ]
-    used, used_reference = ({pair[side] for pair in found} for side in (0, 1))
-    waiting = {}
-    for i, name in enumerate(theirs):
-        if i not in used_reference:
-            waiting.setdefault(name, []).append(i)
-    for i, name in enumerate(mine):
-        if i not in used and waiting.get(name):
-            found.append((i, waiting[name].pop(0)))
-    return found
 
 
 def _pair_containers(port, reference, pairs, taken):
@@ -528,7 +521,7 @@ def _paddle_settings(layer, found):
     if isinstance(layer, nn.GELU):
         own["approximate"] = "tanh" if layer._approximate else "none"
     if isinstance(layer, nn.Embedding):
-        own["padding_idx"] = "none" if layer._padding_idx == -1 else layer._padding_idx
+        own["padding_idx"] = "none" if layer._padding_idx in (None, -1) else layer._padding_idx
     if isinstance(layer, nn.layer.rnn.RNNBase):
         own["bidirectional"] = layer.num_directions == 2
         own["batch_first"] = not layer.time_major

@@ -79,6 +79,7 @@ def test_mistake_is_located_and_named(name):
 
 
 def lies_in(where, place):
+    where = where.partition(" (call ")[0]
     """Whether a layer, parameter or output is `place` or lies in it."""
     return where == place or where.startswith((f"{place}.", f"{place}["))
 
