@@ -14,7 +14,7 @@ import torch_ref
 from alignment.files import CannotRun, shown
 from alignment.stages.sampling import compare_items
 from Checkpoint6.data import training_data
-from paddle_mv3.sampler import BATCH, IMAGE, generator
+from paddle_mv3.data.sampler import BATCH, IMAGE, generator
 
 __all__ = ["Draws", "subset", "why_images_differ"]
 

@@ -54,8 +54,17 @@ def test_the_reference_takes_from_alignment_what_is_free_of_paddle():
                 waiting += [path for path in below if path not in waiting]
 
 
-def test_transforms_are_free_of_frameworks():
-    assert not FRAMEWORKS & set(imports(ROOT / "paddle_mv3" / "transforms.py"))
+@pytest.mark.parametrize("name", ["autoaugment", "listing", "mixup", "transforms"])
+def test_transforms_are_free_of_frameworks(name):
+    assert not FRAMEWORKS & set(imports(ROOT / "paddle_mv3" / "data" / f"{name}.py"))
+
+
+def test_data_and_training_know_nothing_of_each_other():
+    """Nor of the model: each of the three can be replaced by itself."""
+    for folder in ("data", "training"):
+        for file in (ROOT / "paddle_mv3" / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                assert not (isinstance(node, ast.ImportFrom) and node.level > 1), file
 
 
 @pytest.mark.parametrize(
