@@ -12,6 +12,7 @@ import torch
 import paddle_mv3
 import torch_ref
 import torch_ref.train
+from alignment.paddle_internals import optimizer_accumulators
 from alignment.precision import round_attributes
 from alignment.training.lockstep import Follower
 from alignment.training.steps import OPTIMIZER_STATE, as_paddle
@@ -222,7 +223,7 @@ class Port:
         names = {p.name: name for name, p in self.trainer.model.named_parameters()}
         return {
             f"{OPTIMIZER_STATE.get(kind, kind)} {names[name]}": tensor.numpy()
-            for kind, tensors in self.trainer.optimizer._accumulators.items()
+            for kind, tensors in optimizer_accumulators(self.trainer.optimizer).items()
             for name, tensor in tensors.items()
         }
 

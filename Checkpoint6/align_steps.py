@@ -7,9 +7,13 @@ from unittest import mock
 
 import numpy as np
 import torch
-from paddle.amp.auto_cast import amp_global_state
 
 import paddle_mv3
+from alignment.paddle_internals import (
+    optimizer_groups,
+    scale_in_float64,
+    scaler_works_on_cpu,
+)
 from alignment.thresholds import LEARNING_RATE, TRAIN_FLOAT64
 from alignment.training.steps import (
     Comparison,
@@ -64,11 +68,9 @@ def compare_reports(mine, theirs):
 
 def gradient_scaler(trainer, original):
     """The port's gradient scaler, as --amp gives it, at work on the CPU too."""
-    place = SimpleNamespace(_expected_place=SimpleNamespace(is_gpu_place=lambda: True))
     args, trainer.args = trainer.args, SimpleNamespace(amp="O1", amp_dtype="float16")
-    amp_global_state().amp_dtype = "float16"  # elsewhere it puts itself out of action
     try:
-        with mock.patch("paddle.amp.grad_scaler._dygraph_tracer", lambda: place):
+        with scaler_works_on_cpu():
             return original(trainer)
     finally:
         trainer.args = args
@@ -135,7 +137,7 @@ class Pair:
 
     def _prepare(self):
         mine, theirs = self.port.trainer, self.reference.trainer
-        mine.scaler._scale = mine.scaler._scale.astype("float64")  # as the gradients are
+        scale_in_float64(mine.scaler)
         if not self.resumed:
             self.comparison.settings += optimizer_settings(
                 Side(mine.model, optimizer=mine.optimizer),
@@ -149,7 +151,7 @@ class Pair:
         mine, theirs = (
             {id(p): group["weight_decay"] for group in groups for p in group["params"]}
             for groups in (
-                self.port.trainer.optimizer._param_groups,
+                optimizer_groups(self.port.trainer.optimizer),
                 self.reference.trainer.optimizer.param_groups,
             )
         )
