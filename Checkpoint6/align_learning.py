@@ -52,15 +52,16 @@ import torch_ref  # noqa: E402
 from alignment.arguments import MOST_EPOCHS, MOST_WORKERS, file_path, whole  # noqa: E402
 from alignment.files import CannotRun, only_user, reason_of, shown, whole_file  # noqa: E402
 from alignment.trainers import load_training, write_top1  # noqa: E402
-from Checkpoint6 import significance, tools  # noqa: E402
-from Checkpoint6.compare_top1 import (  # noqa: E402
+from alignment.training import significance  # noqa: E402
+from alignment.training.accuracy import (  # noqa: E402
     PORT,
     REFERENCE,
     load_top1,
     report,
     require_same_training,
 )
-from Checkpoint6.digits import VALIDATION, make_digits  # noqa: E402
+from alignment.training.digits import VALIDATION, make_digits  # noqa: E402
+from Checkpoint6 import tools  # noqa: E402
 from torch2paddle import convert_file  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,8 +21,8 @@ __all__ = [
 def optimizer_accumulators(optimizer):
     """{"velocity" | "moment1" | …: {Parameter.name: Tensor}} of what an optimizer keeps.
 
-    `state_dict` has the same tensors under names that run both together; see
-    `Checkpoint6.checkpoint.optimizer_state`. Empty before the first step.
+    `state_dict` has the same tensors under names that run both together.
+    Empty before the first step.
     """
     return optimizer._accumulators
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 FRAMEWORKS = {"paddle", "torch", "torchvision"}
-OURS = {"alignment", "paddle_mv3", "torch_ref", "torch2paddle", "Checkpoint6"}
+OURS = {"alignment", "paddle_mv3", "torch_ref", "torch2paddle", "Checkpoint6", "pair"}
 
 
 def imports(path):
@@ -33,6 +33,28 @@ def test_arrows_point_one_way(package, forbidden):
     assert files
     for file in files:
         assert not (forbidden - {package}) & set(imports(file)), file
+
+
+FRONT_DOORS = ("align_training", "align_ranks", "compare_top1", "digits")
+
+
+def test_the_pair_is_declared_in_one_file():
+    """Which the front doors hand over: neither side knows with what it is compared."""
+    assert {"paddle_mv3", "torch_ref", "torch2paddle", "Checkpoint6"} <= set(
+        imports(ROOT / "pair.py")
+    )
+    doors = {f"{name}.py" for name in FRONT_DOORS}
+    for folder in ("paddle_mv3", "torch_ref", "Checkpoint6"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert file.name in doors or "pair" not in set(imports(file)), file
+
+
+@pytest.mark.parametrize("name", FRONT_DOORS)
+def test_a_front_door_compares_nothing_itself(name):
+    """It reads the command line and calls the engine, and needs nothing of the two sides."""
+    file = ROOT / "Checkpoint6" / f"{name}.py"
+    assert "alignment" in set(imports(file))
+    assert not {"paddle_mv3", "torch_ref", "torch2paddle", "numpy"} & set(imports(file))
 
 
 def test_the_reference_takes_from_alignment_what_is_free_of_paddle():

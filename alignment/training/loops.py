@@ -8,14 +8,15 @@ from unittest import mock
 import numpy as np
 import torch
 
-import paddle_mv3
-from alignment.paddle_internals import (
+from ..paddle_internals import (
     optimizer_groups,
     scale_in_float64,
     scaler_works_on_cpu,
 )
-from alignment.thresholds import LEARNING_RATE, TRAIN_FLOAT64
-from alignment.training.steps import (
+from ..thresholds import LEARNING_RATE, TRAIN_FLOAT64
+from .replay import why_images_differ
+from .sides import Parted, Port, Reference
+from .steps import (
     Comparison,
     Difference,
     Side,
@@ -38,12 +39,8 @@ from alignment.training.steps import (
     torch_gradients,
     why_no_gradient,
 )
-from Checkpoint6 import train
-from Checkpoint6.align_data import why_images_differ
-from Checkpoint6.align_sides import Parted, Port, Reference
-from Checkpoint6.trainer import Trainer
 
-__all__ = ["Pair", "compare_reports"]
+__all__ = ["Loops", "compare_reports"]
 
 # What both trainers report, and how closely it has to agree.
 REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1e-12, "images": 0.0}
@@ -76,10 +73,11 @@ def gradient_scaler(trainer, original):
         trainer.args = args
 
 
-class Pair:
+class Loops:
     """Both trainings, in float64, each step of both from one state.
 
     Args:
+        pair: TrainingPair.
         args: of the port's command line.
         start: Start, in float64.
         batch: list that holds the Draws of the reference's newest batch; see Draws.replayed.
@@ -90,13 +88,14 @@ class Pair:
             checkpoint in a new Trainer.
     """
 
-    def __init__(self, args, start, batch, steps, overflow, stop):
+    def __init__(self, pair, args, start, batch, steps, overflow, stop):
+        self.pair = pair
         self.args, self.rules, self.batch = args, start.rules, batch
         self.steps, self.overflow, self.stop = steps, overflow, stop
-        self.reference = Reference(args, start)
+        self.reference = Reference(pair, args, start)
         self.reference.trainer.scaler = torch.amp.GradScaler("cpu")
-        self.port = Port(args, start, self._step)
-        self.images = paddle_mv3.ImageFolder(args.data_path / "train")
+        self.port = Port(pair, args, start, self._step)
+        self.images = pair.port.ImageFolder(args.data_path / "train")
         self.comparison = Comparison()
         self.found = self.comparison.differences
         self.number, self.resumed, self.before = 0, False, None
@@ -113,11 +112,12 @@ class Pair:
             return trainer.args.result_dir
 
         try:
-            original = Trainer.gradient_scaler
+            loop = self.pair.port_trainer
+            original = loop.Trainer.gradient_scaler
             scaler = partialmethod(gradient_scaler, original=original)
             with (
-                mock.patch.object(Trainer, "gradient_scaler", scaler),
-                mock.patch.object(train, "record", recorded_instead),
+                mock.patch.object(loop.Trainer, "gradient_scaler", scaler),
+                mock.patch.object(loop, "record", recorded_instead),
             ):
                 while not self.port.run(self._prepare):
                     self.resumed = True
@@ -303,7 +303,7 @@ class Pair:
                 text = f"{mine.dtype} {mine.shape} | {theirs.dtype} {theirs.shape}"
                 self._note(what, text, np.inf)
         if not all(row.agrees for row in self.found[self.checked :] if row.kind == "images"):
-            self.lines += why_images_differ(self.args, self.port.trainer.epoch)
+            self.lines += why_images_differ(self.pair, self.args, self.port.trainer.epoch)
 
     def _file(self, place):
         path, _ = self.images.samples[self.batch[place].index]

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from alignment.files import whole_file
-from alignment.thresholds import LEARNING_RATE
-from alignment.training.steps import Difference, share_dropout
-from Checkpoint6.align_sides import Parted, Port, Reference
+from ..files import whole_file
+from ..thresholds import LEARNING_RATE
+from .sides import Parted, Port, Reference
+from .steps import Difference, share_dropout
 
 __all__ = ["UNITS", "compare_curves", "draw", "free_runs", "parting"]
 
@@ -31,10 +31,11 @@ def moved(start, seed):
     return {n: x * (1 + share * rng.choice((-1, 1), x.shape)) for n, x in start.items()}
 
 
-def free_runs(args, start, steps):
+def free_runs(pair, args, start, steps):
     """Curves of the port, of the reference, and of COPIES of the reference; all draw the same.
 
     Args:
+        pair: TrainingPair.
         args: of the port's command line.
         start: Start, in float32.
         steps: how many.
@@ -42,10 +43,10 @@ def free_runs(args, start, steps):
     Returns:
         {"port" | "reference" | "copy 1" ...: {"loss", "lr": (steps,) float64}}
     """
-    references = [Reference(args, start)]
+    references = [Reference(pair, args, start)]
     for seed in range(COPIES):
         weights = moved(start.weights, seed)
-        references.append(Reference(args, replace(start, weights=weights)))
+        references.append(Reference(pair, args, replace(start, weights=weights)))
 
     def one_step(images, labels):
         going = [reference.go_on() for reference in references]
@@ -60,7 +61,7 @@ def free_runs(args, start, steps):
         for reference in references:
             share_dropout(port.trainer.model, reference.trainer.model)
 
-    port = Port(args, start, one_step)
+    port = Port(pair, args, start, one_step)
     try:
         port.run(share_masks)
         for reference in references:
