@@ -4,15 +4,16 @@ The engine, alignment/, imports nothing that is named here: the scripts hand it 
 """
 
 import paddle_mv3
+import torch2paddle
 import torch_ref
 from alignment.training.pair import TrainingPair
 from paddle_mv3.data.sampler import BATCH, IMAGE, generator
-from torch2paddle import pair_weights
 
 # Two packages, each with MODELS, {name: function that builds the network}. What else is read of
 # them is said in alignment/training/pair.py.
 port = paddle_mv3  # in PaddlePaddle
 reference = torch_ref  # in PyTorch
+conversion = torch2paddle  # of the reference's weights to the port's
 
 
 def draw_image(dataset, seed, draw, size):
@@ -37,11 +38,11 @@ def training():
     return TrainingPair(
         port=port,
         reference=reference,
+        conversion=conversion,
         port_trainer=train,
         reference_trainer=reference_train,
         port_data=data,
         distributed=distributed,
         draw_image=draw_image,
         draw_batch=draw_batch,
-        pair_weights=pair_weights,
     )

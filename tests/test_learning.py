@@ -18,6 +18,7 @@ from alignment import trainers
 from alignment.files import CannotRun, load_pdparams, shown
 from alignment.training import accuracy, significance
 from alignment.training.digits import make_digits
+from alignment.training.learning import ROUNDING, Training, judge
 from Checkpoint6 import align_learning, compare_top1, tools
 
 
@@ -123,14 +124,14 @@ def test_a_margin_that_is_called_equivalent_holds():
 def test_results_that_are_all_the_same_are_not_exact():
     same = [97.5] * 3
     one_image_less = [97.5 - 100 / 360] * 3
-    found = significance.compare_means(same, one_image_less, align_learning.ROUNDING)
+    found = significance.compare_means(same, one_image_less, ROUNDING)
     assert abs(found.difference) <= found.tolerance < 0.5
-    found, failure, _ = align_learning.judge([97.5] * 3, [95.5] * 3, short=False)
+    found, failure, _ = judge([97.5] * 3, [95.5] * 3, align_learning.LONG)
     assert abs(found.difference) > found.tolerance and failure is None
 
 
 def test_a_known_spread_judges_single_trainings():
-    spread = align_learning.SHORT_SPREAD
+    spread = align_learning.SHORT.spread
     for shift in (0, 2.5, 2.65):
         found = significance.known_spread([80 + shift * spread * 2**0.5], [80], spread)
         assert (abs(found.difference) <= found.tolerance) == (shift < 2.576)
@@ -368,13 +369,11 @@ class Learning:
             fakes.append(framework._replace(script=script))
         self.monkeypatch.setattr(align_learning, "FRAMEWORKS", tuple(fakes))
 
-    def finished(self, port, reference, epochs=4, seeds=3, flags=align_learning.LONG["recipe"]):
+    def finished(self, port, reference, epochs=4, seeds=3, flags=align_learning.LONG.recipe):
         """Leaves trainings as if they had been run."""
         for framework, top1 in zip(align_learning.FRAMEWORKS, (port, reference)):
             for seed in range(seeds):
-                training = align_learning.Training(
-                    framework, seed, epochs, self.folder / "out", flags
-                )
+                training = Training(framework, seed, epochs, self.folder / "out", flags)
                 values = [top1 + seed / 10 - 10 * (epochs - 1 - e) for e in range(epochs)]
                 write_top1(training.folder / framework.record, values[-1])
                 with open(training.folder / "train.jsonl", "w") as file:
@@ -466,7 +465,7 @@ def test_a_side_that_learns_less_is_not_aligned(learning, tmp_path, port, refere
 
 def test_the_short_form_can_fail(learning):
     short = align_learning.SHORT
-    form = {"epochs": short["epochs"], "seeds": short["seeds"], "flags": short["recipe"]}
+    form = {"epochs": short.epochs, "seeds": short.seeds, "flags": short.recipe}
     learning.finished(79.0, 80.0, **form)
     result = learning.run("--short")
     assert result.status == 0 and "too short to reach 95 %" in result.out, result.out + result.err

@@ -18,21 +18,22 @@ class TrainingPair:
             get_mixup_cutmix and normalize_batch.
         reference: package with MODELS, ImageFolder, RASampler and get_mixup_cutmix. Its training
             transform and its mixing have `replay`: they apply what they are given.
+        conversion: module with pair_weights: (port's model, reference's state_dict, layer map) ->
+            Pairing.
         port_trainer: module with set_up, train, record, Trainer, Log and Stopped.
         reference_trainer: module with set_up and train.
         port_data: module with training_data and require_same_data.
         distributed: module with start, leave and end_workers, for the port's processes.
         draw_image: (data set, seed, Draw, (width, height)) -> what its transform draws for it.
         draw_batch: (mixing, seed, Draw of the first image, shape) -> what it draws for a batch.
-        pair_weights: (port's model, reference's state_dict, layer map) -> Pairing.
     """
 
     port: ModuleType
     reference: ModuleType
+    conversion: ModuleType
     port_trainer: ModuleType
     reference_trainer: ModuleType
     port_data: ModuleType
     distributed: ModuleType
     draw_image: Callable
     draw_batch: Callable
-    pair_weights: Callable
