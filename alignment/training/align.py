@@ -13,7 +13,7 @@ from ..arguments import file_path, steps
 from ..files import CannotRun, require_writable, shown, whole_file
 from ..layers import read_layer_map
 from ..weights import make_alive
-from .curves import UNITS, compare_curves, draw, free_runs, parting
+from .curves import UNITS, compare_curves, divergence, free_runs, plot
 from .loops import Loops
 from .ranks import PROCESSES, compare_ranks
 from .replay import Draws, subset
@@ -139,17 +139,17 @@ def compare_float64(pair, args, start, steps, per_epoch):
 
 
 def compare_float32(pair, args, start, steps, picture):
-    """(Comparison, line on how far the curves part) of free runs; draws them."""
+    """(Comparison, line on how far the curves diverge) of free runs; plots them."""
     with Draws(pair, args).replayed():
         curves = free_runs(pair, args, start, steps)
-    draw(curves, picture)
-    mine, theirs, _ = parting(curves)
+    plot(curves, picture)
+    losses = divergence(curves)
     comparison = Comparison()
     comparison.differences = compare_curves(curves)
     return comparison, (
-        f"float32, {len(mine)} steps, each on its own: losses part by {mine[0]:.0e} at first and "
-        f"{mine[-1]:.0e} at last; PyTorch's own, begun {UNITS} units of rounding away, by "
-        f"{theirs[0]:.0e} and {theirs[-1]:.0e}"
+        f"float32, {len(losses.port)} steps, each on its own: losses part by "
+        f"{losses.port[0]:.0e} at first and {losses.port[-1]:.0e} at last; PyTorch's own, begun "
+        f"{UNITS} units of rounding away, by {losses.copies[0]:.0e} and {losses.copies[-1]:.0e}"
     )
 
 
@@ -162,7 +162,7 @@ def compare_processes(pair, even, uneven, start, work, script):
 
 
 class Report:
-    """Says what each part has found, and in the end whether all agrees.
+    """Says what each comparison has found, and in the end whether all agrees.
 
     Args:
         folder: for train_align_steps.log, and .json for other programs.
@@ -173,8 +173,8 @@ class Report:
         self.all = Comparison()
         self.aligned = True
 
-    def part(self, comparison, what, line=None, lines=()):
-        """One part's findings. Returns whether it agrees.
+    def add(self, comparison, what, line=None, lines=()):
+        """The findings of one comparison. Returns whether it agrees.
 
         Args:
             what: was compared.
@@ -275,13 +275,13 @@ def align(pair, args, script):
         found, lines = compare_float64(
             pair, changed(linked, work / "steps"), alive, args.steps, per_epoch
         )
-        agrees = report.part(found, f"{args.steps} steps, each from one state", lines=lines)
+        agrees = report.add(found, f"{args.steps} steps, each from one state", lines=lines)
         if agrees:
             picture = log_dir / "train_align_steps.png"
             free = changed(linked, work / "free")
             found, line = compare_float32(pair, free, fresh, args.steps, picture)
             what = f"free runs of {args.steps} steps"
-            agrees = report.part(found, what, f"{line} -> {shown(picture)}")
+            agrees = report.add(found, what, f"{line} -> {shown(picture)}")
         if agrees and args.processes > 1:
             images = RANK_STEPS // RANK_EPOCHS * args.batch_size
             folder = work / "ranks"
@@ -291,6 +291,6 @@ def align(pair, args, script):
             )
             found = compare_processes(pair, even, uneven, alive, folder, script)
             what = f"{RANK_STEPS} steps of {PROCESSES} processes, against one and against PyTorch's"
-            report.part(found, what)
+            report.add(found, what)
         report.write()
         return report.aligned

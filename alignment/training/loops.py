@@ -15,7 +15,7 @@ from ..paddle_internals import (
 )
 from ..thresholds import LEARNING_RATE, TRAIN_FLOAT64
 from .replay import why_images_differ
-from .sides import Parted, Port, Reference
+from .sides import Ended, Port, Reference
 from .steps import (
     Comparison,
     Difference,
@@ -129,7 +129,7 @@ class Loops:
             self._note("loop", name if going else "ended | ended", np.inf if going else 0.0)
             name = f"recorded top1 {recorded[0]!r} | {trainer.top1!r}"
             self._note("evaluation", name, abs(recorded[0] - trainer.top1), REPORTED["top1"])
-        except Parted:
+        except Ended:
             if self.resumed:
                 self.lines.append("Before it all agrees: what does the checkpoint leave out?")
         finally:
@@ -177,10 +177,10 @@ class Loops:
         scale = max(abs(theirs), 1e-30) if scale is None else scale
         self._note(kind, f"{mine!r} | {theirs!r}", abs(mine - theirs) / scale, bound)
 
-    def _part(self):
-        """Raises Parted if something has been found to differ."""
+    def _require_agreement(self):
+        """Raises Ended if something has been found to differ."""
         if not all(row.agrees for row in self.found[self.checked :]):
-            raise Parted
+            raise Ended
         self.checked = len(self.found)
 
     def _step(self, images, labels):
@@ -190,23 +190,23 @@ class Loops:
         mine, theirs = port.trainer, reference.trainer
         self._compare_reports()
         if self.number == self.steps:
-            raise Parted
+            raise Ended
         places = [(t.epoch, t.iteration) for t in (mine, theirs)]
         name = "epoch {}, iteration {} | ".format(*places[0])
         name += "epoch {}, iteration {}".format(*places[1]) if going else "ended"
         self._note("loop", name, 0.0 if going and places[0] == places[1] else np.inf)
-        self._part()
+        self._require_agreement()
         self.where = f"step {self.number}, epoch {mine.epoch}, iteration {mine.iteration}"
         if self.resumed:
             self.where += ", the first after going on from a checkpoint"
         self._compare_batch(images, labels)
-        self._part()
+        self._require_agreement()
         if self.before is not None:
             self._compare_states()
         lrs = mine.optimizer.get_lr(), theirs.optimizer.param_groups[0]["lr"]
         self._note_values("learning rate", *lrs, LEARNING_RATE, scale=1.0)
         self._compare_scales()
-        self._part()
+        self._require_agreement()
 
         before = torch_arrays(reference.trainer.model, self.rules)
         before_ema = self._averages()[1]
@@ -235,7 +235,7 @@ class Loops:
         if mine.model_ema:
             self._compare_averages(before_ema)
         self._compare_scales()
-        self._part()
+        self._require_agreement()
 
         restart(*sides, self.rules)
         if mine.model_ema:
@@ -255,14 +255,14 @@ class Loops:
         self._note(
             "loop", f"said since the last step: {text}", 0.0 if kinds[0] == kinds[1] else np.inf
         )
-        self._part()
+        self._require_agreement()
         if "val" in kinds[0]:
             self._compare_evaluations()
         for row in compare_reports(mine, theirs):
             self._note(*row)
         mine.clear()
         theirs.clear()
-        self._part()
+        self._require_agreement()
 
     def _compare_evaluations(self):
         mine, theirs = (side.watch.evaluated for side in (self.port, self.reference))
@@ -284,11 +284,11 @@ class Loops:
     def _compare_batch(self, images, labels):
         pairs = zip(self.port.batch_draws(), self.batch)
         for place, (mine, theirs) in enumerate(pairs):
-            name = f"place {place} of the batch: {_draw(mine)} | {_draw(theirs)}"
+            name = f"place {place} of the batch: {_described(mine)} | {_described(theirs)}"
             self._note("order", name, 0.0 if mine == theirs else np.inf)
         sizes = len(images), len(self.reference.images)
         self._note("order", "{} images | {}".format(*sizes), float(sizes[0] != sizes[1]))
-        self._part()
+        self._require_agreement()
         for what, mine, theirs in (
             ("images", images, self.reference.images),
             ("labels", labels, self.reference.labels),
@@ -402,6 +402,6 @@ class Loops:
         self.found += compare(self.where, "moving average", *sides, lost)
 
 
-def _draw(draw):
+def _described(draw):
     text = f"image {draw.index} in epoch {draw.epoch}"
-    return text + f", repetition {draw.repetition}" * bool(draw.repetition)
+    return f"{text}, repetition {draw.repetition}" if draw.repetition else text

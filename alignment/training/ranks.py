@@ -23,7 +23,7 @@ from ..files import CannotRun, reason_of
 from ..thresholds import GRADIENT_FLOAT64
 from .loops import compare_reports
 from .replay import Draws
-from .sides import Parted, Port, Reference, Start
+from .sides import Ended, Port, Reference, Start
 from .steps import (
     Difference,
     as_paddle,
@@ -68,10 +68,10 @@ class Recorder:
         self.drawn = []  # checksums of what the port's generator gives after each step
 
     def step(self, images, take):
-        """Calls `take` for a step, and returns what it does. Raises: Parted, after all steps."""
+        """Calls `take` for a step, and returns what it does. Raises: Ended, after all steps."""
         number = len(self.images)
         if number == self.steps:
-            raise Parted
+            raise Ended
         before = self.weights()
         result = take()
         after, found = self.weights(), self.others()
@@ -118,7 +118,7 @@ def record_port(pair, args, start, steps, folder, rank=0, world_size=1):
 
     port = Port(pair, args, start, one_step, rank, world_size)
     recorder = Recorder(folder, rank, steps, lambda: paddle_arrays(port.trainer.model), others)
-    with contextlib.suppress(Parted):
+    with contextlib.suppress(Ended):
         port.run()
     recorder.write(port.log.reports)
 
@@ -146,7 +146,7 @@ def record_reference(pair, args, start, steps, folder, rank, world_size):
         recorder = Recorder(
             folder, rank, steps, lambda: torch_arrays(reference.trainer.model, start.rules), others
         )
-        with contextlib.suppress(Parted):
+        with contextlib.suppress(Ended):
             while reference.go_on():
                 recorder.step(reference.images.numpy(), reference.step)
         reference.leave()

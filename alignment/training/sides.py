@@ -14,10 +14,10 @@ from ..precision import round_attributes
 from .lockstep import Follower
 from .steps import OPTIMIZER_STATE, as_paddle
 
-__all__ = ["Parted", "Port", "Reference", "Start"]
+__all__ = ["Ended", "Port", "Reference", "Start"]
 
 
-class Parted(Exception):
+class Ended(Exception):
     """Nothing more is to be compared: something differs, or the steps are done."""
 
 
