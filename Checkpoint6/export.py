@@ -45,7 +45,7 @@ from alignment.files import (  # noqa: E402
     unpack_once,
 )
 from Checkpoint6 import tools  # noqa: E402
-from paddle_mv3.dataset import load_input  # noqa: E402
+from paddle_mv3.data.dataset import load_input  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 

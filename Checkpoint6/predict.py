@@ -31,7 +31,7 @@ from alignment.files import CannotRun, read_json, read_text, shown  # noqa: E402
 from alignment.screen import CLOSED_PIPE, printable, tell  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 from Checkpoint6.arguments import device_of  # noqa: E402
-from paddle_mv3.dataset import load_input  # noqa: E402
+from paddle_mv3.data.dataset import load_input  # noqa: E402
 
 
 def parser():

@@ -16,7 +16,7 @@ from alignment.arguments import Formatter, Parser, file_path, pixels
 from alignment.files import CannotRun, described, reason_of, shown
 from alignment.screen import CANNOT_RUN, leave
 from Checkpoint6 import checkpoint
-from paddle_mv3.listing import EXTENSIONS, walk
+from paddle_mv3.data.listing import EXTENSIONS, walk
 
 paddle.disable_signal_handler()  # it can hang for ever; see alignment/cli.py
 

@@ -33,7 +33,7 @@ from torchvision import transforms  # noqa: E402
 import paddle_mv3  # noqa: E402
 from alignment.arguments import count  # noqa: E402
 from alignment.files import unpack  # noqa: E402
-from paddle_mv3.dataset import load_image  # noqa: E402
+from paddle_mv3.data.dataset import load_image  # noqa: E402
 
 SIZE, TILE = (500, 375), 125
 

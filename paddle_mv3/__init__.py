@@ -2,12 +2,22 @@
 
 from paddle.nn.utils import clip_grad_norm_
 
-from .autoaugment import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
-from .dataset import ImageFolder
-from .ema import ExponentialMovingAverage, adjusted_decay
-from .loader import DataLoader
-from .loss import CrossEntropyLoss
-from .metric import (
+from .data.autoaugment import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
+from .data.dataset import ImageFolder
+from .data.loader import DataLoader
+from .data.mixup import CutMix, MixUp, RandomChoice, get_mixup_cutmix
+from .data.sampler import BatchSampler, DistributedSampler, Draw, RASampler, step_seed
+from .data.transforms import (
+    ClassificationPresetEval,
+    ClassificationPresetTrain,
+    RandomErasing,
+    normalize_batch,
+)
+from .model import MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
+from .norm import BatchNorm2D, synchronize_batch_norm
+from .training.ema import ExponentialMovingAverage, adjusted_decay
+from .training.loss import CrossEntropyLoss
+from .training.metric import (
     EvalBatchSampler,
     accuracy,
     averages,
@@ -16,18 +26,8 @@ from .metric import (
     place,
     topk_correct,
 )
-from .mixup import CutMix, MixUp, RandomChoice, get_mixup_cutmix
-from .model import MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
-from .norm import BatchNorm2D, synchronize_batch_norm
-from .optim import OPTIMIZERS, RMSProp, create_optimizer, weight_decay_groups
-from .sampler import BatchSampler, DistributedSampler, Draw, RASampler, step_seed
-from .schedule import LR_SCHEDULERS, LR_WARMUP_METHODS, WarmupSchedule
-from .transforms import (
-    ClassificationPresetEval,
-    ClassificationPresetTrain,
-    RandomErasing,
-    normalize_batch,
-)
+from .training.optim import OPTIMIZERS, RMSProp, create_optimizer, weight_decay_groups
+from .training.schedule import LR_SCHEDULERS, LR_WARMUP_METHODS, WarmupSchedule
 
 __all__ = [
     "LR_SCHEDULERS",

@@ -9,10 +9,11 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from alignment.training import curves as free_runs
 from alignment.training.lockstep import Follower
+from alignment.training.replay import subset
 from alignment.training.steps import check_masks, compare_gradients
-from Checkpoint6 import align_curves
-from Checkpoint6.align_data import subset
+from paddle_mv3 import ImageFolder
 
 SCRIPT = "Checkpoint6/align_training.py"
 SHORT = SCRIPT, "--steps", "10", "--processes", "1"
@@ -107,7 +108,7 @@ def test_a_free_run_may_part_as_the_reference_alone_does():
         return {name: {"loss": x, "lr": loss} for name, x in made.items()}
 
     def agree(factor):
-        return all(row.agrees for row in align_curves.compare_curves(curves(factor)))
+        return all(row.agrees for row in free_runs.compare_curves(curves(factor)))
 
     assert agree(2) and not agree(1000)
 
@@ -188,7 +189,7 @@ def test_a_subset_takes_classes_by_turns(tmp_path):
         (tmp_path / "from" / name).mkdir(parents=True)
         for number in range(count):
             Image.new("RGB", (4, 4)).save(tmp_path / "from" / name / f"{number}.png")
-    subset(tmp_path / "from", tmp_path / "to", 6)
+    subset(ImageFolder, tmp_path / "from", tmp_path / "to", 6)
     found = sorted(str(path.relative_to(tmp_path / "to")) for path in tmp_path.glob("to/*/*"))
     assert [path[0] for path in found] == list("aaabcc")
 

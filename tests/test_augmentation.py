@@ -17,7 +17,7 @@ from torchvision.transforms import autoaugment as tv
 import paddle_mv3
 import torch_ref
 from alignment.stages import augmentation
-from paddle_mv3 import autoaugment, mixup, transforms
+from paddle_mv3.data import autoaugment, mixup, transforms
 
 POLICIES = [None, "imagenet", "ra", "ta_wide", "augmix"]
 FUSED = torch_ref.fused_multiply_add()

@@ -28,7 +28,7 @@ from alignment.files import CannotRun
 from alignment.stages.fake import load_fake_data
 from alignment.weights import load_pth
 from Checkpoint6 import arguments, checkpoint, predict
-from paddle_mv3.dataset import ImageFolder
+from paddle_mv3.data.dataset import ImageFolder
 
 ROOM = 2_000_000_000  # bytes that a reader may take; PIL reads images of up to 540 MB
 SECONDS = 60

@@ -691,7 +691,7 @@ def test_a_folder_that_is_not_whole_is_told(tmp_path):
 
 @pytest.mark.parametrize("what", ["bomb", "declares more", "objects", "targets", "pipe", "names"])
 def test_a_hostile_list_of_images_is_made_anew(what, tmp_path):
-    from paddle_mv3 import listing
+    from paddle_mv3.data import listing
 
     root, cache = tmp_path / "images", tmp_path / "cache"
     for name in ("a/1.png", "a/2.png", "b/3.png"):

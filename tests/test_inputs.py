@@ -18,7 +18,7 @@ from alignment import arguments, screen
 from alignment.files import CannotRun, described, reason_of, shown
 from alignment.stages.data import load_reference
 from Checkpoint6 import checkpoint, tools
-from paddle_mv3.dataset import load_image, load_input
+from paddle_mv3.data.dataset import load_image, load_input
 
 FORGED = b"b\xff\n\x1b[31merror: forged"  # not UTF-8, a second line, a command to the terminal
 ODD = os.fsdecode(FORGED)
@@ -133,7 +133,7 @@ def test_what_a_worker_raises_is_told_by_its_own_line(run, image_dir, monkeypatc
     def broken(image, size):
         raise KeyError("what it was")
 
-    monkeypatch.setattr("paddle_mv3.transforms.center_crop", broken)
+    monkeypatch.setattr("paddle_mv3.data.transforms.center_crop", broken)
     result = run("02_test_data.py", "--image-dir", image_dir, "--workers", "1", "--batches", "1")
     last = result.err.strip().splitlines()[-1]
     assert result.status == 2 and last.startswith("error: ") and "KeyError: 'what it was'" in last

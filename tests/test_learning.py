@@ -16,8 +16,10 @@ from scipy import stats
 import torch_ref
 from alignment import trainers
 from alignment.files import CannotRun, load_pdparams, shown
-from Checkpoint6 import align_learning, compare_top1, significance, tools
-from Checkpoint6.digits import make_digits
+from alignment.training import accuracy, significance
+from alignment.training.digits import make_digits
+from alignment.training.learning import ROUNDING, Training, judge
+from Checkpoint6 import align_learning, compare_top1, tools
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +124,14 @@ def test_a_margin_that_is_called_equivalent_holds():
 def test_results_that_are_all_the_same_are_not_exact():
     same = [97.5] * 3
     one_image_less = [97.5 - 100 / 360] * 3
-    found = significance.compare_means(same, one_image_less, align_learning.ROUNDING)
+    found = significance.compare_means(same, one_image_less, ROUNDING)
     assert abs(found.difference) <= found.tolerance < 0.5
-    found, failure, _ = align_learning.judge([97.5] * 3, [95.5] * 3, short=False)
+    found, failure, _ = judge([97.5] * 3, [95.5] * 3, align_learning.LONG)
     assert abs(found.difference) > found.tolerance and failure is None
 
 
 def test_a_known_spread_judges_single_trainings():
-    spread = align_learning.SHORT_SPREAD
+    spread = align_learning.SHORT.spread
     for shift in (0, 2.5, 2.65):
         found = significance.known_spread([80 + shift * spread * 2**0.5], [80], spread)
         assert (abs(found.difference) <= found.tolerance) == (shift < 2.576)
@@ -162,7 +164,7 @@ def compare(tmp_path, capfd):
     """compare_top1.py on two accuracies, in this process."""
 
     def run_comparison(port, reference, *options):
-        for name, value in ((compare_top1.PORT, port), (compare_top1.REFERENCE, reference)):
+        for name, value in ((accuracy.PORT, port), (accuracy.REFERENCE, reference)):
             if value is not None:
                 write_top1(tmp_path / name, value)
         capfd.readouterr()
@@ -216,8 +218,8 @@ def test_a_published_accuracy_takes_the_place_of_the_record(compare):
     ],
 )  # fmt: skip
 def test_what_was_trained_otherwise_is_not_compared(compare, tmp_path, changes, message):
-    write_top1(tmp_path / compare_top1.PORT, 67.0)
-    write_top1(tmp_path / compare_top1.REFERENCE, 67.1, **changes)
+    write_top1(tmp_path / accuracy.PORT, 67.0)
+    write_top1(tmp_path / accuracy.REFERENCE, 67.1, **changes)
     line = compare(None, None).error_line
     assert "are of two different trainings" in line and message in line
     assert not (tmp_path / "log").exists()
@@ -225,8 +227,8 @@ def test_what_was_trained_otherwise_is_not_compared(compare, tmp_path, changes, 
 
 
 def test_other_seeds_and_their_mean_are_compared(compare, tmp_path):
-    write_top1(tmp_path / compare_top1.PORT, 67.0, seeds=[0, 1, 2], folder="elsewhere")
-    write_top1(tmp_path / compare_top1.REFERENCE, 67.1, seeds=[7])
+    write_top1(tmp_path / accuracy.PORT, 67.0, seeds=[0, 1, 2], folder="elsewhere")
+    write_top1(tmp_path / accuracy.REFERENCE, 67.1, seeds=[7])
     result = compare(None, None)
     assert result.status == 0, result.err
     text = "mobilenet_v3_small, 36 epochs on elsewhere (1,281,167 and 50,000 images of "
@@ -236,7 +238,7 @@ def test_other_seeds_and_their_mean_are_compared(compare, tmp_path):
 
 def test_what_an_accuracy_cannot_tell_is_not_judged(compare, tmp_path):
     few = {"val": {"images": 134, "sha256": "b"}, "classes": 8}
-    for name in (compare_top1.PORT, compare_top1.REFERENCE):
+    for name in (accuracy.PORT, accuracy.REFERENCE):
         write_top1(tmp_path / name, 60.0, **few)
     line = compare(None, None).error_line
     assert "134 images" in line and "one of them is 0.746 points" in line and "--tolerance" in line
@@ -263,7 +265,7 @@ def spoil(file, record):
 @pytest.mark.parametrize("side", ["PORT", "REFERENCE"])
 def test_an_accuracy_of_an_unknown_training_is_not_compared(compare, tmp_path, side):
     compare(67.0, 67.1)
-    record = tmp_path / getattr(compare_top1, side)
+    record = tmp_path / getattr(accuracy, side)
     for message in spoil(record.with_suffix(".json"), record):
         line = compare(None, None).error_line
         assert f"it cannot be told what {shown(record)} was trained on" in line and message in line
@@ -367,13 +369,11 @@ class Learning:
             fakes.append(framework._replace(script=script))
         self.monkeypatch.setattr(align_learning, "FRAMEWORKS", tuple(fakes))
 
-    def finished(self, port, reference, epochs=4, seeds=3, flags=align_learning.LONG["recipe"]):
+    def finished(self, port, reference, epochs=4, seeds=3, flags=align_learning.LONG.recipe):
         """Leaves trainings as if they had been run."""
         for framework, top1 in zip(align_learning.FRAMEWORKS, (port, reference)):
             for seed in range(seeds):
-                training = align_learning.Training(
-                    framework, seed, epochs, self.folder / "out", flags
-                )
+                training = Training(framework, seed, epochs, self.folder / "out", flags)
                 values = [top1 + seed / 10 - 10 * (epochs - 1 - e) for e in range(epochs)]
                 write_top1(training.folder / framework.record, values[-1])
                 with open(training.folder / "train.jsonl", "w") as file:
@@ -465,7 +465,7 @@ def test_a_side_that_learns_less_is_not_aligned(learning, tmp_path, port, refere
 
 def test_the_short_form_can_fail(learning):
     short = align_learning.SHORT
-    form = {"epochs": short["epochs"], "seeds": short["seeds"], "flags": short["recipe"]}
+    form = {"epochs": short.epochs, "seeds": short.seeds, "flags": short.recipe}
     learning.finished(79.0, 80.0, **form)
     result = learning.run("--short")
     assert result.status == 0 and "too short to reach 95 %" in result.out, result.out + result.err
@@ -480,7 +480,7 @@ def test_what_is_finished_is_not_run_again(learning):
     line = result.error_line
     assert "torch_seed1_epochs4 ended with exit status 1: the disk is full. Its log: " in line
     assert os.path.exists(line.split("Its log: ")[1])
-    port, reference = compare_top1.PORT, compare_top1.REFERENCE
+    port, reference = accuracy.PORT, accuracy.REFERENCE
     assert learning.starts() == [(reference, 0), (reference, 1), (port, 0), (port, 1)]
 
     learning.trainers(97.0, 97.1)
@@ -498,13 +498,13 @@ def test_a_training_that_was_cut_off_is_begun_anew(learning, tmp_path):
     learning.finished(97.0, 97.1)
     (tmp_path / "out" / "torch_seed1_epochs4" / "finished.json").unlink()
     assert learning.run(*LONG).status == 0
-    assert learning.starts() == [(compare_top1.REFERENCE, 1)]
+    assert learning.starts() == [(accuracy.REFERENCE, 1)]
 
 
 def test_a_result_that_was_changed_is_said(learning, tmp_path):
     learning.finished(97.0, 97.1)
     folder = tmp_path / "out" / "paddle_seed2_epochs4"
-    write_top1(folder / compare_top1.PORT, 50.0)
+    write_top1(folder / accuracy.PORT, 50.0)
     assert "does not fit its record" in learning.run(*LONG).error_line
     (folder / "train.jsonl").write_text("{}\n")
     assert "cannot read" in learning.run(*LONG).error_line

@@ -17,7 +17,7 @@ import paddle_mv3
 import torch_ref
 from alignment.stages.sampling import compare_sampling
 from paddle_mv3 import BatchSampler, DistributedSampler, Draw, RASampler
-from paddle_mv3.dataset import load_image
+from paddle_mv3.data.dataset import load_image
 
 WORLD_SIZES = (1, 2, 3, 8)
 

@@ -10,7 +10,7 @@ from PIL import Image
 import paddle_mv3
 import torch_ref
 from alignment.weights import make_alive
-from paddle_mv3.dataset import load_image
+from paddle_mv3.data.dataset import load_image
 from torch2paddle import convert, rules
 
 MODELS = list(paddle_mv3.MODELS)

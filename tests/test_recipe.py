@@ -11,7 +11,7 @@ import paddle_mv3
 import torch_ref
 from alignment.stages.initialisation import compare_initialisation
 from alignment.stages.recipe import compare_recipe
-from paddle_mv3.ema import adjusted_decay
+from paddle_mv3.training.ema import adjusted_decay
 from torch2paddle import convert, rules
 
 SMALL = {"width_mult": 0.25, "num_classes": 10}

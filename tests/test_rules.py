@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 FRAMEWORKS = {"paddle", "torch", "torchvision"}
-OURS = {"alignment", "paddle_mv3", "torch_ref", "torch2paddle", "Checkpoint6"}
+OURS = {"alignment", "paddle_mv3", "torch_ref", "torch2paddle", "Checkpoint6", "pair"}
 
 
 def imports(path):
@@ -35,6 +35,40 @@ def test_arrows_point_one_way(package, forbidden):
         assert not (forbidden - {package}) & set(imports(file)), file
 
 
+FRONT_DOORS = ("align_training", "align_learning", "align_ranks", "compare_top1", "digits")
+
+
+def test_the_pair_is_declared_in_one_file():
+    """Which the front doors hand over: neither side knows with what it is compared."""
+    assert {"paddle_mv3", "torch_ref", "torch2paddle", "Checkpoint6"} <= set(
+        imports(ROOT / "pair.py")
+    )
+    doors = {f"{name}.py" for name in FRONT_DOORS}
+    for folder in ("paddle_mv3", "torch_ref", "Checkpoint6"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert file.name in doors or "pair" not in set(imports(file)), file
+
+
+@pytest.mark.parametrize("name", FRONT_DOORS)
+def test_a_front_door_compares_nothing_itself(name):
+    """It reads the command line and calls the engine, and needs nothing of the two sides."""
+    file = ROOT / "Checkpoint6" / f"{name}.py"
+    assert "alignment" in set(imports(file))
+    assert not {"paddle_mv3", "torch_ref", "torch2paddle", "numpy"} & set(imports(file))
+
+
+def test_what_paddle_does_not_promise_is_read_in_one_place():
+    """alignment/paddle_internals.py. steps.py still reads an optimizer's settings by itself."""
+    files = set((ROOT / "alignment" / "training").glob("*.py"))
+    files |= set((ROOT / "Checkpoint6").glob("align_*.py"))
+    own = ("self", "os")  # os._exit
+    for file in files - {ROOT / "alignment" / "training" / "steps.py"}:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and re.fullmatch("_[a-z].*", node.attr):
+                owner = ast.unparse(node.value)
+                assert owner in own or node.attr == "_replace", (file, ast.unparse(node))
+
+
 def test_the_reference_takes_from_alignment_what_is_free_of_paddle():
     taken = set()
     for file in (ROOT / "torch_ref").rglob("*.py"):
@@ -54,8 +88,17 @@ def test_the_reference_takes_from_alignment_what_is_free_of_paddle():
                 waiting += [path for path in below if path not in waiting]
 
 
-def test_transforms_are_free_of_frameworks():
-    assert not FRAMEWORKS & set(imports(ROOT / "paddle_mv3" / "transforms.py"))
+@pytest.mark.parametrize("name", ["autoaugment", "listing", "mixup", "transforms"])
+def test_transforms_are_free_of_frameworks(name):
+    assert not FRAMEWORKS & set(imports(ROOT / "paddle_mv3" / "data" / f"{name}.py"))
+
+
+def test_data_and_training_know_nothing_of_each_other():
+    """Nor of the model: each of the three can be replaced by itself."""
+    for folder in ("data", "training"):
+        for file in (ROOT / "paddle_mv3" / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                assert not (isinstance(node, ast.ImportFrom) and node.level > 1), file
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, occupied
 
 from alignment.files import HELD, CannotRun, only_user, unpack, whole_file
-from Checkpoint6.digits import make_digits
+from alignment.training.digits import make_digits
 
 
 def test_one_run_at_a_time_writes_into_a_folder(tmp_path):

@@ -22,7 +22,9 @@ from PIL import Image, ImageOps
 
 import paddle_mv3
 from Checkpoint6 import checkpoint, train, trainer
-from paddle_mv3 import autoaugment, dataset, metric, mixup, model, transforms
+from paddle_mv3 import model
+from paddle_mv3.data import autoaugment, dataset, mixup, transforms
+from paddle_mv3.training import metric
 
 BUGS = {}
 API = "https://www.paddlepaddle.org.cn/documentation/docs/en/api/paddle/"
@@ -2823,7 +2825,7 @@ def _(patch):
     shared = np.random.default_rng(0)
 
     def getitem(self, key):
-        path, target = self.samples[paddle_mv3.sampler.as_draw(key).index]
+        path, target = self.samples[paddle_mv3.data.sampler.as_draw(key).index]
         return self.transform(self.loader(path), shared), target
 
     patch(dataset.ImageFolder, "__getitem__", getitem)
@@ -3152,7 +3154,7 @@ def _(patch):
 
     def getitem(self, key):
         worker = paddle.io.get_worker_info()
-        draw = paddle_mv3.sampler.as_draw(key)
+        draw = paddle_mv3.data.sampler.as_draw(key)
         if worker is not None and worker.id == 1:
             draw = draw._replace(repetition=draw.repetition + 7)
         return get(self, draw)

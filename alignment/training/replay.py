@@ -9,27 +9,24 @@ from unittest import mock
 import numpy as np
 import torch
 
-import paddle_mv3
-import torch_ref
-from alignment.files import CannotRun, shown
-from alignment.stages.sampling import compare_items
-from Checkpoint6.data import training_data
-from paddle_mv3.sampler import BATCH, IMAGE, generator
+from ..files import CannotRun, shown
+from ..stages.sampling import compare_items
 
 __all__ = ["Draws", "subset", "why_images_differ"]
 
 
-def subset(source, target, images):
+def subset(image_folder, source, target, images):
     """Makes the folder `target` of links to the first images of each class of `source`, by turns.
 
     Args:
+        image_folder: the port's ImageFolder.
         images: how many; with more classes than that, the first classes.
 
     Raises:
         CannotRun: no such folder, too few images in it, or one that cannot be decoded.
     """
     try:
-        dataset = paddle_mv3.ImageFolder(source)
+        dataset = image_folder(source)
     except OSError as error:
         raise CannotRun(str(error)) from error
     by_class = {}
@@ -59,6 +56,7 @@ class Draws:
     All of it depends on the seed and on what it is drawn for, so it is drawn here once more.
 
     Args:
+        pair: TrainingPair.
         args: of the port's command line.
         rank, world_size: whose share.
 
@@ -66,15 +64,15 @@ class Draws:
         CannotRun: too few images for the sampler.
     """
 
-    def __init__(self, args, rank=0, world_size=1):
-        self.seed = args.seed
+    def __init__(self, pair, args, rank=0, world_size=1):
+        self.pair, self.seed = pair, args.seed
         try:
-            _, batches, self.dataset = training_data(args, rank, world_size)
+            _, batches, self.dataset = pair.port_data.training_data(args, rank, world_size)
         except ValueError as error:
             raise CannotRun(str(error)) from error
         self.sampler = batches.sampler
         classes = len(self.dataset.classes)
-        self.mix = paddle_mv3.get_mixup_cutmix(args.mixup_alpha, args.cutmix_alpha, classes)
+        self.mix = pair.port.get_mixup_cutmix(args.mixup_alpha, args.cutmix_alpha, classes)
 
     def order(self, epoch):
         """(images,) int64"""
@@ -82,27 +80,28 @@ class Draws:
         return self.sampler.permutation()
 
     def of_image(self, draw, size):
-        return self.dataset.transform.draw(*size, generator(self.seed, draw, IMAGE))
+        return self.pair.draw_image(self.dataset, self.seed, draw, size)
 
     def of_batch(self, first, shape):
         """Args: `first`, the Draw of the batch's first image."""
-        return self.mix.draw(shape, generator(self.seed, first, BATCH))
+        return self.pair.draw_batch(self.mix, self.seed, first, shape)
 
     @contextlib.contextmanager
     def replayed(self):
-        """Within, torch_ref's data pipeline draws nothing of its own.
+        """Within, the reference's data pipeline draws nothing of its own.
 
         Its sampler shuffles into the port's order, its transforms are given the port's draws.
         Yields a list that holds the Draws of the reference's newest batch.
         """
         draws, batch, state = self, [], {"epoch": None, "last": []}
+        new_draw, reference = self.pair.port.Draw, self.pair.reference
 
-        class Replaying(torch_ref.ImageFolder):
+        class Replaying(reference.ImageFolder):
             def __getitem__(self, index):
                 if not hasattr(self.transform, "replay"):  # evaluation
                     return super().__getitem__(index)
                 path, target = self.samples[index]
-                draw = paddle_mv3.Draw(index, state["epoch"], self._repetition(index))
+                draw = new_draw(index, state["epoch"], self._repetition(index))
                 state["last"].append(draw)
                 image = self.loader(path)
                 return self.transform.replay(image, draws.of_image(draw, image.size)), target
@@ -127,7 +126,7 @@ class Draws:
             batch[:], state["last"] = state["last"], []
             return original(items)
 
-        def mixing(mixup_alpha, cutmix_alpha, num_classes, original=torch_ref.get_mixup_cutmix):
+        def mixing(mixup_alpha, cutmix_alpha, num_classes, original=reference.get_mixup_cutmix):
             mix = original(mixup_alpha, cutmix_alpha, num_classes)
             if mix is None:
                 return None
@@ -144,9 +143,9 @@ class Draws:
         data = torch.utils.data
         with contextlib.ExitStack() as stack:
             for target, name, value in (
-                (torch_ref, "ImageFolder", Replaying),
-                (torch_ref, "get_mixup_cutmix", mixing),
-                (torch_ref, "RASampler", listening(torch_ref.RASampler)),
+                (reference, "ImageFolder", Replaying),
+                (reference, "get_mixup_cutmix", mixing),
+                (reference, "RASampler", listening(reference.RASampler)),
                 (data, "DistributedSampler", listening(data.DistributedSampler)),
                 (data, "default_collate", collate),
                 (torch, "randperm", order),
@@ -155,15 +154,15 @@ class Draws:
             yield batch
 
 
-def why_images_differ(args, epoch):
+def why_images_differ(pair, args, epoch):
     """Lines on where the port's training images come from, for when they are not the reference's.
 
     Looks at the port alone: what its data set gives for a Draw, and what its loader gives, over all
     batches of an epoch: those of the second worker too.
     """
     args = type(args)(**{**vars(args), "mixup_alpha": 0.0, "cutmix_alpha": 0.0})
-    loader, batches, dataset = training_data(args, 0, 1)
-    agrees, lines = compare_items(dataset, paddle_mv3.Draw)
+    loader, batches, dataset = pair.port_data.training_data(args, 0, 1)
+    agrees, lines = compare_items(dataset, pair.port.Draw)
     if not agrees:
         return lines
     batches.set_epoch(epoch)
@@ -171,7 +170,7 @@ def why_images_differ(args, epoch):
         for image, draw in zip(images.numpy(), draws):
             item = np.asarray(dataset[draw][0])
             if item.dtype == np.uint8:
-                item = paddle_mv3.normalize_batch(item[None])[0]
+                item = pair.port.normalize_batch(item[None])[0]
             if not np.array_equal(image, item):
                 return [
                     f"Batch {number}: the loader's image is not the one that the data set gives "

@@ -9,20 +9,15 @@ import numpy as np
 import paddle
 import torch
 
-import paddle_mv3
-import torch_ref
-import torch_ref.train
-from alignment.precision import round_attributes
-from alignment.training.lockstep import Follower
-from alignment.training.steps import OPTIMIZER_STATE, as_paddle
-from Checkpoint6 import train
-from Checkpoint6.logs import Log
-from Checkpoint6.trainer import Stopped
+from ..paddle_internals import optimizer_accumulators
+from ..precision import round_attributes
+from .lockstep import Follower
+from .steps import OPTIMIZER_STATE, as_paddle
 
-__all__ = ["Parted", "Port", "Reference", "Start"]
+__all__ = ["Ended", "Port", "Reference", "Start"]
 
 
-class Parted(Exception):
+class Ended(Exception):
     """Nothing more is to be compared: something differs, or the steps are done."""
 
 
@@ -63,9 +58,9 @@ class Start:
     dropout: float | None = None
 
     @contextlib.contextmanager
-    def in_port(self, name, watch):
-        """Within, the port builds its model `name` so."""
-        build = paddle_mv3.MODELS[name]
+    def in_port(self, models, name, watch):
+        """Within, the port builds its model `name` so; `models` is its MODELS."""
+        build = models[name]
 
         def built(**arguments):
             network = build(**arguments, **self._rate())
@@ -78,14 +73,15 @@ class Start:
         default = paddle.get_default_dtype()
         paddle.set_default_dtype(self.dtype)
         try:
-            with mock.patch.dict(paddle_mv3.MODELS, {name: built}):
+            with mock.patch.dict(models, {name: built}):
                 yield
         finally:
             paddle.set_default_dtype(default)
 
     @contextlib.contextmanager
-    def in_reference(self, name, watch):
-        build = torch_ref.MODELS[name]
+    def in_reference(self, models, name, watch):
+        """Within, the reference builds its model `name` so; `models` is its MODELS."""
+        build = models[name]
 
         def built(**arguments):
             network = build(**arguments, **self._rate()).to(getattr(torch, self.dtype))
@@ -98,29 +94,29 @@ class Start:
             network.register_forward_pre_hook(lambda model, inputs: watch(model, inputs))
             return network
 
-        with mock.patch.dict(torch_ref.MODELS, {name: built}):
+        with mock.patch.dict(models, {name: built}):
             yield
 
     def _rate(self):
         return {} if self.dropout is None else {"dropout": self.dropout}
 
 
-class Kept(Log):
-    """A log whose records are kept, and nothing else."""
-
-    def __init__(self):
-        super().__init__(rank=1)
-        self.reports = []
-
-    def record(self, kind, text, step, values):
-        self.reports.append((kind, values))
-
-    def warn(self, text):
-        pass
+def kept(log):
+    """The log of a rank that writes nothing, made to keep its records, and nothing else."""
+    log.reports = []
+    log.record = lambda kind, text, step, values: log.reports.append((kind, values))
+    log.warn = lambda text: None
+    return log
 
 
 class Reference:
-    """The reference's training, by torch_ref/train.py's own loop, one step at a time.
+    """The reference's training, by its own loop, one step at a time.
+
+    Args:
+        pair: TrainingPair.
+        args: of the port's command line.
+        start: Start.
+        rank, world_size: of this process.
 
     Attributes:
         images, labels: of the step that is next, as the loop got them from its loader.
@@ -128,14 +124,15 @@ class Reference:
         reports: [(kind, values)] since they were last taken away.
     """
 
-    def __init__(self, args, start, rank=0, world_size=1):
+    def __init__(self, pair, args, start, rank=0, world_size=1):
         self.watch, self.reports = Watch(start.dtype), []
-        with start.in_reference(args.model, self.watch):
+        loop = pair.reference_trainer
+        with start.in_reference(pair.reference.MODELS, args.model, self.watch):
             arguments = _reference_arguments(args)
-            self.trainer, *data = torch_ref.train.set_up(arguments, rank, world_size)
+            self.trainer, *data = loop.set_up(arguments, rank, world_size)
         self._step = self.trainer.step
         self.trainer.step = self._one_step
-        self._follower = Follower(lambda: torch_ref.train.train(self.trainer, *data, self._report))
+        self._follower = Follower(lambda: loop.train(self.trainer, *data, self._report))
         self.leave = self._follower.leave
 
     def _report(self, kind, trainer, values):
@@ -161,23 +158,26 @@ class Reference:
 
 
 def _reference_arguments(args):
-    """The same command line for torch_ref/train.py."""
+    """The same command line for the reference's trainer."""
     return SimpleNamespace(**{**vars(args), "device": torch.device("cpu"), "workers": 0})
 
 
 class Port:
-    """The port's training, by Checkpoint6/train.py's own loop, set up anew after each stop.
+    """The port's training, by its own loop, set up anew after each stop.
 
     Args:
+        pair: TrainingPair.
+        args: of its command line.
+        start: Start.
         one_step: called in place of `Trainer.step`, with its arguments; calls `step` of this.
         rank, world_size: of this process.
     """
 
-    def __init__(self, args, start, one_step, rank=0, world_size=1):
-        self.args, self.start, self.one_step = args, start, one_step
+    def __init__(self, pair, args, start, one_step, rank=0, world_size=1):
+        self.pair, self.args, self.start, self.one_step = pair, args, start, one_step
         self.rank, self.world_size = rank, world_size
         self.watch = Watch(start.dtype)
-        self.log, self.stop = Kept(), SimpleNamespace(signal=0)
+        self.log, self.stop = kept(pair.port_trainer.Log(rank=1)), SimpleNamespace(signal=0)
 
     def run(self, prepare=lambda: None):
         """Trains until the end or until `self.stop.signal` is set. Returns whether it is the end.
@@ -186,24 +186,25 @@ class Port:
             prepare: called when the trainer is there, which may go on from a checkpoint.
         """
         self.stop.signal = 0
+        port, loop = self.pair.port, self.pair.port_trainer
         with (
-            self.start.in_port(self.args.model, self.watch),
-            mock.patch.object(paddle_mv3.BatchSampler, "__iter__", self._listening()),
+            self.start.in_port(port.MODELS, self.args.model, self.watch),
+            mock.patch.object(port.BatchSampler, "__iter__", self._listening()),
         ):
             share = self.rank, self.world_size
-            self.trainer, *data = train.set_up(self.args, *share, self.log)
+            self.trainer, *data = loop.set_up(self.args, *share, self.log)
             self._step = self.trainer.step
             self.trainer.step = self.one_step
             prepare()
             try:
-                train.train(self.stop, self.log, self.trainer, *data)
-            except Stopped:
+                loop.train(self.stop, self.log, self.trainer, *data)
+            except loop.Stopped:
                 self.args.resume = "auto"
                 return False
         return True
 
     def _listening(self):
-        original = paddle_mv3.BatchSampler.__iter__
+        original = self.pair.port.BatchSampler.__iter__
 
         def iterate(batches):
             self.draws, self.first = [], batches.start
@@ -222,7 +223,7 @@ class Port:
         names = {p.name: name for name, p in self.trainer.model.named_parameters()}
         return {
             f"{OPTIMIZER_STATE.get(kind, kind)} {names[name]}": tensor.numpy()
-            for kind, tensors in self.trainer.optimizer._accumulators.items()
+            for kind, tensors in optimizer_accumulators(self.trainer.optimizer).items()
             for name, tensor in tensors.items()
         }
 

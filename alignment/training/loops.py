@@ -7,11 +7,16 @@ from unittest import mock
 
 import numpy as np
 import torch
-from paddle.amp.auto_cast import amp_global_state
 
-import paddle_mv3
-from alignment.thresholds import LEARNING_RATE, TRAIN_FLOAT64
-from alignment.training.steps import (
+from ..paddle_internals import (
+    optimizer_groups,
+    scale_in_float64,
+    scaler_works_on_cpu,
+)
+from ..thresholds import LEARNING_RATE, TRAIN_FLOAT64
+from .replay import why_images_differ
+from .sides import Ended, Port, Reference
+from .steps import (
     Comparison,
     Difference,
     Side,
@@ -34,12 +39,8 @@ from alignment.training.steps import (
     torch_gradients,
     why_no_gradient,
 )
-from Checkpoint6 import train
-from Checkpoint6.align_data import why_images_differ
-from Checkpoint6.align_sides import Parted, Port, Reference
-from Checkpoint6.trainer import Trainer
 
-__all__ = ["Pair", "compare_reports"]
+__all__ = ["Loops", "compare_reports"]
 
 # What both trainers report, and how closely it has to agree.
 REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1e-12, "images": 0.0}
@@ -64,20 +65,19 @@ def compare_reports(mine, theirs):
 
 def gradient_scaler(trainer, original):
     """The port's gradient scaler, as --amp gives it, at work on the CPU too."""
-    place = SimpleNamespace(_expected_place=SimpleNamespace(is_gpu_place=lambda: True))
     args, trainer.args = trainer.args, SimpleNamespace(amp="O1", amp_dtype="float16")
-    amp_global_state().amp_dtype = "float16"  # elsewhere it puts itself out of action
     try:
-        with mock.patch("paddle.amp.grad_scaler._dygraph_tracer", lambda: place):
+        with scaler_works_on_cpu():
             return original(trainer)
     finally:
         trainer.args = args
 
 
-class Pair:
+class Loops:
     """Both trainings, in float64, each step of both from one state.
 
     Args:
+        pair: TrainingPair.
         args: of the port's command line.
         start: Start, in float64.
         batch: list that holds the Draws of the reference's newest batch; see Draws.replayed.
@@ -88,13 +88,14 @@ class Pair:
             checkpoint in a new Trainer.
     """
 
-    def __init__(self, args, start, batch, steps, overflow, stop):
+    def __init__(self, pair, args, start, batch, steps, overflow, stop):
+        self.pair = pair
         self.args, self.rules, self.batch = args, start.rules, batch
         self.steps, self.overflow, self.stop = steps, overflow, stop
-        self.reference = Reference(args, start)
+        self.reference = Reference(pair, args, start)
         self.reference.trainer.scaler = torch.amp.GradScaler("cpu")
-        self.port = Port(args, start, self._step)
-        self.images = paddle_mv3.ImageFolder(args.data_path / "train")
+        self.port = Port(pair, args, start, self._step)
+        self.images = pair.port.ImageFolder(args.data_path / "train")
         self.comparison = Comparison()
         self.found = self.comparison.differences
         self.number, self.resumed, self.before = 0, False, None
@@ -111,11 +112,12 @@ class Pair:
             return trainer.args.result_dir
 
         try:
-            original = Trainer.gradient_scaler
+            loop = self.pair.port_trainer
+            original = loop.Trainer.gradient_scaler
             scaler = partialmethod(gradient_scaler, original=original)
             with (
-                mock.patch.object(Trainer, "gradient_scaler", scaler),
-                mock.patch.object(train, "record", recorded_instead),
+                mock.patch.object(loop.Trainer, "gradient_scaler", scaler),
+                mock.patch.object(loop, "record", recorded_instead),
             ):
                 while not self.port.run(self._prepare):
                     self.resumed = True
@@ -127,7 +129,7 @@ class Pair:
             self._note("loop", name if going else "ended | ended", np.inf if going else 0.0)
             name = f"recorded top1 {recorded[0]!r} | {trainer.top1!r}"
             self._note("evaluation", name, abs(recorded[0] - trainer.top1), REPORTED["top1"])
-        except Parted:
+        except Ended:
             if self.resumed:
                 self.lines.append("Before it all agrees: what does the checkpoint leave out?")
         finally:
@@ -135,7 +137,7 @@ class Pair:
 
     def _prepare(self):
         mine, theirs = self.port.trainer, self.reference.trainer
-        mine.scaler._scale = mine.scaler._scale.astype("float64")  # as the gradients are
+        scale_in_float64(mine.scaler)
         if not self.resumed:
             self.comparison.settings += optimizer_settings(
                 Side(mine.model, optimizer=mine.optimizer),
@@ -149,7 +151,7 @@ class Pair:
         mine, theirs = (
             {id(p): group["weight_decay"] for group in groups for p in group["params"]}
             for groups in (
-                self.port.trainer.optimizer._param_groups,
+                optimizer_groups(self.port.trainer.optimizer),
                 self.reference.trainer.optimizer.param_groups,
             )
         )
@@ -175,10 +177,10 @@ class Pair:
         scale = max(abs(theirs), 1e-30) if scale is None else scale
         self._note(kind, f"{mine!r} | {theirs!r}", abs(mine - theirs) / scale, bound)
 
-    def _part(self):
-        """Raises Parted if something has been found to differ."""
+    def _require_agreement(self):
+        """Raises Ended if something has been found to differ."""
         if not all(row.agrees for row in self.found[self.checked :]):
-            raise Parted
+            raise Ended
         self.checked = len(self.found)
 
     def _step(self, images, labels):
@@ -188,23 +190,23 @@ class Pair:
         mine, theirs = port.trainer, reference.trainer
         self._compare_reports()
         if self.number == self.steps:
-            raise Parted
+            raise Ended
         places = [(t.epoch, t.iteration) for t in (mine, theirs)]
         name = "epoch {}, iteration {} | ".format(*places[0])
         name += "epoch {}, iteration {}".format(*places[1]) if going else "ended"
         self._note("loop", name, 0.0 if going and places[0] == places[1] else np.inf)
-        self._part()
+        self._require_agreement()
         self.where = f"step {self.number}, epoch {mine.epoch}, iteration {mine.iteration}"
         if self.resumed:
             self.where += ", the first after going on from a checkpoint"
         self._compare_batch(images, labels)
-        self._part()
+        self._require_agreement()
         if self.before is not None:
             self._compare_states()
         lrs = mine.optimizer.get_lr(), theirs.optimizer.param_groups[0]["lr"]
         self._note_values("learning rate", *lrs, LEARNING_RATE, scale=1.0)
         self._compare_scales()
-        self._part()
+        self._require_agreement()
 
         before = torch_arrays(reference.trainer.model, self.rules)
         before_ema = self._averages()[1]
@@ -233,7 +235,7 @@ class Pair:
         if mine.model_ema:
             self._compare_averages(before_ema)
         self._compare_scales()
-        self._part()
+        self._require_agreement()
 
         restart(*sides, self.rules)
         if mine.model_ema:
@@ -253,14 +255,14 @@ class Pair:
         self._note(
             "loop", f"said since the last step: {text}", 0.0 if kinds[0] == kinds[1] else np.inf
         )
-        self._part()
+        self._require_agreement()
         if "val" in kinds[0]:
             self._compare_evaluations()
         for row in compare_reports(mine, theirs):
             self._note(*row)
         mine.clear()
         theirs.clear()
-        self._part()
+        self._require_agreement()
 
     def _compare_evaluations(self):
         mine, theirs = (side.watch.evaluated for side in (self.port, self.reference))
@@ -282,11 +284,11 @@ class Pair:
     def _compare_batch(self, images, labels):
         pairs = zip(self.port.batch_draws(), self.batch)
         for place, (mine, theirs) in enumerate(pairs):
-            name = f"place {place} of the batch: {_draw(mine)} | {_draw(theirs)}"
+            name = f"place {place} of the batch: {_described(mine)} | {_described(theirs)}"
             self._note("order", name, 0.0 if mine == theirs else np.inf)
         sizes = len(images), len(self.reference.images)
         self._note("order", "{} images | {}".format(*sizes), float(sizes[0] != sizes[1]))
-        self._part()
+        self._require_agreement()
         for what, mine, theirs in (
             ("images", images, self.reference.images),
             ("labels", labels, self.reference.labels),
@@ -301,7 +303,7 @@ class Pair:
                 text = f"{mine.dtype} {mine.shape} | {theirs.dtype} {theirs.shape}"
                 self._note(what, text, np.inf)
         if not all(row.agrees for row in self.found[self.checked :] if row.kind == "images"):
-            self.lines += why_images_differ(self.args, self.port.trainer.epoch)
+            self.lines += why_images_differ(self.pair, self.args, self.port.trainer.epoch)
 
     def _file(self, place):
         path, _ = self.images.samples[self.batch[place].index]
@@ -400,6 +402,6 @@ class Pair:
         self.found += compare(self.where, "moving average", *sides, lost)
 
 
-def _draw(draw):
+def _described(draw):
     text = f"image {draw.index} in epoch {draw.epoch}"
-    return text + f", repetition {draw.repetition}" * bool(draw.repetition)
+    return f"{text}, repetition {draw.repetition}" if draw.repetition else text

@@ -1,17 +1,18 @@
-"""Both trainers in float32, each on its own: their curves, and how far these may part."""
+"""Both trainers in float32, each on its own: their curves, and how far these may diverge."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from alignment.files import whole_file
-from alignment.thresholds import LEARNING_RATE
-from alignment.training.steps import Difference, share_dropout
-from Checkpoint6.align_sides import Parted, Port, Reference
+from ..files import whole_file
+from ..thresholds import LEARNING_RATE
+from .sides import Ended, Port, Reference
+from .steps import Difference, share_dropout
 
-__all__ = ["UNITS", "compare_curves", "draw", "free_runs", "parting"]
+__all__ = ["UNITS", "Divergence", "compare_curves", "divergence", "free_runs", "plot"]
 
 COPIES = 3  # of the reference, from starts that are moved
 # by so many units of float32's last place. Paddle rounds in each operation of each step, up to ten
@@ -31,10 +32,11 @@ def moved(start, seed):
     return {n: x * (1 + share * rng.choice((-1, 1), x.shape)) for n, x in start.items()}
 
 
-def free_runs(args, start, steps):
+def free_runs(pair, args, start, steps):
     """Curves of the port, of the reference, and of COPIES of the reference; all draw the same.
 
     Args:
+        pair: TrainingPair.
         args: of the port's command line.
         start: Start, in float32.
         steps: how many.
@@ -42,15 +44,15 @@ def free_runs(args, start, steps):
     Returns:
         {"port" | "reference" | "copy 1" ...: {"loss", "lr": (steps,) float64}}
     """
-    references = [Reference(args, start)]
+    references = [Reference(pair, args, start)]
     for seed in range(COPIES):
         weights = moved(start.weights, seed)
-        references.append(Reference(args, replace(start, weights=weights)))
+        references.append(Reference(pair, args, replace(start, weights=weights)))
 
     def one_step(images, labels):
         going = [reference.go_on() for reference in references]
         if not all(going) or port.trainer.steps == steps:
-            raise Parted
+            raise Ended
         result = port.step(images, labels)
         for reference in references:
             reference.step()
@@ -60,12 +62,12 @@ def free_runs(args, start, steps):
         for reference in references:
             share_dropout(port.trainer.model, reference.trainer.model)
 
-    port = Port(args, start, one_step)
+    port = Port(pair, args, start, one_step)
     try:
         port.run(share_masks)
         for reference in references:
             reference.go_on()
-    except Parted:
+    except Ended:
         pass
     finally:
         for reference in references:
@@ -80,8 +82,16 @@ def free_runs(args, start, steps):
     }
 
 
-def parting(curves):
-    """How far the losses have parted up to each step: ((steps,) of the port, of the copies, bound).
+class Divergence(NamedTuple):
+    """Of the losses from the reference's, the largest up to each step; (steps,) float64 each."""
+
+    port: np.ndarray
+    copies: np.ndarray  # the furthest of them
+    bound: np.ndarray  # for the port
+
+
+def divergence(curves):
+    """The Divergence of `free_runs`.
 
     Training is chaotic: rounding grows from step to step. How fast, the reference alone shows, in
     copies that begin UNITS of the last place away. The port may be as far off as FURTHER times
@@ -93,14 +103,14 @@ def parting(curves):
     theirs = np.maximum.accumulate(np.max([np.abs(copy - loss) for copy in copies], axis=0))
     later = np.append(theirs[AHEAD:], np.full(min(AHEAD, len(theirs)), theirs[-1]))
     least = 8 * np.finfo(np.float32).eps * np.abs(loss)
-    return mine, theirs, np.maximum(FURTHER * later, least)
+    return Divergence(mine, theirs, np.maximum(FURTHER * later, least))
 
 
 def compare_curves(curves):
     """[Difference] of each step of `free_runs`, the loss over its bound."""
-    mine, _, bounds = parting(curves)
+    losses = divergence(curves)
     found = []
-    for step, (value, bound) in enumerate(zip(mine, bounds)):
+    for step, (value, bound) in enumerate(zip(losses.port, losses.bound)):
         where = f"float32, step {step}"
         port, reference = (curves[side] for side in ("port", "reference"))
         name = f"{port['loss'][step]!r} | {reference['loss'][step]!r}"
@@ -112,8 +122,8 @@ def compare_curves(curves):
     return found
 
 
-def draw(curves, path):
-    """A picture of both sides' losses, and of how far they part, as PNG."""
+def plot(curves, path):
+    """Both sides' losses, and how far they diverge, as a PNG file."""
     figure = Figure(figsize=(8, 3.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -126,7 +136,7 @@ def draw(curves, path):
     left.set(xlabel="step", ylabel="loss", title="free run in float32")
     left.legend(fontsize=8)
 
-    mine, theirs, bounds = parting(curves)
+    mine, theirs, bounds = divergence(curves)
     right.semilogy(steps, bounds, color="0.6", ls=":", label="bound")
     right.semilogy(
         steps,

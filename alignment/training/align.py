@@ -1,0 +1,296 @@
+"""Both trainers, step by step: in float64, in float32, in several processes; and the report."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import environment
+from ..arguments import file_path, steps
+from ..files import CannotRun, require_writable, shown, whole_file
+from ..layers import read_layer_map
+from ..weights import make_alive
+from .curves import UNITS, compare_curves, divergence, free_runs, plot
+from .loops import Loops
+from .ranks import PROCESSES, compare_ranks
+from .replay import Draws, subset
+from .sides import Start
+from .steps import Comparison, torch_arrays
+
+__all__ = ["DEFAULTS", "add_flags", "align"]
+
+# All that torchvision's recipes have, small enough for a minute; the schedule goes through warm-up
+# and a step within EPOCHS. Not a flag's own default: a flag that has no effect would not be seen.
+DEFAULTS = {
+    "device": "cpu",
+    "epochs": 5,
+    "batch_size": 8,
+    "opt": "rmsprop",
+    "lr": 0.002,
+    "momentum": 0.8,
+    "weight_decay": 1e-5,
+    "norm_weight_decay": 0.0,
+    "bias_weight_decay": 2e-5,
+    "label_smoothing": 0.1,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+    "lr_step_size": 2,
+    "lr_gamma": 0.973,
+    "lr_warmup_method": "linear",
+    "lr_warmup_decay": 0.02,
+    "auto_augment": "imagenet",
+    "random_erase": 0.2,
+    "clip_grad_norm": 10.0,
+    "model_ema": True,
+    "model_ema_steps": 3,
+    "model_ema_decay": 0.99,
+    "interpolation": "bicubic",
+    "train_crop_size": 64,
+    "val_crop_size": 56,
+    "val_resize_size": 73,
+}
+EPOCHS = 5  # that the steps are spread over
+EVALUATED = 3  # batches
+RANK_STEPS, RANK_EPOCHS = 4, 2
+
+
+def add_flags(parser):
+    """Adds what the comparison is asked beside the trainers' flags, and its DEFAULTS for those."""
+    parser.add_argument("--steps", type=steps, default=50, help="that are compared: 10 or more")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        choices=(1, PROCESSES),
+        default=PROCESSES,
+        help="1 leaves out the comparison of two processes",
+    )
+    parser.add_argument("--layer-map", type=file_path, help="as of 01_test_forward.py")
+    parser.set_defaults(**DEFAULTS)
+
+
+def require_comparable(args):
+    """Raises: CannotRun."""
+    for given, why in (
+        (args.device != "cpu", f"--device {args.device}: the CPU is what compares, in float64"),
+        (args.resume, "--resume: the port is stopped, and goes on, by itself here"),
+        (args.test_only, "--test-only: there is nothing to compare"),
+        (args.weights or args.pretrained, "--weights: the steps begin with random ones"),
+        (args.start_epoch, "--start-epoch: the steps begin with epoch 0"),
+        (args.sync_bn, "--sync-bn: two processes are compared with it and without"),
+        (args.skip_corrupt, "--skip-corrupt: PyTorch's loader cannot skip"),
+        (args.auto_augment == "augmix", "--auto-augment augmix: torchvision cannot be given what "
+         "was drawn; step 02 compares it"),
+    ):  # fmt: skip
+        if given:
+            raise CannotRun(f"{why}. Leave it out")
+    if args.steps < 2 * EPOCHS:
+        raise CannotRun(f"--steps {args.steps}: give {2 * EPOCHS} or more, for {EPOCHS} epochs")
+    if args.batch_size < 4 or args.batch_size % PROCESSES:
+        raise CannotRun(f"--batch-size {args.batch_size}: give an even number, 4 or more")
+
+
+def on_links(pair, args, work, images):
+    """The arguments with a data folder of so many images, each epoch ending in a smaller batch."""
+    folder, evaluated = pair.port.ImageFolder, EVALUATED * args.batch_size + 3
+    subset(folder, args.data_path / "train", work / "data" / "train", images)
+    subset(folder, args.data_path / "val", work / "data" / "val", evaluated)
+    return changed(args, work, data_path=work / "data")
+
+
+def changed(args, work, **values):
+    folders = {"output_dir": work / "output", "result_dir": work / "result"}
+    values = {**vars(args), "print_freq": 1, "cache_dir": None, **folders, **values}
+    return type(args)(**values)
+
+
+def alive_weights(models, args, classes, rules):
+    """{name of the port: array}, float32, none of which is without effect.
+
+    Args:
+        models: the reference's MODELS.
+    """
+    model = models[args.model](num_classes=classes)
+    return torch_arrays(make_alive(model, seed=args.seed, image_size=args.train_crop_size), rules)
+
+
+def fresh_weights(models, args, classes, rules):
+    """{name of the port: array}, as a training of the reference's begins."""
+    torch.manual_seed(args.seed)
+    return torch_arrays(models[args.model](num_classes=classes), rules)
+
+
+def compare_float64(pair, args, start, steps, per_epoch):
+    """(Comparison, lines on what differs) of Loops."""
+    if args.ra_sampler:
+        per_epoch = len(Draws(pair, args).sampler) // args.batch_size
+    # After the warm-up, in which the moving average is the model.
+    stop = 3 * steps // 4 // per_epoch * per_epoch
+    if per_epoch > 2:
+        # Lines on two steps; where the port is stopped it writes one, and so must the reference.
+        args = changed(args, args.output_dir.parent, print_freq=2)
+        stop += (per_epoch - 2) // 4 * 2 + 1
+    with Draws(pair, args).replayed() as batch:
+        loops = Loops(pair, args, start, batch, steps, overflow=steps // 4, stop=stop)
+        loops.run()
+    return loops.comparison, loops.lines
+
+
+def compare_float32(pair, args, start, steps, picture):
+    """(Comparison, line on how far the curves diverge) of free runs; plots them."""
+    with Draws(pair, args).replayed():
+        curves = free_runs(pair, args, start, steps)
+    plot(curves, picture)
+    losses = divergence(curves)
+    comparison = Comparison()
+    comparison.differences = compare_curves(curves)
+    return comparison, (
+        f"float32, {len(losses.port)} steps, each on its own: losses part by "
+        f"{losses.port[0]:.0e} at first and {losses.port[-1]:.0e} at last; PyTorch's own, begun "
+        f"{UNITS} units of rounding away, by {losses.copies[0]:.0e} and {losses.copies[-1]:.0e}"
+    )
+
+
+def compare_processes(pair, even, uneven, start, work, script):
+    comparison = Comparison()
+    comparison.differences = compare_ranks(
+        pair, even, uneven.data_path, start, RANK_STEPS, work, script
+    )
+    return comparison
+
+
+class Report:
+    """Says what each comparison has found, and in the end whether all agrees.
+
+    Args:
+        folder: for train_align_steps.log, and .json for other programs.
+    """
+
+    def __init__(self, folder):
+        self.log = folder / "train_align_steps.log"
+        self.all = Comparison()
+        self.aligned = True
+
+    def add(self, comparison, what, line=None, lines=()):
+        """The findings of one comparison. Returns whether it agrees.
+
+        Args:
+            what: was compared.
+            line: in place of the largest differences, where all agrees.
+            lines: to add where it does not.
+        """
+        self.all.differences += comparison.differences
+        self.aligned, found = comparison.findings(what)
+        if not self.aligned:
+            print("NOT ALIGNED: the two trainings part")
+            print("\n".join([*found, *lines]), flush=True)
+        else:
+            print(line or "\n".join(found), flush=True)
+        return self.aligned
+
+    def write(self):
+        """Writes the log, and the verdict."""
+        self.all.write(self.log)
+        rows = self.all.differences
+        worst, largest = max(rows, key=share_of_bound), {}
+        for row in rows:
+            if row.kind not in largest or share_of_bound(row) > share_of_bound(largest[row.kind]):
+                largest[row.kind] = row
+        summary = {
+            "aligned": self.aligned,
+            "records agree": True,
+            "verdict": "aligned" if self.aligned else "misaligned",
+            "compared": list(dict.fromkeys(row.kind for row in rows)),
+            "worst": f"{worst.where}, {worst.kind} {worst.name}",
+            "difference": worst.value if np.isfinite(worst.value) else "inf",
+            "threshold": worst.bound,
+            "largest": {kind: (str(row.value), row.bound) for kind, row in largest.items()},
+        }
+        with whole_file(self.log.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        if self.aligned:
+            print("aligned: both trainers take the same steps", flush=True)
+        else:
+            print(f"Look at: {shown(self.log)}, the lines with 'differs'", flush=True)
+
+
+def share_of_bound(row):
+    return row.value / row.bound if row.bound else row.value
+
+
+def align(pair, args, script):
+    """Compares both trainers. Prints what is found; writes the log, its JSON, and the picture.
+
+    Args:
+        pair: TrainingPair.
+        args: of the port's command line, with those of `add_flags`.
+        script: for `compare_ranks`.
+
+    Returns:
+        whether all agrees.
+
+    Raises:
+        CannotRun: arguments or images with which there is nothing to compare.
+        OSError
+    """
+    require_comparable(args)
+    log_dir = args.result_dir / "log"
+    require_writable(log_dir)
+    work = Path(tempfile.mkdtemp(prefix="align_training_"))
+    with (
+        environment.cleaned_up(lambda: shutil.rmtree(work, ignore_errors=True)),
+        environment.cleaned_up(pair.distributed.end_workers),
+    ):
+        per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
+        # Each epoch ends in a smaller batch.
+        images = (per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
+        linked = on_links(pair, args, work, images)
+        trained, evaluated = (
+            pair.port.ImageFolder(linked.data_path / name) for name in ("train", "val")
+        )
+        pair.port_data.require_same_data(linked, trained, evaluated, 1)
+        classes = len(trained.classes)
+        port, reference = (
+            side.MODELS[args.model](num_classes=classes) for side in (pair.port, pair.reference)
+        )
+        layer_map = read_layer_map(args.layer_map, port, reference)
+        pairing = pair.conversion.pair_weights(port, reference.state_dict(), layer_map)
+        if not pairing.fits:
+            lines = [f"NOT ALIGNED: {pairing.verdict()}", *pairing.lines()]
+            print("\n".join([*lines, "Look at: 01_test_forward.py, which says more"]))
+            return False
+        rules = pairing.table
+        print(
+            f"{args.model}: {args.steps} steps of {args.batch_size} images, {per_epoch} in an epoch"
+            f" ({images} images of {classes} classes, {args.train_crop_size} px)",
+            flush=True,
+        )
+        models = pair.reference.MODELS
+        alive = Start(alive_weights(models, args, classes, rules), rules, "float64")
+        fresh = Start(fresh_weights(models, args, classes, rules), rules, "float32")
+        report = Report(log_dir)
+
+        found, lines = compare_float64(
+            pair, changed(linked, work / "steps"), alive, args.steps, per_epoch
+        )
+        agrees = report.add(found, f"{args.steps} steps, each from one state", lines=lines)
+        if agrees:
+            picture = log_dir / "train_align_steps.png"
+            free = changed(linked, work / "free")
+            found, line = compare_float32(pair, free, fresh, args.steps, picture)
+            what = f"free runs of {args.steps} steps"
+            agrees = report.add(found, what, f"{line} -> {shown(picture)}")
+        if agrees and args.processes > 1:
+            images = RANK_STEPS // RANK_EPOCHS * args.batch_size
+            folder = work / "ranks"
+            # One image less than for all: the sampler has to fill up.
+            even, uneven = (
+                on_links(pair, changed(args, folder), folder / str(n), images - n) for n in (0, 1)
+            )
+            found = compare_processes(pair, even, uneven, alive, folder, script)
+            what = f"{RANK_STEPS} steps of {PROCESSES} processes, against one and against PyTorch's"
+            report.add(found, what)
+        report.write()
+        return report.aligned

@@ -1,0 +1,1 @@
+"""What a training needs beside its model: loss, metric, optimizers, schedule, moving average."""
