@@ -4,7 +4,6 @@ The engine, alignment/, imports nothing that is named here: the scripts hand it 
 """
 
 import paddle_mv3
-import torch2paddle
 import torch_ref
 from alignment.training.pair import TrainingPair
 from paddle_mv3.data.sampler import BATCH, IMAGE, generator
@@ -13,7 +12,6 @@ from paddle_mv3.data.sampler import BATCH, IMAGE, generator
 # them is said in alignment/training/pair.py.
 port = paddle_mv3  # in PaddlePaddle
 reference = torch_ref  # in PyTorch
-conversion = torch2paddle  # of the reference's weights to the port's
 
 
 def draw_image(dataset, seed, draw, size):
@@ -38,7 +36,6 @@ def training():
     return TrainingPair(
         port=port,
         reference=reference,
-        conversion=conversion,
         port_trainer=train,
         reference_trainer=reference_train,
         port_data=data,

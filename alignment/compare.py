@@ -17,6 +17,7 @@ from .files import CannotRun, load_pdparams, place_of, reason_of
 from .findings import Check, Finding, Report
 from .inputs import Inputs
 from .known import ACCEPTED, CURES, AsPaddle
+from .paddle_internals import RECURRENT
 from .pairing import counterpart, layer_of
 from .precision import default_float64, to_float64
 from .stages.initialisation import FEW_SEEDS, SEEDS, compare_tensors
@@ -834,7 +835,7 @@ class _Comparison:
         """The rate of dropout inside of recurrent layers: all that can be compared of it."""
         theirs = dict(self.reference.named_modules())
         for name, layer in self.port.named_sublayers(include_self=True):
-            if not isinstance(layer, paddle.nn.layer.rnn.RNNBase):
+            if not isinstance(layer, RECURRENT):
                 continue
             other = theirs.get(counterpart(name, self.layer_map))
             if isinstance(other, torch.nn.RNNBase) and abs(layer.dropout - other.dropout) > 1e-6:
@@ -1203,8 +1204,7 @@ def _in_recurrent(model, name):
     parents = [layer_of(name)]
     while parents[-1]:
         parents.append(layer_of(parents[-1]))
-    recurrent = paddle.nn.layer.rnn.RNNBase
-    return any(isinstance(names.get(parent), recurrent) for parent in parents)
+    return any(isinstance(names.get(parent), RECURRENT) for parent in parents)
 
 
 def _some(names, most=3):

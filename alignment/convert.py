@@ -23,6 +23,7 @@ import torch
 from paddle import nn
 
 from .files import CannotRun, load_pdparams, save_pdparams, shown, whole_file
+from .paddle_internals import RECURRENT, RENAMED, buffers_of, flat_weight, parameters_of
 from .pairing import Joined, Piece, counterpart, pair_entries, sources_of, to_port
 from .weights import load_pth
 
@@ -38,12 +39,6 @@ __all__ = [
     "rules",
 ]
 
-RENAMED = {
-    nn.layer.norm._BatchNormBase: {"_mean": "running_mean", "_variance": "running_var"},
-    nn.BatchNorm: {"_mean": "running_mean", "_variance": "running_var"},
-    nn.layer.norm._InstanceNormBase: {"scale": "weight"},
-    nn.PReLU: {"_weight": "weight"},
-}
 IGNORED = "num_batches_tracked"
 
 
@@ -164,7 +159,7 @@ def rules(model, layer_map=None):
         other = counterpart(prefix, layer_map or {})
         if isinstance(layer, nn.MultiHeadAttention):
             packed |= _projections(prefix, layer)
-        for name in [*layer._parameters, *layer._buffers]:
+        for name in [*parameters_of(layer), *buffers_of(layer)]:
             paddle_name = f"{prefix}.{name}" if prefix else name
             # A bias that is None, a buffer that is not saved, an RNN's second name of an entry.
             if paddle_name not in wanted or paddle_name in aliases:
@@ -177,7 +172,7 @@ def rules(model, layer_map=None):
                 found[paddle_name] = torch_name, Piece(number, 3, 0, name == "weight")
             elif isinstance(layer, nn.Linear) and name == "weight":
                 found[paddle_name] = torch_name, "transpose"
-            elif isinstance(layer, nn.LayerNorm) and len(layer._normalized_shape) > 1:
+            elif flat_weight(layer):
                 found[paddle_name] = torch_name, "flatten"
             else:
                 found[paddle_name] = torch_name, "rename" if name in renamed else "copy"
@@ -196,11 +191,11 @@ def _aliases(model):
     """Names under which an RNN of Paddle has its parameters a second time: lstm.0.cell.weight_ih"""
     found = set()
     for prefix, layer in model.named_sublayers(include_self=True):
-        if not isinstance(layer, nn.layer.rnn.RNNBase):
+        if not isinstance(layer, RECURRENT):
             continue
-        own = {id(parameter) for parameter in layer._parameters.values()}
+        own = {id(parameter) for parameter in parameters_of(layer).values()}
         for below, cell in layer.named_sublayers():
-            for name, parameter in cell._parameters.items():
+            for name, parameter in parameters_of(cell).items():
                 if id(parameter) in own:
                     found.add(".".join(filter(None, (prefix, below, name))))
     return found

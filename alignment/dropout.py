@@ -14,6 +14,7 @@ import paddle
 import torch
 from torch.nn import functional as F
 
+from .paddle_internals import RECURRENT
 from .patching import replaced
 
 __all__ = ["SharedDropout", "without_inner_dropout"]
@@ -290,7 +291,7 @@ def without_inner_dropout(port_model, reference_model):
     """
     found, lines = [], []
     for layer in port_model.sublayers(include_self=True):
-        if isinstance(layer, paddle.nn.layer.rnn.RNNBase) and layer.dropout:
+        if isinstance(layer, RECURRENT) and layer.dropout:
             found.append((layer, layer.dropout))
     for layer in reference_model.modules():
         if isinstance(layer, torch.nn.RNNBase) and layer.dropout:

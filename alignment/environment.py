@@ -33,7 +33,6 @@ import contextlib  # noqa: E402
 import importlib.util  # noqa: E402
 import logging  # noqa: E402
 import time  # noqa: E402
-import types  # noqa: E402
 import warnings  # noqa: E402
 
 from . import screen  # noqa: E402
@@ -67,26 +66,6 @@ def require(*packages):
             screen.CANNOT_RUN,
             f"missing package: {', '.join(missing)}. Run: pip install -r requirements.txt",
         )
-
-
-def import_torchvision():
-    """Imports torchvision, also where its CUDA wheel stands beside a CPU build of torch.
-
-    torchvision's wheel on PyPI holds CUDA operators that a CPU torch cannot load; its module of
-    shape rules for them then fails ("operator torchvision::nms does not exist"), and with it the
-    import, although models, transforms and data sets need none of them. Only then is that one
-    module left out.
-    """
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        name = "torchvision._meta_registrations"
-        sys.modules[name] = types.ModuleType(name)
-        import torchvision  # noqa: F401
 
 
 ENDING = [signal.SIGINT, signal.SIGTERM]

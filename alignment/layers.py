@@ -14,73 +14,17 @@ import paddle
 import torch
 
 from .files import CannotRun, read_json, shown, whole_file
+from .paddle_internals import (
+    RECURRENT,
+    RENAMED,
+    SETTINGS,
+    STATISTICS,
+    own_settings,
+    rnn_activation,
+)
 from .pairing import counterpart
 from .structure import flatten, is_tensor, to_array
 from .thresholds import FORWARD_FLOAT64, GRADIENT_FLOAT64, TRAIN_FLOAT64
-
-# What can be read off a layer: its name here, Paddle's attribute, PyTorch's.
-SETTINGS = [
-    ("in_channels", "_in_channels", "in_channels"),
-    ("out_channels", "_out_channels", "out_channels"),
-    ("in_features", "_in_features", "in_features"),
-    ("out_features", "_out_features", "out_features"),
-    ("num_features", "_num_features", "num_features"),
-    ("num_channels", "_num_channels", "num_channels"),
-    ("normalized_shape", "_normalized_shape", "normalized_shape"),
-    ("num_embeddings", "_num_embeddings", "num_embeddings"),
-    ("embedding_dim", "_embedding_dim", "embedding_dim"),
-    ("padding_idx", "_padding_idx", "padding_idx"),
-    ("num_parameters", "_num_parameters", "num_parameters"),
-    ("embed_dim", "embed_dim", "embed_dim"),
-    ("num_heads", "num_heads", "num_heads"),
-    ("input_size", "input_size", "input_size"),
-    ("hidden_size", "hidden_size", "hidden_size"),
-    ("num_layers", "num_layers", "num_layers"),
-    ("proj_size", "proj_size", "proj_size"),
-    ("kernel_size", "_kernel_size", "kernel_size"),
-    ("kernel_size", "ksize", "kernel_size"),
-    ("kernel_size", "kernel_size", "kernel_size"),
-    ("kernel_size", "kernel_sizes", "kernel_size"),
-    ("stride", "_stride", "stride"),
-    ("stride", "stride", "stride"),
-    ("stride", "strides", "stride"),
-    ("padding", "_padding", "padding"),
-    ("padding", "padding", "padding"),
-    ("padding", "paddings", "padding"),
-    ("padding_mode", "_padding_mode", "padding_mode"),
-    ("output_padding", "output_padding", "output_padding"),
-    ("dilation", "_dilation", "dilation"),
-    ("dilation", "dilations", "dilation"),
-    ("ceil_mode", "ceil_mode", "ceil_mode"),
-    ("divisor_override", "divisor", "divisor_override"),
-    ("groups", "_groups", "groups"),
-    ("groups", "_num_groups", "num_groups"),
-    ("output_size", "_output_size", "output_size"),
-    ("size", "size", "size"),
-    ("scale_factor", "scale_factor", "scale_factor"),
-    ("upscale_factor", "_upscale_factor", "upscale_factor"),
-    ("epsilon", "_epsilon", "eps"),
-    ("epsilon", "_eps", "eps"),
-    ("negative_slope", "_negative_slope", "negative_slope"),
-    ("alpha", "_alpha", "alpha"),
-    ("alpha", "alpha", "alpha"),
-    ("beta", "_beta", "beta"),
-    ("beta", "beta", "beta"),
-    ("k", "k", "k"),
-    ("threshold", "_threshold", "threshold"),
-    ("threshold", "_threshold", "lambd"),
-    ("min", "_min", "min_val"),
-    ("max", "_max", "max_val"),
-    ("axis", "_axis", "dim"),
-    ("start_axis", "start_axis", "start_dim"),
-    ("stop_axis", "stop_axis", "end_dim"),
-    ("p", "p", "p"),
-    ("reduction", "reduction", "reduction"),
-    ("label_smoothing", "label_smoothing", "label_smoothing"),
-    ("ignore_index", "ignore_index", "ignore_index"),
-    ("step_size", "step_size", "step_size"),
-    ("gamma", "gamma", "gamma"),
-]
 
 # Kinds of layers that have another name in Paddle: PyTorch's.
 KINDS = {
@@ -478,8 +422,9 @@ def settings(layer):
         value = getattr(layer, paddle_name if is_paddle else torch_name, None)
         if value is not None and name not in found and not callable(value):
             found[name] = _plain(value)
-    own = _paddle_settings if is_paddle else _torch_settings
-    found.update(own(layer, found))
+    found.update(own_settings(layer, found) if is_paddle else _torch_settings(layer, found))
+    if "scale_factor" in found:
+        found["scale_factor"] = _as_floats(found["scale_factor"])
     for name, value in list(found.items()):
         if value is None:
             del found[name]
@@ -494,56 +439,11 @@ def _is_one(layer):
         layer,
         (
             paddle.nn.MultiHeadAttention,
-            paddle.nn.layer.rnn.RNNBase,
+            RECURRENT,
             torch.nn.MultiheadAttention,
             torch.nn.RNNBase,
         ),
     )
-
-
-def _activation(layer):
-    """Of a plain RNN: "tanh" or "relu"; None of an LSTM or GRU."""
-    mode, _, name = layer.mode.partition("_")
-    return name.lower() if mode == "RNN" and name else None
-
-
-def _paddle_settings(layer, found):
-    """Settings of a layer of Paddle that PyTorch has under another name or in other units."""
-    nn, own = paddle.nn, {}
-    if isinstance(layer, (nn.layer.norm._BatchNormBase, nn.BatchNorm)):
-        own["momentum"] = layer._momentum  # the share of the old statistics that is kept
-        own["frozen"] = bool(layer._use_global_stats)
-    if isinstance(layer, nn.Linear):
-        own["in_features"], own["out_features"] = layer.weight.shape
-    if "ksize" in vars(layer) or isinstance(layer, (nn.MaxPool1D, nn.AvgPool1D)):
-        own["stride"] = found.get("stride", found.get("kernel_size"))
-        own["count_include_pad"] = None if (x := _first(layer, EXCLUSIVE)) is None else not x
-    if isinstance(layer, nn.GELU):
-        own["approximate"] = "tanh" if layer._approximate else "none"
-    if isinstance(layer, nn.Embedding):
-        own["padding_idx"] = "none" if layer._padding_idx in (None, -1) else layer._padding_idx
-    if isinstance(layer, nn.layer.rnn.RNNBase):
-        own["bidirectional"] = layer.num_directions == 2
-        own["batch_first"] = not layer.time_major
-        own["dropout"], own["activation"] = layer.dropout, _activation(layer)
-    if isinstance(layer, nn.MultiHeadAttention):
-        own["dropout"] = layer.dropout
-    if isinstance(layer, nn.Upsample):
-        own["interpolation"] = layer.mode
-        own["align_corners"] = bool(layer.align_corners)
-        own["scale_factor"] = _as_floats(layer.scale_factor)
-    if isinstance(layer, nn.Dropout):
-        own["scaling"] = layer.mode
-    if isinstance(layer, (nn.SELU, nn.Hardsigmoid)):
-        own["alpha"] = None
-    return own
-
-
-EXCLUSIVE = ("exclusive", "_exclusive")
-
-
-def _first(layer, names):
-    return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
 
 
 def _as_floats(value):
@@ -570,13 +470,13 @@ def _torch_settings(layer, found):
         own["padding_idx"] = "none" if layer.padding_idx is None else layer.padding_idx
     if isinstance(layer, nn.RNNBase):
         own["bidirectional"], own["batch_first"] = layer.bidirectional, layer.batch_first
-        own["dropout"], own["activation"] = layer.dropout, _activation(layer)
+        own["dropout"], own["activation"] = layer.dropout, rnn_activation(layer)
     if isinstance(layer, nn.MultiheadAttention):
         own["dropout"] = layer.dropout
     if isinstance(layer, nn.Upsample):
         own["interpolation"] = layer.mode
         own["align_corners"] = bool(layer.align_corners)
-        own["scale_factor"] = _as_floats(layer.scale_factor)
+        own["scale_factor"] = layer.scale_factor
     if isinstance(layer, nn.Dropout):
         own["scaling"] = "upscale_in_train"
     return own
@@ -761,7 +661,7 @@ def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None):
 
 def different_weights(port, reference):
     """Lines on the weights of two leaf layers that are not the same numbers."""
-    names = {"_mean": "running_mean", "_variance": "running_var", "scale": "weight"}
+    names = {new: old for each in RENAMED.values() for new, old in each.items()}
     lines = []
     if _is_container(port):
         return lines
@@ -773,7 +673,7 @@ def different_weights(port, reference):
         a, b = tensor.numpy(), other.detach().cpu().numpy()
         a = a.T if isinstance(port, paddle.nn.Linear) and a.ndim == 2 else a
         # In train mode batch norm has moved its statistics away from what was converted.
-        moved = name in ("_mean", "_variance") and port.training != reference.training
+        moved = name in STATISTICS and port.training != reference.training
         if a.shape == b.shape and relative(a, b) > 1e-6 and not moved:
             how = incomparable(a, b) or f"{relative(a, b):.1e}"
             lines.append(

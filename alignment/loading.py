@@ -10,8 +10,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from . import environment
 from .files import CannotRun, missing, reason_of, require_file, shown
+from .torchvision_import import import_torchvision
 
 __all__ = ["factory", "load", "read_argument"]
 
@@ -51,7 +51,7 @@ def _import(where, flag, text):
             if isinstance(error, KeyboardInterrupt):
                 raise
             if attempt == 1 and "torchvision::" in str(error):
-                environment.import_torchvision()  # and once more
+                import_torchvision()  # and once more
                 continue
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f" ({shown(last.filename)}, line {last.lineno})"

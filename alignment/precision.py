@@ -11,6 +11,8 @@ import numpy as np
 import paddle
 import torch
 
+from .paddle_internals import buffers_of, is_made
+
 # Attributes that Paddle 3.3.1 keeps as float64, as measured (tests/test_verdict.py).
 KEPT = (torch.nn.LeakyReLU, torch.nn.GroupNorm, torch.nn.Softplus)
 
@@ -23,19 +25,19 @@ def to_float64(paddle_model, torch_model):
     """
     # `Layer.to` turns integers and booleans into floats too, and breaks off at what is empty.
     kept = [
-        (layer, name, layer._buffers.pop(name))
+        (layer, name, buffers_of(layer).pop(name))
         for layer in paddle_model.sublayers(include_self=True)
-        for name, tensor in list(layer._buffers.items())
-        if tensor is not None and not (tensor._is_initialized() and tensor.is_floating_point())
+        for name, tensor in list(buffers_of(layer).items())
+        if tensor is not None and not (is_made(tensor) and tensor.is_floating_point())
     ]
     paddle_model.to(dtype="float64")
     for layer, name, tensor in kept:
-        layer._buffers[name] = tensor
+        buffers_of(layer)[name] = tensor
     torch_model.double()
     # Tensors that are neither parameters nor buffers.
     for layer in paddle_model.sublayers(include_self=True):
         for name, value in list(vars(layer).items()):
-            is_tensor = isinstance(value, paddle.Tensor) and value._is_initialized()
+            is_tensor = isinstance(value, paddle.Tensor) and is_made(value)
             if is_tensor and value.dtype == paddle.float32:
                 object.__setattr__(layer, name, value.astype("float64"))
     for module in torch_model.modules():

@@ -79,8 +79,8 @@ def test_mistake_is_located_and_named(name):
 
 
 def lies_in(where, place):
-    where = where.partition(" (call ")[0]
     """Whether a layer, parameter or output is `place` or lies in it."""
+    where = where.partition(" (call ")[0]
     return where == place or where.startswith((f"{place}.", f"{place}["))
 
 

@@ -3,7 +3,7 @@
 No paddle in here.
 """
 
-from alignment.environment import import_torchvision
+from alignment.torchvision_import import import_torchvision
 
 import_torchvision()
 

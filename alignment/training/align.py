@@ -10,6 +10,7 @@ import torch
 
 from .. import environment
 from ..arguments import file_path, steps
+from ..convert import pair_weights
 from ..files import CannotRun, require_writable, shown, whole_file
 from ..layers import read_layer_map
 from ..weights import make_alive
@@ -256,7 +257,7 @@ def align(pair, args, script):
             side.MODELS[args.model](num_classes=classes) for side in (pair.port, pair.reference)
         )
         layer_map = read_layer_map(args.layer_map, port, reference)
-        pairing = pair.conversion.pair_weights(port, reference.state_dict(), layer_map)
+        pairing = pair_weights(port, reference.state_dict(), layer_map)
         if not pairing.fits:
             lines = [f"NOT ALIGNED: {pairing.verdict()}", *pairing.lines()]
             print("\n".join([*lines, "Look at: 01_test_forward.py, which says more"]))

@@ -20,6 +20,7 @@ import torch
 
 from .. import environment
 from ..arguments import MOST_EPOCHS, MOST_WORKERS, file_path, whole
+from ..convert import convert_file
 from ..files import CannotRun, only_user, reason_of, shown, whole_file
 from ..trainers import load_training, write_top1
 from . import significance
@@ -146,7 +147,7 @@ def make_weights(pair, model, seed, files):
     """The reference's initialisation from `seed`, for both frameworks.
 
     Args:
-        pair: has `port` and `reference`, each with MODELS, and `conversion`, with convert_file.
+        pair: has `port` and `reference`, each with MODELS.
         model: name in MODELS.
         files: of the port and of the reference.
     """
@@ -154,7 +155,7 @@ def make_weights(pair, model, seed, files):
     network = pair.reference.MODELS[model](num_classes=CLASSES)
     with whole_file(files[1]) as temporary:
         torch.save(network.state_dict(), temporary)
-    pair.conversion.convert_file(files[1], files[0], pair.port.MODELS[model](num_classes=CLASSES))
+    convert_file(files[1], files[0], pair.port.MODELS[model](num_classes=CLASSES))
 
 
 class Runner:

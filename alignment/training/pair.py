@@ -18,8 +18,6 @@ class TrainingPair:
             get_mixup_cutmix and normalize_batch.
         reference: package with MODELS, ImageFolder, RASampler and get_mixup_cutmix. Its training
             transform and its mixing have `replay`: they apply what they are given.
-        conversion: module with pair_weights: (port's model, reference's state_dict, layer map) ->
-            Pairing.
         port_trainer: module with set_up, train, record, Trainer, Log and Stopped.
         reference_trainer: module with set_up and train.
         port_data: module with training_data and require_same_data.
@@ -30,7 +28,6 @@ class TrainingPair:
 
     port: ModuleType
     reference: ModuleType
-    conversion: ModuleType
     port_trainer: ModuleType
     reference_trainer: ModuleType
     port_data: ModuleType

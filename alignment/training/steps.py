@@ -15,6 +15,13 @@ from reprod_log import ReprodLogger
 
 from ..files import whole_file
 from ..layers import different_settings, incomparable, locate_backward, match, relative
+from ..paddle_internals import (
+    OPTIMIZER_SETTINGS,
+    optimizer_accumulators,
+    optimizer_values,
+    parameters_given,
+    parameters_of,
+)
 from ..pairing import layer_of, sources_of, to_port
 from ..thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
 
@@ -375,7 +382,7 @@ def paddle_parameters(model):
     return {
         f"{prefix}.{name}" if prefix else name: parameter
         for prefix, layer in model.named_sublayers(include_self=True)
-        for name, parameter in layer._parameters.items()
+        for name, parameter in parameters_of(layer).items()
         if parameter is not None
     }
 
@@ -441,7 +448,7 @@ def trained_names(rules, parameters):
 def _paired_states(port, reference, rules):
     """(name, the port's accumulator, PyTorch's state in the port's layout) of each parameter."""
     theirs_by_name = torch_parameters(reference.model)
-    accumulators = getattr(port.optimizer, "_accumulators", {})
+    accumulators = optimizer_accumulators(port.optimizer) if port.optimizer else {}
     states = getattr(reference.optimizer, "state", {})
     for name, parameter in port.model.named_parameters():
         if name not in rules:
@@ -673,19 +680,6 @@ ADVICE = {
 }
 
 
-# What can be read off an optimizer: Paddle's name and attribute, PyTorch's name in a group.
-OPTIMIZER_SETTINGS = [
-    ("momentum", "_momentum", "momentum"),
-    ("nesterov", "_use_nesterov", "nesterov"),
-    ("rho", "_rho", "alpha"),
-    ("beta1", "_beta1", "beta1"),
-    ("beta2", "_beta2", "beta2"),
-    ("epsilon", "_epsilon", "eps"),
-    ("centered", "_centered", "centered"),
-    ("amsgrad", "_amsgrad", "amsgrad"),
-]
-
-
 def optimizer_settings(port, reference):
     """["optimizer: momentum 0.0 | 0.9", …]: what can be read off two Sides' optimizers and differs.
 
@@ -694,15 +688,10 @@ def optimizer_settings(port, reference):
     optimizer, group = port.optimizer, dict(reference.optimizer.param_groups[0])
     if "betas" in group:
         group["beta1"], group["beta2"] = group["betas"]
-    pairs = [
-        (name, getattr(optimizer, attribute, None), name_ref, group.get(name_ref))
-        for name, attribute, name_ref in OPTIMIZER_SETTINGS
-    ]
-    if not any(isinstance(item, dict) for item in optimizer._parameter_list):
-        decays = getattr(optimizer, "_regularization_method", "") == "l2_decay"
-        decay = optimizer._regularization_coeff if decays else 0
-        decay = getattr(optimizer, "_weight_decay", None) or decay  # AdamW's
-        pairs.append(("weight_decay", decay, "weight_decay", group.get("weight_decay")))
+    values = optimizer_values(optimizer)
+    pairs = [(name, values[name], ref, group.get(ref)) for name, _, ref in OPTIMIZER_SETTINGS]
+    decay = values.get("weight_decay")
+    pairs.append(("weight_decay", decay, "weight_decay", group.get("weight_decay")))
     found = [
         f"optimizer: {name} {a} | {b}"
         if name == name_ref or name == "epsilon"
@@ -710,9 +699,9 @@ def optimizer_settings(port, reference):
         for name, a, name_ref, b in pairs
         if a is not None and b is not None and a != b
     ]
-    if getattr(optimizer, "_grad_clip", None):
-        found.append(f"optimizer: gradient clipping {optimizer._grad_clip} | None")
-    if getattr(optimizer, "_momentum", None) is None and group.get("momentum"):
+    if values["clipping"]:
+        found.append(f"optimizer: gradient clipping {values['clipping']} | None")
+    if values["momentum"] is None and group.get("momentum"):
         kinds = type(optimizer).__name__, type(reference.optimizer).__name__
         found.append("optimizer: {} | {} with momentum".format(*kinds))
     mine = _without_group(port.model, optimizer)
@@ -732,9 +721,7 @@ def in_no_group(count):
 
 def _without_group(model, optimizer):
     """Names of the parameters of a Layer that are to be trained and that the optimizer has not."""
-    given = set()
-    for item in optimizer._parameter_list:
-        given.update(id(p) for p in (item["params"] if isinstance(item, dict) else [item]))
+    given = {id(parameter) for parameter in parameters_given(optimizer)}
     return [
         name for name, p in model.named_parameters() if not p.stop_gradient and id(p) not in given
     ]
