@@ -76,14 +76,19 @@ class SqueezeExcitation(nn.Layer):
 
 
 class Block(NamedTuple):
-    """A row of tables 1 and 2 of the paper, before `width_mult`."""
+    """A row of tables 1 and 2 of the paper, before `width_mult`; the columns are torchvision's.
 
+    `dilation` is 1, or C4: 2 in a `dilated` network, else 1.
+    """
+
+    in_channels: int
     kernel: int
     expanded: int
     out: int
-    squeeze: bool
+    use_se: bool
     activation: type
     stride: int
+    dilation: int | None
 
 
 class InvertedResidual(nn.Layer):
@@ -93,8 +98,9 @@ class InvertedResidual(nn.Layer):
     dilated block has stride 1.
     """
 
-    def __init__(self, in_channels, block, width_mult, dilation=1):
+    def __init__(self, block, width_mult, dilation=1):
         super().__init__()
+        in_channels = make_divisible(block.in_channels * width_mult)
         expanded = make_divisible(block.expanded * width_mult)
         self.out_channels = make_divisible(block.out * width_mult)
         self.use_res_connect = block.stride == 1 and in_channels == self.out_channels
@@ -113,7 +119,7 @@ class InvertedResidual(nn.Layer):
                 activation=block.activation,
             )
         )
-        if block.squeeze:
+        if block.use_se:
             layers.append(SqueezeExcitation(expanded, make_divisible(expanded // 4)))
         layers.append(ConvNormActivation(expanded, self.out_channels, 1))
         self.block = nn.Sequential(*layers)
@@ -153,11 +159,10 @@ class MobileNetV3(nn.Layer):
 
         channels = make_divisible(stem * width_mult)
         layers = [ConvNormActivation(3, channels, 3, stride=2, activation=nn.Hardswish)]
-        for i, block in enumerate(blocks):
-            in_c4 = i >= len(blocks) - 3
-            dilation = 2 if dilated and in_c4 else 1
-            layers.append(InvertedResidual(channels, block, width_mult, dilation))
-            channels = layers[-1].out_channels
+        for block in blocks:
+            dilation = 2 if dilated and block.dilation is C4 else 1
+            layers.append(InvertedResidual(block, width_mult, dilation))
+        channels = layers[-1].out_channels
         layers.append(ConvNormActivation(channels, 6 * channels, 1, activation=nn.Hardswish))
 
         head = make_divisible(head * width_mult)
@@ -204,48 +209,48 @@ def make_divisible(channels, divisor=8):
 def halve_tail(blocks):
     """C4 with half its output channels, and half the expansion of its last two blocks."""
     first, second, third = (block._replace(out=block.out // 2) for block in blocks[-3:])
-    return [
-        *blocks[:-3],
-        first,
-        second._replace(expanded=second.expanded // 2),
-        third._replace(expanded=third.expanded // 2),
-    ]
+    second, third = (
+        block._replace(in_channels=block.in_channels // 2, expanded=block.expanded // 2)
+        for block in (second, third)
+    )
+    return [*blocks[:-3], first, second, third]
 
 
 RE, HS = nn.ReLU, nn.Hardswish
+C4 = None  # the dilation of the last stage, an argument of the network
 
-# Table 1 of the paper:  kernel, expanded, out, squeeze, activation, stride
+# Table 1 of the paper: in, kernel, expanded, out, use_se, activation, stride, dilation
 LARGE = [
-    Block(3, 16, 16, False, RE, 1),
-    Block(3, 64, 24, False, RE, 2),
-    Block(3, 72, 24, False, RE, 1),
-    Block(5, 72, 40, True, RE, 2),
-    Block(5, 120, 40, True, RE, 1),
-    Block(5, 120, 40, True, RE, 1),
-    Block(3, 240, 80, False, HS, 2),
-    Block(3, 200, 80, False, HS, 1),
-    Block(3, 184, 80, False, HS, 1),
-    Block(3, 184, 80, False, HS, 1),
-    Block(3, 480, 112, True, HS, 1),
-    Block(3, 672, 112, True, HS, 1),
-    Block(5, 672, 160, True, HS, 2),
-    Block(5, 960, 160, True, HS, 1),
-    Block(5, 960, 160, True, HS, 1),
+    Block(16, 3, 16, 16, False, RE, 1, 1),
+    Block(16, 3, 64, 24, False, RE, 2, 1),
+    Block(24, 3, 72, 24, False, RE, 1, 1),
+    Block(24, 5, 72, 40, True, RE, 2, 1),
+    Block(40, 5, 120, 40, True, RE, 1, 1),
+    Block(40, 5, 120, 40, True, RE, 1, 1),
+    Block(40, 3, 240, 80, False, HS, 2, 1),
+    Block(80, 3, 200, 80, False, HS, 1, 1),
+    Block(80, 3, 184, 80, False, HS, 1, 1),
+    Block(80, 3, 184, 80, False, HS, 1, 1),
+    Block(80, 3, 480, 112, True, HS, 1, 1),
+    Block(112, 3, 672, 112, True, HS, 1, 1),
+    Block(112, 5, 672, 160, True, HS, 2, C4),
+    Block(160, 5, 960, 160, True, HS, 1, C4),
+    Block(160, 5, 960, 160, True, HS, 1, C4),
 ]
 
 # Table 2
 SMALL = [
-    Block(3, 16, 16, True, RE, 2),
-    Block(3, 72, 24, False, RE, 2),
-    Block(3, 88, 24, False, RE, 1),
-    Block(5, 96, 40, True, HS, 2),
-    Block(5, 240, 40, True, HS, 1),
-    Block(5, 240, 40, True, HS, 1),
-    Block(5, 120, 48, True, HS, 1),
-    Block(5, 144, 48, True, HS, 1),
-    Block(5, 288, 96, True, HS, 2),
-    Block(5, 576, 96, True, HS, 1),
-    Block(5, 576, 96, True, HS, 1),
+    Block(16, 3, 16, 16, True, RE, 2, 1),
+    Block(16, 3, 72, 24, False, RE, 2, 1),
+    Block(24, 3, 88, 24, False, RE, 1, 1),
+    Block(24, 5, 96, 40, True, HS, 2, 1),
+    Block(40, 5, 240, 40, True, HS, 1, 1),
+    Block(40, 5, 240, 40, True, HS, 1, 1),
+    Block(40, 5, 120, 48, True, HS, 1, 1),
+    Block(48, 5, 144, 48, True, HS, 1, 1),
+    Block(48, 5, 288, 96, True, HS, 2, C4),
+    Block(96, 5, 576, 96, True, HS, 1, C4),
+    Block(96, 5, 576, 96, True, HS, 1, C4),
 ]
 
 
