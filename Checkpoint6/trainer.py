@@ -237,10 +237,10 @@ class Window:
             found = distributed.agree(mine, trainer.world_size)
             step, rank, loss = min(item for item in found if item)
             iteration = trainer.iteration - len(losses) + step
+            which = f" (rank {rank})" if trainer.world_size > 1 else ""
             raise Diverged(
-                f"the loss is {loss} in epoch {trainer.epoch}, iteration {iteration}"
-                + f" (rank {rank})" * (trainer.world_size > 1)
-                + f", at a learning rate of {trainer.optimizer.get_lr():.6g}"
+                f"the loss is {loss} in epoch {trainer.epoch}, iteration {iteration}{which}, at a "
+                f"learning rate of {trainer.optimizer.get_lr():.6g}"
             )
         steps = len(losses)
         seconds = time.perf_counter() - self.begin

@@ -228,9 +228,9 @@ class DiffHelper(ReprodDiffHelper):
             return [f"NOT ALIGNED, imprecise: {worst.text}"]
         if worst.name == "rounding":
             return [f"aligned, rounding: {worst.text}"]
-        count = len(verdicts)
+        arrays = "1 array" if len(verdicts) == 1 else f"{len(verdicts)} arrays"
         line = (
-            f"aligned: {count} array{'s'[: count > 1]}, largest {diff_method} difference "
+            f"aligned: {arrays}, largest {diff_method} difference "
             f"{worst.difference:.2g} ({self.worst}), threshold {worst.threshold:g}"
         )
         if self.float64:

@@ -761,13 +761,20 @@ def locate_forward(port, reference, run_port, run_reference, path, layer_map=Non
         path: of the trace, one line for each layer.
         layer_map: {name in the port: name in the reference}.
     """
+    return _trace_forward(port, reference, run_port, run_reference, path, layer_map)[0]
+
+
+def _trace_forward(port, reference, run_port, run_reference, path, layer_map):
+    """(lines of `locate_forward`, whether a layer differs)"""
     seen, seen_reference = record(port, run_port), record(reference, run_reference)
     rows = compare(seen, seen_reference, layer_map)
     write(rows, path)
     unpaired = unpaired_between(seen, seen_reference, rows)
     count = sum(bool(row.name) for row in rows)
-    lines = first_forward(rows, unpaired=unpaired) or [f"All {count} layers agree"]
-    return [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
+    first = first_forward(rows, unpaired=unpaired)
+    lines = first or [f"All {count} layers agree"]
+    lines = [*_settings_lines(port, reference, layer_map), *lines, f"Layers: {shown(path)}"]
+    return lines, bool(first)
 
 
 def locate_backward(port, reference, run_port, run_reference, path, layer_map=None):
@@ -788,8 +795,9 @@ def locate_loss(port, reference, path, layer_map=None):
     Args:
         port, reference: (model, criterion, run), as for `locate_forward`.
     """
-    lines = locate_forward(port[0], reference[0], port[2], reference[2], path, layer_map)
-    if not any(line.startswith("First layer") for line in lines):
+    models, runs = (port[0], reference[0]), (port[2], reference[2])
+    lines, differs = _trace_forward(*models, *runs, path, layer_map)
+    if not differs:
         found = different_settings(port[1], reference[1])
         lines += [f"Differs (port | reference): loss: {line}" for line in found]
         lines.append("The logits agree: if the loss does not, the mistake is in the loss")

@@ -87,6 +87,10 @@ def round_attributes(torch_model):
                 kind = f"{type(module).__name__}.{name} {value!r} -> {new!r}"
                 rounded[kind] = rounded.get(kind, 0) + 1
     return [
-        f"reference's {kind} in {count} layer{'s'[: count > 1]}, as Paddle stores it"
+        f"reference's {kind} in {_counted(count)}, as Paddle stores it"
         for kind, count in rounded.items()
     ]
+
+
+def _counted(count):
+    return "1 layer" if count == 1 else f"{count} layers"
