@@ -66,30 +66,34 @@ def main(args):
     paddle64 = forward_paddle(paddle_model, inputs)
     torch64 = forward_torch(torch_model, inputs, args.torch_device)
 
+    log_dir = args.result_dir / "log"
+
+    def initialisation():
+        """Fresh models: is each parameter drawn from the same distribution?"""
+        factories = paddle_mv3.MODELS[args.model], torch_ref.MODELS[args.model]
+        table = partial(rules, layer_map=pairing.layers)
+        return compare_initialisation(*factories, table, log_dir / "forward_initialisation.log")
+
+    def first_layer_that_differs():
+        def run_paddle(model):
+            forward_paddle(model, inputs)
+
+        def run_torch(model):
+            forward_torch(model, inputs, args.torch_device)
+
+        models, runs = (paddle_model, torch_model), (run_paddle, run_torch)
+        return locate_forward(*models, *runs, log_dir / "forward_layers.log", pairing.layers)
+
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "forward_torch.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "forward_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info, torch64.data, paddle64.data)
     return diff_helper.report(
-        path=args.result_dir / "log" / "forward_diff.log",
+        path=log_dir / "forward_diff.log",
         diff_threshold=thresholds.LOGITS,
         notes=notes,
-        further=[
-            lambda: compare_initialisation(
-                paddle_mv3.MODELS[args.model],
-                torch_ref.MODELS[args.model],
-                partial(rules, layer_map=pairing.layers),
-                args.result_dir / "log" / "forward_initialisation.log",
-            )
-        ],
-        locate=lambda: locate_forward(
-            paddle_model,
-            torch_model,
-            lambda model: forward_paddle(model, inputs),
-            lambda model: forward_torch(model, inputs, args.torch_device),
-            args.result_dir / "log" / "forward_layers.log",
-            pairing.layers,
-        ),
+        further=[initialisation],
+        locate=first_layer_that_differs,
         always_locate=args.layers,
         pairing=pairing,
         hint="the layer that is named, beside the reference's; python torch2paddle.py shows what "
