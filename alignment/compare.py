@@ -1057,12 +1057,11 @@ class _Comparison:
         for row in rows:
             if row.agrees:
                 continue
-            if "biased variance" in row.hint and "biased_variance" in self.pair.accept:
-                self.report.known.append(ACCEPTED["biased_variance"])
+            if row.cause in self.pair.accept:
+                self.report.known.append(ACCEPTED[row.cause])
                 continue
-            finding = Finding(check_, row.name, row.kind, hint=row.hint)
-            if "biased variance" in row.hint:
-                finding.hint += ". Or accept it by name: biased_variance"
+            hint = CURES[row.cause] if row.cause else row.hint
+            finding = Finding(check_, row.name, row.kind, hint=hint)
             if row.reason:
                 finding.quantity += f": {row.reason}"
             elif np.isfinite(row.value):

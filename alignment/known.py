@@ -94,10 +94,14 @@ ACCEPTED = {
     "batch (divided by n), PyTorch's with the unbiased one (by n - 1)",
     "hardsigmoid": "Paddle's hardsigmoid multiplies by 0.1666667, PyTorch's divides by 6",
 }
-# {kind of layer: what to do}, for layers that differ though their settings agree.
+# What to do: for kinds of layers that differ though their settings agree, and for ACCEPTED.
 CURES = {
-    "hardsigmoid": "Paddle's Hardsigmoid multiplies by 0.1666667, PyTorch's divides by 6. Use "
-    "relu6(x + 3) / 6, or accept the difference by name: hardsigmoid",
+    "hardsigmoid": "Paddle's hardsigmoid multiplies by 0.1666667, PyTorch's divides by 6. Use "
+    "relu6(x + 3) / 6, or let it pass: --accept hardsigmoid",
+    "biased_variance": "Paddle's batch norm updates the running variance with the biased variance "
+    "of the batch (divided by n), PyTorch's with the unbiased one (by n - 1). Use a batch norm "
+    "that corrects it by n / (n - 1), as paddle_mv3/norm.py, or let it pass: "
+    "--accept biased_variance",
 }
 
 

@@ -61,6 +61,7 @@ class Difference:
     bound: float
     reason: str = ""  # where no number can tell: "shape (3,) | (4,)", "no gradient reaches fc1"
     hint: str = ""  # what is wrong and what to do, where more is known than ADVICE says
+    cause: str = ""  # a name of known.ACCEPTED, where it is that difference of the frameworks
 
     @property
     def agrees(self):
@@ -259,6 +260,7 @@ def compare_updates(where, port, reference, rules, before):
         for row in rows:
             if not is_trained and not row.agrees:
                 row.hint = _biased_variance(row.name, update, update_ref, before, reference, rules)
+                row.cause = "biased_variance" if row.hint else ""
         found += rows
     return found + compare(where, "optimizer state", *optimizer_states(port, reference, rules))
 
