@@ -102,4 +102,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.add_layers(cli.parser(__doc__)), log="forward_diff")
+    cli.run(main, cli.add_layers(cli.parser(__doc__, paddle_mv3.MODELS)), log="forward_diff")

@@ -116,7 +116,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    arguments = cli.parser(__doc__)
+    arguments = cli.parser(__doc__, paddle_mv3.MODELS)
     cli.add_image_dir(arguments)
     option = arguments.add_argument
     option("--batches", type=count, help="only the first N batches of 4 images")

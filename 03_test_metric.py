@@ -121,6 +121,6 @@ def main(args):
 
 
 if __name__ == "__main__":
-    arguments = cli.parser(__doc__)
+    arguments = cli.parser(__doc__, paddle_mv3.MODELS)
     cli.add_image_dir(arguments)
     cli.run(main, arguments, log="metric_diff")

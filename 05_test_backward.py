@@ -143,7 +143,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    flags = cli.add_layers(cli.parser(__doc__))
+    flags = cli.add_layers(cli.parser(__doc__, paddle_mv3.MODELS))
     flags.add_argument(
         "--steps",
         type=arguments.steps,

@@ -161,7 +161,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    flags = cli.parser(__doc__)
+    flags = cli.parser(__doc__, paddle_mv3.MODELS)
     flags.add_argument("source", type=arguments.file_path, nargs="?", help="file to convert")
     flags.add_argument("target", type=arguments.file_path, nargs="?", help="file to write")
     flags.add_argument("--reverse", action="store_true", help="Paddle to PyTorch")

@@ -74,7 +74,9 @@ def main(args):
     ]
     script, stem, short = TRAINING
     summary_file = args.result_dir / "log" / f"{stem}.json"
-    shared = ["--model", args.model, "--result-dir", str(args.result_dir)]
+    shared = ["--result-dir", str(args.result_dir)]
+    if args.model:
+        shared += ["--model", args.model]
     if args.layer_map:
         shared += ["--layer-map", str(args.layer_map)]
     results.append(run_step(script, summary_file, shared, short))

@@ -34,13 +34,18 @@ import torch  # noqa: E402
 from .files import CannotRun, described, only_user, place_of, reason_of, shown, unpack_once  # noqa: E402
 
 
-def parser(description):
-    """An ArgumentParser with the options that all steps share."""
+def parser(description, models=None):
+    """An ArgumentParser with the options that all steps share.
+
+    Args:
+        models: names of the networks that there are; the first is the default. None: any name, for
+            who hands it on to scripts that know.
+    """
     shared = Parser(description=description, formatter_class=Formatter)
     shared.add_argument(
         "--model",
-        choices=("mobilenet_v3_small", "mobilenet_v3_large"),
-        default="mobilenet_v3_small",
+        choices=models and tuple(models),
+        default=next(iter(models)) if models else None,
         help="which network",
     )
     shared.add_argument(

@@ -679,6 +679,9 @@ class _Comparison:
                 kept[name] = each
         matched = layers.match(kept, seen_reference, self.layer_map)
         lost += [name for name in kept if name and name not in matched]
+        # What lies in attention or a recurrent layer is compared with it.
+        whole = [name for name in matched if layers.is_one(seen[name].layer)]
+        lost = [n for n in lost if not any(n.startswith(f"{name}.") for name in whole)]
         others = set(matched.values())
         lost_reference = [name for name in seen_reference if name and name not in others]
         for names, side in ((lost, "port"), (lost_reference, "reference")):

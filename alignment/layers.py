@@ -416,7 +416,7 @@ def settings(layer):
     """{name: value} of what can be read off a layer, in the same terms for both frameworks."""
     is_paddle = isinstance(layer, paddle.nn.Layer)
     found = {}
-    if hasattr(layer, "children") and _is_container(layer) and not _is_one(layer):
+    if hasattr(layer, "children") and _is_container(layer) and not is_one(layer):
         return found
     for name, paddle_name, torch_name in SETTINGS:
         value = getattr(layer, paddle_name if is_paddle else torch_name, None)
@@ -433,7 +433,7 @@ def settings(layer):
     return found
 
 
-def _is_one(layer):
+def is_one(layer):
     """Whether a layer that holds others is one to its user."""
     return isinstance(
         layer,
@@ -495,7 +495,7 @@ def different_settings(port, reference):
     a, b = settings(port), settings(reference)
     found = []
     are_leaves = all(
-        hasattr(x, "children") and (_is_one(x) or not _is_container(x)) for x in (port, reference)
+        hasattr(x, "children") and (is_one(x) or not _is_container(x)) for x in (port, reference)
     )
     if are_leaves and kind(port) != kind(reference):
         found.append(f"type {type(port).__name__} | {type(reference).__name__}")

@@ -25,6 +25,7 @@ from alignment import cli  # noqa: E402  isort: skip  (settles the frameworks' w
 import paddle  # noqa: E402
 import torch  # noqa: E402
 
+import paddle_mv3  # noqa: E402
 import torch2paddle  # noqa: E402
 from alignment.files import unpack  # noqa: E402
 from alignment.stages.fake import gen_fake_data, load_fake_data  # noqa: E402, F401
@@ -70,7 +71,7 @@ def data_dir(tmp_path_factory):
     """Fake data and the weights of both models; tests leave it as it is."""
     folder = tmp_path_factory.mktemp("data")
     load_fake_data(folder)
-    parser = cli.parser("")
+    parser = cli.parser("", paddle_mv3.MODELS)
     for model in ("mobilenet_v3_small", "mobilenet_v3_large"):
         torch2paddle.prepare(parser.parse_args(["--model", model, "--data-dir", str(folder)]))
     return folder

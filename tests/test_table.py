@@ -35,7 +35,7 @@ def test_table(statuses, records, tmp_path, monkeypatch, capfd):
     *others, training = steps
     monkeypatch.setattr(table, "STEPS", {name: steps[name] for name in others})
     monkeypatch.setattr(table, "TRAINING", (training, steps[training], ("--steps", "10")))
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(table, "ROOT", tmp_path)
     argv = ["alignment", "--result-dir", str(tmp_path / "result")]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as leaving:
