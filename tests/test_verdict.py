@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from alignment import layers
+from alignment.convert import convert
 from alignment.diff import DiffHelper
 from alignment.files import CannotRun
 from alignment.precision import to_float64
@@ -400,3 +401,41 @@ def test_no_false_alarm(group, judge, arguments):
     name, over, ratio = judge(**arguments)
     assert name in ("aligned", "rounding")
     assert over < 0.2 and not ratio > 10
+
+
+def test_arrays_beyond_the_limit_go_to_a_file_and_stay_the_same():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape) for shape in ((10, 10), (3, 4, 5), (7,), (0, 3), (2, 2))]
+    shelf = layers.Shelf(limit=1000)
+    kept = [shelf.keep(array) for array in arrays]
+    assert kept[0] is arrays[0]
+    assert [isinstance(each, np.memmap) for each in kept] == [False, True, True, False, True]
+    for array, each in zip(arrays, kept):
+        assert each.shape == array.shape and np.array_equal(array, each)
+
+
+def test_a_layer_that_is_called_twice_is_compared_twice(tmp_path):
+    class Twice(paddle.nn.Layer):
+        def __init__(self, factor):
+            super().__init__()
+            self.linear, self.factor = paddle.nn.Linear(4, 4), factor
+
+        def forward(self, x):
+            return self.linear(self.linear(x) * self.factor)
+
+    class Reference(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.linear(self.linear(x))
+
+    reference, port = Reference().double(), Twice(2.0)
+    port.to(dtype="float64")
+    port.set_state_dict(convert(reference.state_dict(), port))
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    runs = (lambda m: m(paddle.to_tensor(x))), (lambda m: m(torch.from_numpy(x)))
+    lines = layers.locate_forward(port, reference, *runs, tmp_path / "layers.log")
+    assert lines[0].startswith("First layer to part: linear (call 2): ")
+    assert "between linear and it" in lines[1]
