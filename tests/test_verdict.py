@@ -293,7 +293,7 @@ def test_shapes_that_do_not_fit_are_named_in_every_comparison():
 
 
 def test_dropout_that_changes_the_shape_is_named():
-    seen = {"input": np.ones((2, 3)), "output": np.ones((2, 1))}
+    seen = {"shape": (2, 3), "factor": np.ones((2, 1))}
     ((text, value),) = check_dropout({"drop": (torch.nn.Dropout(0.5), seen)})
     assert text == "drop: takes shape (2, 3) and gives (2, 1)" and value == np.inf
     assert check_masks({"drop": (torch.nn.Dropout(0.5), seen)}, {}) == []

@@ -497,7 +497,8 @@ def share_dropout(port_model, reference_model):
     """Makes each Dropout of the reference use the mask that the port's has drawn.
 
     Returns:
-        {name: (PyTorch module, {"input", "output"} of the port's layer, empty until it is called)}
+        {name: (PyTorch module, {"shape" of the input, "factor" by which each value was multiplied};
+        empty until the port's layer is called)}
     """
     port = {
         name: layer
@@ -513,23 +514,32 @@ def share_dropout(port_model, reference_model):
     shared = {}
     for other, module in reference.items():
         seen = {}
-
-        def keep(layer, inputs, output, seen=seen):
-            seen["input"], seen["output"] = inputs[0].numpy(), output.numpy()
+        if other in pairs:
+            _see_masks(port[pairs[other]], seen)
 
         def forward(x, module=module, seen=seen):
-            if not module.training or "input" not in seen or seen["output"].shape != x.shape:
+            if not module.training or "factor" not in seen or seen["factor"].shape != x.shape:
                 return x
-            # Where the input is 0 the mask cannot be seen, nor does it matter.
-            mask = torch.from_numpy(seen["output"] != 0).to(x)
+            mask = torch.from_numpy(seen["factor"] != 0).to(x)
             # Paddle subtracts in float32.
             return x * mask / float(np.float32(1) - np.float32(module.p))
 
-        if other in pairs:
-            port[pairs[other]].register_forward_post_hook(keep)
         module.forward = forward
         shared[other] = module, seen
     return shared
+
+
+def _see_masks(layer, seen):
+    """Has a Dropout of the port note by what it multiplies, seen on ones: what goes in may be 0."""
+    original = layer.forward
+
+    def forward(x):
+        with paddle.no_grad():
+            factor = original(paddle.ones_like(x))
+        seen["shape"], seen["factor"] = tuple(x.shape), factor.numpy()
+        return x * factor if factor.shape == x.shape else original(x)
+
+    layer.forward = forward
 
 
 def check_dropout(shared):
@@ -539,21 +549,20 @@ def check_dropout(shared):
     """
     found = []
     for name, (module, seen) in shared.items():
-        if "input" not in seen:
+        if "factor" not in seen:
             found.append((f"{name}: the port has none, or does not call it", np.inf))
             continue
-        shapes = seen["input"].shape, seen["output"].shape
-        if shapes[0] != shapes[1]:
-            found.append((f"{name}: takes shape {shapes[0]} and gives {shapes[1]}", np.inf))
+        factor = seen["factor"]
+        if seen["shape"] != factor.shape:
+            text = f"{name}: takes shape {seen['shape']} and gives {factor.shape}"
+            found.append((text, np.inf))
             continue
-        alive = seen["input"] != 0
-        before, after = seen["input"][alive], seen["output"][alive]
-        kept = after != 0
+        kept = factor != 0
         sigma = np.sqrt(kept.size * module.p * (1 - module.p))
         agrees = abs((~kept).sum() - kept.size * module.p) <= 5 * sigma
         share = 1 - kept.mean()
         found.append((f"{name}: drops {share:.3f} | {module.p:.3g}", 0.0 if agrees else np.inf))
-        scale = float(np.median(after[kept] / before[kept]))
+        scale = float(np.median(factor[kept])) if kept.any() else 0.0
         agrees = abs(scale * (1 - module.p) - 1) < 1e-6
         text = f"{name}: scales by {scale:.6g} | {1 / (1 - module.p):.6g}"
         found.append((text, 0.0 if agrees else np.inf))
@@ -565,14 +574,13 @@ def check_masks(shared, earlier):
 
     Args:
         shared: of `share_dropout`.
-        earlier: {name: [(where it can be seen, what is kept)]} of the steps before; this step's is
-            added.
+        earlier: {name: [what is kept]} of the steps before; this step's is added.
     """
     found = []
     for name, (module, seen) in shared.items():
-        if "input" not in seen or seen["input"].shape != seen["output"].shape:
+        if "factor" not in seen or seen["shape"] != seen["factor"].shape:
             continue  # check_dropout says so
-        first, *others = ((x != 0, y != 0) for x, y in zip(seen["input"], seen["output"]))
+        first, *others = (factor != 0 for factor in seen["factor"])
         before = earlier.setdefault(name, [])
         for what, masks in (("another image's", others), ("an earlier step's", before)):
             same = any(_same_mask(first, mask, module.p) for mask in masks)
@@ -583,10 +591,11 @@ def check_masks(shared, earlier):
 
 
 def _same_mask(one, other, rate):
-    """Whether two masks agree where both can be seen, and not by chance."""
-    visible = one[0] & other[0]
-    chance = (rate**2 + (1 - rate) ** 2) ** visible.sum()
-    return chance < 1e-9 and np.array_equal(one[1][visible], other[1][visible])
+    """Whether two masks agree, and not by chance."""
+    if one.shape != other.shape:
+        return False
+    chance = (rate**2 + (1 - rate) ** 2) ** one.size
+    return chance < 1e-9 and np.array_equal(one, other)
 
 
 class Comparison:
