@@ -24,8 +24,8 @@ from .screen import CANNOT_RUN, leave, printable, tell
 ALIGNED, NOT_ALIGNED = 0, 1
 EXAMPLES = {
     "compare": """
-    alignment compare --torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 \\
-        --input 4x3x64x64
+    alignment compare --torch torchvision.models:resnet18 \\
+        --paddle paddle.vision.models:resnet18 --input 4x3x64x64
     alignment compare --torch ref.py:Net --paddle port.py:Net \\
         --input ids=int64[4,16]<1000 --input mask=bool[4,16] --loss my.py:loss
 """,
@@ -73,10 +73,17 @@ def main(arguments):
     leave(status, message)
 
 
+def program():
+    """How this was called: as the console script or as a module."""
+    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    return name if name == "alignment" else "python -m alignment"
+
+
 def parser(command):
+    examples = EXAMPLES[command].replace("alignment ", f"{program()} ")
     flags = Parser(
-        prog=f"python -m alignment {command}",
-        description=f"{WHAT[command]}\n{EXAMPLES[command]}",
+        prog=f"{program()} {command}",
+        description=f"{WHAT[command]}\n{examples}",
         formatter_class=Formatter,
     )
     pair = flags.add_argument_group("the pair")
