@@ -27,16 +27,22 @@ EXAMPLES = {
     alignment compare --torch torchvision.models:resnet18 \\
         --paddle paddle.vision.models:resnet18 --input 4x3x64x64
     alignment compare --torch ref.py:Net --paddle port.py:Net \\
-        --input ids=int64[4,16]<1000 --input mask=bool[4,16] --loss my.py:loss
+        --input 'ids=int64[4,16]<1000' --input 'mask=bool[4,16]' --loss my.py:loss
 """,
     "map": """
     alignment map --torch ref.py:Net --paddle port.py:Net > map.json
     alignment compare … --map map.json
 """,
 }
+# {command: how it ends}
+RESULT = {
+    "compare": "Exit status: 0 aligned, 1 not aligned, 2 could not run.",
+    "map": "Prints the names that differ, as JSON for --map. An entry that begins with // is a\n"
+    "remark on what is doubtful. Exit status: 0, or 2 if it could not run.",
+}
 WHAT = {
-    "compare": "Compares a port in PaddlePaddle with its reference in PyTorch.",
-    "map": "Proposes which layer of the port is which of the reference; doubts begin with //.",
+    "compare": "Is a port in PaddlePaddle the same as its reference in PyTorch? If not, where?",
+    "map": "Which layer of the port is which of the reference?",
 }
 
 
@@ -84,6 +90,7 @@ def parser(command):
     flags = Parser(
         prog=f"{program()} {command}",
         description=f"{WHAT[command]}\n{examples}",
+        epilog=RESULT[command],
         formatter_class=Formatter,
     )
     pair = flags.add_argument_group("the pair")
@@ -108,8 +115,9 @@ def parser(command):
         default=None if command == "map" else [],
         metavar="[NAME=]SHAPE",
         required=command == "compare",
-        help="random numbers: 4x3x64x64, int64[4,16]<1000 (0 to 999), bool[4,16]; or a .npy file. "
-        "With NAME=, it is given by keyword. May be repeated",
+        help="random numbers: 4x3x64x64, 'int64[4,16]<1000' (0 to 999), 'bool[4,16]'; or a .npy "
+        "file. With NAME=, it is given by keyword. Quotes keep [ and < from the shell. May be "
+        "repeated",
     )
     pair.add_argument(
         "--map",

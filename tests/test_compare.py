@@ -1,4 +1,4 @@
-"""check, assert_aligned and the command line: what a user relies on, and every kind of bad input."""
+"""check, assert_aligned, the command line: what a user relies on, every kind of bad input."""
 
 import dataclasses
 import json
@@ -541,7 +541,8 @@ def test_masked_outputs():
         return y
 
     assert check(port(mask), reference(mask), "4x6", checks=FORWARD).aligned
-    assert not check(port(other), reference(mask), "4x6", checks=FORWARD).aligned
+    for wrong in (Port, port(other)):
+        assert not check(wrong, reference(mask), "4x6", checks=FORWARD).aligned
     infinite = np.full(3, np.inf)
     assert relative(infinite, infinite) == np.inf  # nothing is left to compare
     assert relative(np.array([np.nan, 1.0]), np.array([np.nan, 1.0])) == np.inf
@@ -606,9 +607,9 @@ def test_300_layers():
 
 
 def test_own_bound():
-    wrong = port(lambda y, model: y * (1 + 1e-8))
+    wrong = port(lambda y, model: y * (1 + 1e-4))
     assert not check(wrong, Reference, "4x6", checks=("forward", "backward")).aligned
-    assert check(wrong, Reference, "4x6", checks=("forward", "backward"), bound=1e-6).aligned
+    assert check(wrong, Reference, "4x6", checks=("forward", "backward"), bound=1e-2).aligned
 
 
 # Weights.
