@@ -17,8 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-from .commands import COMMANDS
-from .commands import main as run_command
 from .screen import CANNOT_RUN, leave
 
 NOT_ALIGNED = 1
@@ -90,12 +88,24 @@ def main(args):
 
 def run():
     """The console script: a command of any pair, or the steps of this repository."""
+    environment.require("numpy")  # which all below imports
+    from .commands import COMMANDS, WHAT, program
+    from .commands import main as run_command
+
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
         run_command(sys.argv[1:])
     if not (ROOT / next(iter(STEPS))).exists():  # installed, away from the repository
-        environment.require()
-        known = ", ".join(COMMANDS)
-        leave(CANNOT_RUN, f"the steps are not here: give a command, {known}. See compare --help")
+        if sys.argv[1:] in (["-h"], ["--help"]):
+            for command in COMMANDS:
+                print(f"{program()} {command} --help    {WHAT[command]}")
+            leave(0)
+        given = f"{sys.argv[1]!a:.60} is not a command. " if sys.argv[1:] else ""
+        leave(
+            CANNOT_RUN,
+            f"{given}Give one: {program()} compare (is a port in PaddlePaddle the same as its "
+            f"reference in PyTorch?) or {program()} map (which layer is which?). See {program()} "
+            "compare --help",
+        )
     from . import cli
 
     cli.run(main, cli.parser(__doc__))

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import sys
 import traceback
 
 from .arguments import Formatter, Parser, count, file_path, number, seed, steps
@@ -23,19 +24,25 @@ from .screen import CANNOT_RUN, leave, printable, tell
 ALIGNED, NOT_ALIGNED = 0, 1
 EXAMPLES = {
     "compare": """
-    alignment compare --torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 \\
-        --input 4x3x64x64
+    alignment compare --torch torchvision.models:resnet18 \\
+        --paddle paddle.vision.models:resnet18 --input 4x3x64x64
     alignment compare --torch ref.py:Net --paddle port.py:Net \\
-        --input ids=int64[4,16]<1000 --input mask=bool[4,16] --loss my.py:loss
+        --input 'ids=int64[4,16]<1000' --input 'mask=bool[4,16]' --loss my.py:loss
 """,
     "map": """
     alignment map --torch ref.py:Net --paddle port.py:Net > map.json
     alignment compare … --map map.json
 """,
 }
+# {command: how it ends}
+RESULT = {
+    "compare": "Exit status: 0 aligned, 1 not aligned, 2 could not run.",
+    "map": "Prints the names that differ, as JSON for --map. An entry that begins with // is a\n"
+    "remark on what is doubtful. Exit status: 0, or 2 if it could not run.",
+}
 WHAT = {
-    "compare": "Compares a port in PaddlePaddle with its reference in PyTorch.",
-    "map": "Proposes which layer of the port is which of the reference; doubts begin with //.",
+    "compare": "Is a port in PaddlePaddle the same as its reference in PyTorch? If not, where?",
+    "map": "Which layer of the port is which of the reference?",
 }
 
 
@@ -63,6 +70,8 @@ def main(arguments):
         message = described(error)
     except KeyboardInterrupt:
         status = 130
+    except SystemExit as error:  # of the user's code: our own parser has left before
+        message = f"the code of a model has ended the program: SystemExit({error.code!r:.80})"
     except Exception as error:  # a case that nobody has thought of
         with contextlib.suppress(OSError):
             traceback.print_exc()
@@ -70,10 +79,18 @@ def main(arguments):
     leave(status, message)
 
 
+def program():
+    """How this was called: as the console script or as a module."""
+    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    return name if name == "alignment" else "python -m alignment"
+
+
 def parser(command):
+    examples = EXAMPLES[command].replace("alignment ", f"{program()} ")
     flags = Parser(
-        prog=f"python -m alignment {command}",
-        description=f"{WHAT[command]}\n{EXAMPLES[command]}",
+        prog=f"{program()} {command}",
+        description=f"{WHAT[command]}\n{examples}",
+        epilog=RESULT[command],
         formatter_class=Formatter,
     )
     pair = flags.add_argument_group("the pair")
@@ -90,7 +107,7 @@ def parser(command):
             action="append",
             default=[],
             metavar="NAME=VALUE",
-            help=f"keyword argument for the {other}; may be repeated",
+            help=f"keyword argument for the {other}, as in Python: num_classes=10; may be repeated",
         )
     pair.add_argument(
         "--input",
@@ -98,74 +115,106 @@ def parser(command):
         default=None if command == "map" else [],
         metavar="[NAME=]SHAPE",
         required=command == "compare",
-        help="4x3x64x64, int64[4,16]<1000, bool[4,16], or a .npy file; with NAME= by keyword; "
-        "may be repeated",
+        help="random numbers: 4x3x64x64, 'int64[4,16]<1000' (0 to 999), 'bool[4,16]'; or a .npy "
+        "file. With NAME=, it is given by keyword. Quotes keep [ and < from the shell. May be "
+        "repeated",
     )
     pair.add_argument(
-        "--map", type=file_path, help='JSON file {"layer of the port": "layer of the reference"}'
+        "--map",
+        metavar="FILE",
+        type=file_path,
+        help='JSON file {"layer of the port": "layer of the reference"}, where names differ',
     )
     pair.add_argument(
-        "--rules", metavar="FILE.py:NAME", help="a list of alignment.Rule, on parameters and layout"
+        "--rules",
+        metavar="FILE.py:NAME",
+        help="a list of alignment.Rule: parameters that are split, joined or tied, channels last",
     )
-    pair.add_argument("--seed", type=seed, default=0, help="of weights and inputs")
+    pair.add_argument(
+        "--seed", metavar="N", type=seed, default=0, help="of random weights and inputs"
+    )
     if command == "map":
         return flags
-    weights = flags.add_argument_group("weights (by default random ones that matter, for both)")
+    weights = flags.add_argument_group("weights (by default random ones, the same for both)")
     weights.add_argument(
-        "--torch-weights", type=file_path, help="of the reference: .pth or .safetensors"
+        "--torch-weights",
+        metavar="FILE",
+        type=file_path,
+        help="state_dict of the reference: .pth or .safetensors; the port gets the same",
     )
     weights.add_argument(
-        "--paddle-weights", type=file_path, help="of the port: .pdparams; compared as they are"
+        "--paddle-weights",
+        metavar="FILE",
+        type=file_path,
+        help="state_dict of the port: .pdparams; with --torch-weights, a mistake in your "
+        "conversion is found",
     )
     weights.add_argument(
-        "--own-weights", action="store_true", help="those that the reference is made with"
+        "--own-weights", action="store_true", help="those with which the reference is made"
     )
     what = flags.add_argument_group("what is compared")
     what.add_argument(
         "--checks",
+        metavar="NAME,…",
         type=_checks,
         default=",".join(CHECKS[:3]),
-        help="of forward, backward, training, initialisation; separated by commas",
+        help="any of forward, backward, training, initialisation, with commas between them",
     )
     what.add_argument(
         "--loss",
         metavar="FILE.py:NAME",
-        help="function (output, *targets), for both frameworks; default: the output times fixed "
-        "random numbers",
+        help="function (output, *targets) that works in both frameworks; without it, the outputs "
+        "times fixed random numbers",
     )
-    what.add_argument("--torch-loss", metavar="FILE.py:NAME", help="another one for PyTorch")
-    what.add_argument("--paddle-loss", metavar="FILE.py:NAME", help="another one for Paddle")
+    what.add_argument("--torch-loss", metavar="FILE.py:NAME", help="the loss of PyTorch")
+    what.add_argument("--paddle-loss", metavar="FILE.py:NAME", help="the loss of Paddle")
     what.add_argument(
-        "--target", action="append", default=[], metavar="SHAPE", help="for the loss; as --input"
+        "--target",
+        action="append",
+        default=[],
+        metavar="SHAPE",
+        help="target of the loss; as --input",
     )
-    what.add_argument("--sizes", type=count, default=2, help="how many sizes of image are tried")
-    what.add_argument("--steps", type=steps, default=3, help="of training")
     what.add_argument(
-        "--optimizer", choices=("sgd", "momentum", "adam", "adamw"), default="sgd", help="of it"
+        "--sizes", metavar="N", type=count, default=2, help="how many sizes of an image to run"
+    )
+    what.add_argument("--steps", metavar="N", type=steps, default=3, help="steps of training")
+    what.add_argument(
+        "--optimizer",
+        choices=("sgd", "momentum", "adam", "adamw"),
+        default="sgd",
+        help="of the training",
     )
     what.add_argument(
         "--bound",
         "--atol",
         dest="bound",
+        metavar="X",
         type=number(float, above=0, wanted="a number above 0"),
-        help="largest difference that passes in float64, relative to the largest value; default: "
-        "as measured, about 1e-12",
+        help="largest difference that passes, relative to the largest value; without it, bounds "
+        "from measurements, 1e-12 for outputs",
     )
     what.add_argument(
         "--accept",
         action="append",
         default=[],
         choices=("biased_variance", "hardsigmoid"),
-        help="a known difference of the frameworks that is to pass",
+        help="let this known difference of the frameworks pass; may be repeated",
     )
     out = flags.add_argument_group("output")
-    out.add_argument("-q", "--quiet", action="store_true", help="the verdict alone")
-    out.add_argument("-v", "--verbose", action="store_true", help="all that differs, and notes")
+    out.add_argument("-q", "--quiet", action="store_true", help="print the verdict alone")
+    out.add_argument(
+        "-v", "--verbose", action="store_true", help="print all that differs, and notes"
+    )
     out.add_argument(
         "-x", "--exitfirst", action="store_true", help="stop at the first check that differs"
     )
-    out.add_argument("--json", type=file_path, help="file for the report, for other programs")
-    out.add_argument("--log-dir", type=file_path, help="folder for the log of all layers")
+    out.add_argument(
+        "--json", metavar="FILE", type=file_path, help="also write the report to this file"
+    )
+    out.add_argument(
+        "--log-dir", metavar="DIR", type=file_path, help="folder for compare_layers.log, all layers"
+    )
     return flags
 
 
@@ -177,7 +226,7 @@ def _checks(text):
     wrong = [name for name in names if name not in CHECKS]
     if wrong or not names:
         raise argparse.ArgumentTypeError(
-            f"{(wrong or [text])[0]!r:.40} is none of {', '.join(CHECKS)}"
+            f"{(wrong or [text])[0]!r:.40} is not one of {', '.join(CHECKS)}"
         )
     return tuple(names)
 
@@ -220,14 +269,24 @@ def compare(args):
 
     port, reference = _pair(args)
     if args.json:
+        if args.json.is_dir():
+            raise CannotRun(f"--json {shown(args.json)} is a folder: give the name of a file")
         require_writable(args.json.parent)
     if args.log_dir:
-        args.log_dir.mkdir(parents=True, exist_ok=True)
+        require_writable(args.log_dir)
     losses = {
         side: load(text, flag)
         for side, text, flag in (
-            ("paddle", args.paddle_loss or args.loss, "--loss"),
-            ("torch", args.torch_loss or args.loss, "--loss"),
+            (
+                "paddle",
+                args.paddle_loss or args.loss,
+                "--paddle-loss" if args.paddle_loss else "--loss",
+            ),
+            (
+                "torch",
+                args.torch_loss or args.loss,
+                "--torch-loss" if args.torch_loss else "--loss",
+            ),
         )
         if text
     }
@@ -256,6 +315,9 @@ def compare(args):
     )
     for line in report.text(args.verbose, args.quiet).splitlines():
         print(printable(line))
+    if not report.compared:
+        why = [line for line in report.not_compared if not line.endswith("not asked for")]
+        raise CannotRun(f"nothing was compared: {'; '.join(why)}")
     if args.json:
         write_json(report.as_dict(), args.json)
     if args.log_dir and not args.quiet:
@@ -268,9 +330,11 @@ def propose(args):
     from .compare import propose_map
     from .loading import load
 
-    port, reference = _pair(args)
-    rules = load(args.rules, "--rules") if args.rules else ()
-    proposal = propose_map(port, reference, read_map(args.map), rules, args.input, args.seed)
+    # What a model prints must not come into the map.
+    with contextlib.redirect_stdout(sys.stderr):
+        port, reference = _pair(args)
+        rules = load(args.rules, "--rules") if args.rules else ()
+        proposal = propose_map(port, reference, read_map(args.map), rules, args.input, args.seed)
     remarks = {f"// {name}": why for name, why in proposal.doubts.items()}
     print(json.dumps({**proposal.layers, **remarks}, indent=1, ensure_ascii=False))
     for name, why in proposal.doubts.items():

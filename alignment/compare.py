@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import difflib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,9 @@ import paddle
 import torch
 
 from . import layers
-from .convert import pair_weights
+from .convert import Rule, pair_weights
 from .dropout import SharedDropout, without_inner_dropout
-from .files import CannotRun, load_pdparams, place_of, reason_of
+from .files import CannotRun, load_pdparams, place_of, reason_of, shown
 from .findings import Check, Finding, Report
 from .inputs import Inputs
 from .known import ACCEPTED, CURES, AsPaddle
@@ -41,6 +42,8 @@ FLOAT64_OVER_FLOAT32 = np.finfo(np.float64).eps / np.finfo(np.float32).eps
 SMALL = 1e-5  # of this size are differences by a constant that one side rounds
 SETTINGS_SHOWN = 8
 FLOAT32_BOUND = 1e-4  # where float64 cannot be had
+SAMPLES = 1e-3  # float32's error in a model that does not sample: 1e-6, with extreme weights 1e-4
+SAME_AGAIN = 1e-9  # a sum in another order gives 1e-16, times what a network amplifies
 LEARNING_RATE = 1e-3
 ENOUGH_VALUES = 10_000_000  # of initialised parameters, over all seeds
 OPTIMIZERS = {
@@ -139,20 +142,49 @@ def check(
     Raises:
         CannotRun: an argument is none of these, or the reference cannot be run with the inputs.
     """
-    for name in checks:
-        if name not in CHECKS:
-            raise CannotRun(f"checks: {name!r:.40} is none of {', '.join(CHECKS)}")
-    if optimizer not in OPTIMIZERS:
-        raise CannotRun(f"optimizer: {optimizer!r:.40} is none of {', '.join(OPTIMIZERS)}")
-    for name in accept:
-        if name not in ACCEPTED:
-            raise CannotRun(f"accept: {name!r:.40} is none of {', '.join(ACCEPTED)}")
+    checks, accept = (_one_or_more(names) for names in (checks, accept))
+    for what, names, known in (
+        ("checks", checks, CHECKS),
+        ("optimizer", [optimizer], OPTIMIZERS),
+        ("accept", accept, ACCEPTED),
+    ):
+        for name in names:
+            if name not in known:
+                raise CannotRun(f"{what}: {name!r:.40} is not one of {', '.join(known)}")
+    if not checks:
+        raise CannotRun(f"checks: there is none. Give some of {', '.join(CHECKS)}")
+    _require_rules(rules)
+    losses = tuple(loss) if isinstance(loss, (tuple, list)) else (loss, loss)
+    for each in losses:
+        if each is not None and not callable(each):
+            raise CannotRun(f"loss: wanted a function (output, *targets), not {each!r:.80}")
+    if len(losses) != 2 or (losses[0] is None) != (losses[1] is None):
+        raise CannotRun("loss: wanted one function, or two: the port's, then the reference's")
+    wanted = Inputs.of(_one_or_more(targets), "target") if len(targets) else Inputs((), {})
+    if wanted.named:
+        raise CannotRun(
+            f"target {next(iter(wanted.named))}: a target has no name. The loss gets them in their "
+            "order"
+        )
+    if wanted.positional and losses[0] is None:
+        raise CannotRun("a target is given, but no loss that takes it (--loss)")
+    if own_weights and torch_weights is not None:
+        raise CannotRun("weights: give --torch-weights or --own-weights, not both")
+    if paddle_weights is not None and torch_weights is None and not own_weights:
+        raise CannotRun(
+            "--paddle-weights alone: the reference would have random weights. Give its own too, by "
+            "--torch-weights FILE or --own-weights"
+        )
+    if map is not None and not isinstance(map, dict):
+        raise CannotRun(
+            f"map: wanted {{layer of the port: layer of the reference}}, not {map!r:.80}"
+        )
     pair = Pair(
         _Side(port, paddle.nn.Layer, "port"),
         _Side(reference, torch.nn.Module, "reference"),
         Inputs.of(inputs),
-        Inputs.of(list(targets)).positional if targets else (),
-        loss if isinstance(loss, (tuple, list)) else (loss, loss),
+        wanted.positional,
+        losses,
         layer_map=dict(map or {}),
         rules=[rule for rule in rules if rule.kind != "layout"],
         channels_last=any(rule.kind == "layout" for rule in rules),
@@ -163,6 +195,34 @@ def check(
         log_dir=log_dir,
     )
     return _Comparison(pair, checks, sizes, steps, optimizer, stop).run()
+
+
+def _one_or_more(given):
+    """A text or an array is one, not many characters or rows."""
+    return [given] if isinstance(given, (str, np.ndarray)) else list(given)
+
+
+def _require_rules(rules):
+    is_list = isinstance(rules, (list, tuple))
+    wrong = next((rule for rule in rules if not isinstance(rule, Rule)), None) if is_list else rules
+    if wrong is not None:
+        raise CannotRun(f"rules: wanted a list of alignment.Rule, not {wrong!r:.80}")
+
+
+def _require_layers(layer_map, port, reference):
+    """Raises CannotRun unless the layers that a map names are there."""
+    known = {
+        "port": {name for name, _ in port.named_sublayers()},
+        "reference": {name for name, _ in reference.named_modules()},
+    }
+    for mine, theirs in layer_map.items():
+        for name, side in ((mine, "port"), (theirs, "reference")):
+            if name not in known[side]:
+                near = difflib.get_close_matches(name, known[side], n=1)
+                hint = f". Is {near[0]} meant?" if near else ""
+                raise CannotRun(
+                    f"the map names {name!r:.80}, and the {side} has no such layer{hint}"
+                )
 
 
 @dataclass
@@ -191,7 +251,13 @@ def propose_map(port, reference, map=None, rules=(), inputs=None, seed=0):
         Proposal.
     """
     sides = _Side(port, paddle.nn.Layer, "port"), _Side(reference, torch.nn.Module, "reference")
+    _require_rules(rules)
     model, other = (side.make() for side in sides)
+    if _is_lazy(other):
+        if not inputs:
+            raise CannotRun("the reference has lazy layers: give --input, which tells their sizes")
+        _settle(other, Inputs.of(inputs).make(np.random.default_rng(seed)))
+    _require_layers(map or {}, model, other)
     plain = [rule for rule in rules if rule.kind != "layout"]
     pairing = pair_weights(model, other.state_dict(), map or {}, plain)
     doubts = {}
@@ -214,7 +280,8 @@ def propose_map(port, reference, map=None, rules=(), inputs=None, seed=0):
         if twins and pairing.misfits:
             doubts[layer] = f"has the shapes of {twins[0]} too, and not all fits"
     layers_ = {**(map or {}), **pairing.renamed}
-    summary = f"{len(pairing.table)} entries paired, {len(layers_)} names differ"
+    paired = _counted(len(pairing.table), "parameter")
+    summary = f"{paired} paired, {_counted(len(layers_), 'name')} of layers differ"
     if inputs:
         report = check(
             port,
@@ -247,29 +314,68 @@ class _Side:
         self.is_model = isinstance(given, kind)
         if not self.is_model and not callable(given):
             raise CannotRun(
-                f"the {name} is a {type(given).__name__}: wanted a {kind.__module__.split('.')[0]} "
+                f"the {name} is of type {type(given).__name__}: wanted a {_framework(kind)} "
                 "model, or a class or function that makes one"
             )
 
     def make(self):
-        if self.is_model:
-            return copy.deepcopy(self.given)
         try:
-            model = self.given()
-        except Exception as error:
+            model = copy.deepcopy(self.given) if self.is_model else self.given()
+        except (Exception, SystemExit) as error:
             if isinstance(error, CannotRun):
                 raise
-            where = place_of(error)
-            raise CannotRun(
-                f"the {self.name} cannot be made: {type(error).__name__}: {reason_of(error)}{where}"
-            ) from error
-        if not isinstance(model, self.kind):
-            framework = self.kind.__module__.split(".")[0]
-            raise CannotRun(
-                f"the {self.name} is a {type(model).__name__}: wanted a model of {framework}. Are "
-                "port and reference mixed up?"
-            )
-        return model
+            how = "copied" if self.is_model else "made"
+            hint = ""
+            if isinstance(error, TypeError) and " argument" in str(error):
+                flag = "--paddle-arg" if self.kind is paddle.nn.Layer else "--torch-arg"
+                hint = f". Arguments are given with {flag} NAME=VALUE"
+            raise CannotRun(f"the {self.name} cannot be {how}: {_told(error)}{hint}") from error
+        if isinstance(model, self.kind):
+            return model
+        what = f"a class, {model.__name__}" if isinstance(model, type) else repr(model)
+        hint = ""
+        if isinstance(model, (paddle.nn.Layer, torch.nn.Module)):
+            what = f"a model of {_framework(type(model))}, {type(model).__name__}"
+            hint = ". Are port and reference mixed up?"
+        raise CannotRun(
+            f"the {self.name} is {what:.120}: wanted a model of {_framework(self.kind)}{hint}"
+        )
+
+
+def _framework(kind):
+    return "Paddle" if issubclass(kind, paddle.nn.Layer) else "PyTorch"
+
+
+def _told(error):
+    """An exception of the user's code in one line, with where it was raised."""
+    return f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
+
+
+def _is_lazy(reference):
+    """Whether layers of it get their sizes from the first input: torch.nn.LazyLinear."""
+    return any(
+        isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+        for tensor in [*reference.parameters(), *reference.buffers()]
+    )
+
+
+def _settle(reference, inputs):
+    """Runs a reference with lazy layers once."""
+    given = inputs.map(lambda array: torch.from_numpy(np.array(array)))
+    was_training = reference.training
+    try:
+        with torch.no_grad():
+            reference.eval()(*given.positional, **given.named)
+    except (Exception, SystemExit) as error:
+        raise CannotRun(_does_not_take(_told(error))) from error
+    reference.train(was_training)
+
+
+def _does_not_take(why):
+    return (
+        f"the reference cannot be run with these inputs: {why}. Give the shapes, dtypes, ranges "
+        "and names that it takes (--input)"
+    )
 
 
 @dataclass
@@ -304,21 +410,23 @@ class _Comparison:
         self.amplified = 0.0
         self.cures = set()  # of known.CURES, for functions that the reference calls
         self.settings = []
+        self.changed = {"port": set(), "reference": set()}
 
     # What is run, in order.
 
     def run(self):
         report = self.report
         with _quiet():
-            self.port, self.reference = self.pair.port.make(), self.pair.reference.make()
             rng = np.random.default_rng(self.pair.seed)
             self.inputs = self.pair.inputs.make(rng)
+            self.port, self.reference = self.pair.port.make(), self._make_reference()
             self.targets = Inputs(self.pair.targets, {}).make(rng).positional
             report.not_compared += [f"{name}: not asked for" for name in self._left_out()]
             try:
                 self._check("structure", self._structure)
                 for name in CHECKS:
-                    if name in self.checks and self.stop and not report.aligned:
+                    differs = any(not check.aligned for check in report.checks)
+                    if name in self.checks and self.stop and differs:
                         report.not_compared.append(f"{name}: stopped before it")
                     elif name in self.checks:
                         self._check(name, getattr(self, f"_{name}"))
@@ -329,6 +437,12 @@ class _Comparison:
         report.not_compared = list(dict.fromkeys(report.not_compared))
         report.known = list(dict.fromkeys(report.known))
         return report
+
+    def _make_reference(self):
+        reference = self.pair.reference.make()
+        if _is_lazy(reference):
+            _settle(reference, self.inputs)
+        return reference
 
     def _left_out(self):
         return [name for name in CHECKS if name not in self.checks]
@@ -359,25 +473,32 @@ class _Comparison:
     def _call(self, side, model, inputs=None):
         """The output of a model, on fresh tensors of its inputs."""
         given = self._tensors(side, inputs or self.inputs)
-        if side == "port":
-            try:
-                return model(*given.positional, **given.named)
-            except Exception as error:
-                raise PortBroken(self._broken("port", error)) from error
         try:
-            return model(*given.positional, **given.named)
-        except Exception as error:
-            if isinstance(error, CannotRun):
-                raise
-            raise ReferenceBroken(f"{type(error).__name__}: {reason_of(error)}") from error
+            output = model(*given.positional, **given.named)
+        except (Exception, SystemExit) as error:
+            if side == "port":
+                raise PortBroken(self._broken(error)) from error
+            raise ReferenceBroken(_told(error)) from error
+        self._note_changed_inputs(side, given, inputs or self.inputs)
+        return output
 
-    def _broken(self, side, error):
-        reason = f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
+    def _note_changed_inputs(self, side, given, inputs):
+        """Remembers which inputs a model has changed in place."""
+        before = _named_arrays(inputs)
+        for name, tensor in _named_tensors(given).items():
+            after = to_array(tensor)
+            same = after.shape == before[name].shape and np.array_equal(
+                after, before[name].astype(after.dtype), equal_nan=after.dtype.kind == "f"
+            )
+            if not same:
+                self.changed[side].add(name)
+
+    def _broken(self, error):
         return Finding(
             "forward",
             "",
-            f"the {side} breaks off: {reason}",
-            hint="It takes the reference's inputs, and has to run with them",
+            f"the port breaks off: {_told(error)}",
+            hint="The reference runs with the same inputs, so the port has to",
         )
 
     @contextlib.contextmanager
@@ -392,14 +513,8 @@ class _Comparison:
 
     def _structure(self):
         torch_file, paddle_file, own = self.pair.weights
-        known = {
-            "port": {name for name, _ in self.port.named_sublayers()},
-            "reference": {name for name, _ in self.reference.named_modules()},
-        }
-        for mine, theirs in self.pair.layer_map.items():
-            for name, side in ((mine, "port"), (theirs, "reference")):
-                if name not in known[side]:
-                    raise CannotRun(f"the map names {name!r:.80}, and the {side} has no such layer")
+        before = len(self.report.differences)
+        _require_layers(self.pair.layer_map, self.port, self.reference)
         if torch_file is not None:
             load_state(self.reference, torch_file)
         pairing = pair_weights(
@@ -441,10 +556,13 @@ class _Comparison:
                 f"paired by order, kind and shape, as their names differ: {shown_}{more}"
             )
         self.parameters = sum(p.numel() for p in self.reference.parameters())
-        same = f"{len(self.table)} entries paired"
+        if not self.table and len(self.report.differences) == before:
+            self.report.not_compared.append("structure: neither side has a parameter")
+            return None
+        same = "1 entry paired" if len(self.table) == 1 else f"{len(self.table)} entries paired"
         if renamed:
             same += f", {len(renamed)} under other names"
-        return f"{same}; the reference has {self.parameters:,} parameters"
+        return f"{same}; the reference has {self.parameters:,} values in its parameters"
 
     def _make_weights(self):
         try:
@@ -454,25 +572,28 @@ class _Comparison:
                 run=lambda model: self._call("reference", model),
             )
         except ReferenceBroken as error:
-            raise CannotRun(
-                f"the reference cannot be run with these inputs: {error}. Give its shapes and "
-                "dtypes with inputs (--input)"
-            ) from error
+            raise CannotRun(_does_not_take(error)) from error
 
     def _load_own(self, path):
         """Loads the port's own weights, and compares them with the reference's."""
         state = load_pdparams(path)
         wanted = self.port.state_dict()
         expected = steps.torch_arrays_now(self.reference, self.table)
+        extra = [name for name in state if name not in wanted]
+        if extra:
+            self.report.not_compared.append(
+                f"{shown(path)}: entries that the port does not have: {_some(extra)}"
+            )
         for name, target in wanted.items():
             if name not in state:
                 if name in self.table:
-                    self._differs("structure", name, "weights", "none in the file", "")
+                    self._differs("structure", name, f"the port's file {shown(path)} has none")
                 continue
             array = np.asarray(state[name])
             if tuple(array.shape) != tuple(target.shape):
-                text = f"shape {list(array.shape)} in the file", f"{list(target.shape)}"
-                self._differs("structure", name, "weights", *text)
+                sides = list(array.shape), list(target.shape)
+                text = "shape {} in the port's file, {} in the port".format(*sides)
+                self._differs("structure", name, text)
                 continue
             target.set_value(array.astype(str(target.dtype).rpartition(".")[2]))
             if name in self.table:
@@ -480,7 +601,7 @@ class _Comparison:
                 if value > 1e-7:
                     self.report.differences.append(
                         Finding(
-                            "structure", name, "weights", "", "", value, 1e-7,
+                            "structure", name, "value in the port's file", "", "", value, 1e-7,
                             hint="The port's file holds other numbers than the reference's: look "
                             "at the conversion of the weights",
                         )
@@ -500,10 +621,8 @@ class _Comparison:
             with torch.no_grad():
                 first = _leaves(self._call("reference", reference))
         except ReferenceBroken as error:
-            raise CannotRun(
-                f"the reference cannot be run with these inputs: {error}. Give its shapes and "
-                "dtypes with inputs (--input)"
-            ) from error
+            raise CannotRun(_does_not_take(error)) from error
+        self._require_values(first)
         broken = None
         try:
             with paddle.no_grad():
@@ -511,6 +630,12 @@ class _Comparison:
         except PortBroken as error:
             broken = error
         else:
+            for name in sorted(self.changed["port"] - self.changed["reference"]):
+                self._differs(
+                    "forward", name, "changed in place by the port, and not by the reference",
+                    hint="Look for operations that end in _ or for inplace=True: what the caller "
+                    "holds is another tensor afterwards",
+                )  # fmt: skip
             for path, a, b in layers.pair_leaves(mine.arrays, first.arrays):
                 if a is not None and b is not None and a.dtype != b.dtype:
                     self._differs("forward", f"output{path}", "dtype", a.dtype, b.dtype)
@@ -538,6 +663,7 @@ class _Comparison:
         if broken is not None:
             raise broken
         theirs64, mine64 = _leaves(outputs["reference"]), _leaves(outputs["port"])
+        self._require_values(theirs64)
         pairs = [
             layers.relative(a, first.arrays.get(path))
             for path, a in theirs64.arrays.items()
@@ -545,25 +671,80 @@ class _Comparison:
         ]
         amplified = max((x for x in pairs if np.isfinite(x)), default=0.0) * FLOAT64_OVER_FLOAT32
         self.amplified = amplified
+        # float32 and float64 of one model this far apart: as well it may sample random numbers.
+        if amplified > SAMPLES * FLOAT64_OVER_FLOAT32 and self._differs_from_itself("reference"):
+            raise CannotRun(
+                "the reference gives another output each time it is run, in eval mode and with the "
+                "same inputs. Take the random numbers out of it, or make them one of its inputs"
+            )
         limit = self._bound(FORWARD_FLOAT64)
         worst = self._compare_outputs("forward", mine64, theirs64, limit)
         seen = self._comparable_layers(seen, seen_reference)
         rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
         if self.pair.log_dir is not None:
             layers.write(rows, Path(self.pair.log_dir) / "compare_layers.log")
-        different = [f for f in self.report.differences if f.check == "forward"]
+        different = [
+            f
+            for f in self.report.differences
+            if f.check == "forward" and f.where.startswith("output")
+        ]
         self._note_settings()
         if different:
             self._locate(different, rows, seen, seen_reference, limit)
+            if self._differs_from_itself("port"):
+                where = self.report.differences.index(different[0])
+                first_ = self.report.differences[max(0, where - 1)]
+                first_ = first_ if first_.detail else different[0]
+                first_.hint = (
+                    "The port gives another output each time it is run, in eval mode and with the "
+                    "same inputs: it samples random numbers"
+                )
         else:
             self._imprecise(mine, first, mine64, theirs64)
         count = sum(bool(row.name) for row in rows)
-        layers_ = f"{count} layers" if count else "no layer has a counterpart: outputs alone"
+        layers_ = _counted(count, "layer") if count else "no layer has a counterpart: outputs alone"
         summary = f"{_counted(len(theirs64.arrays), 'output')}, {layers_}, float64: largest "
         summary += f"difference {worst:.0e}" if np.isfinite(worst) else "difference not a number"
         if not different:
             summary += self._other_sizes(limit)
         return summary
+
+    def _require_values(self, leaves):
+        """Raises CannotRun if what the reference returns is nothing that can be compared."""
+        arrays = leaves.arrays
+        if not arrays:
+            kinds = ", ".join(sorted({type(each).__name__ for each in leaves.others.values()}))
+            raise CannotRun(
+                f"the reference returns no tensor ({kinds or 'an empty structure'}): there is "
+                "nothing to compare. Give a class or function whose model returns tensors"
+            )
+        if not any(array.size for array in arrays.values()):
+            shape = list(next(iter(arrays.values())).shape)
+            raise CannotRun(
+                f"the reference returns an empty tensor, shape {shape}: give inputs with which "
+                "there is something in it"
+            )
+        for path, array in arrays.items():
+            if not array.size:
+                self.report.not_compared.append(f"output{path}: empty, shape {list(array.shape)}")
+            if array.dtype.kind in "fc" and np.isnan(array).any():
+                raise CannotRun(
+                    f"the reference's output{path} holds NaNs with these weights and inputs, and "
+                    "NaNs cannot be compared. Give other inputs, or weights that fit them "
+                    "(--torch-weights, --own-weights)"
+                )
+
+    def _differs_from_itself(self, side):
+        """Whether a model gives another output when it is run again."""
+        model = self.port if side == "port" else self.reference
+        with default_float64(), torch.no_grad(), paddle.no_grad():
+            first, second = (_leaves(self._call(side, model)).arrays for _ in range(2))
+        return any(
+            not np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
+            and layers.relative(a, b) > SAME_AGAIN
+            for _, a, b in layers.pair_leaves(second, first)
+            if a is not None and b is not None
+        )
 
     def _where_broken(self, broken, seen, seen_reference):
         """The first layer that differs before the port breaks off; raises `broken`."""
@@ -593,12 +774,25 @@ class _Comparison:
         port.to(dtype="float32")
         reference.float()
         self.report.not_compared.append(
-            f"float64: the {side} cannot be run in it ({why}). In float32 a defect below "
+            f"float64: the {side} cannot be run in it ({why}). In float32 a mistake below "
             f"{FLOAT32_BOUND:g} cannot be told from rounding, and gradients were not compared"
         )
 
     def _compare_float32(self, mine, theirs):
-        worst = self._compare_outputs("forward", mine, theirs, FLOAT32_BOUND)
+        limit = max(self.pair.bound or 0.0, FLOAT32_BOUND)
+        before = len(self.report.differences)
+        worst = self._compare_outputs("forward", mine, theirs, limit)
+        found = self.report.differences[before:]
+        if found:
+            self._note_settings()
+            with torch.no_grad(), paddle.no_grad():
+                seen_reference = layers.record(
+                    self.reference, lambda model: self._call("reference", model)
+                )
+                seen = layers.record(self.port, lambda model: self._call("port", model))
+            seen = self._comparable_layers(seen, seen_reference)
+            rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
+            self._locate(found, rows, seen, seen_reference, limit)
         outputs = _counted(len(theirs.arrays), "output")
         return f"{outputs}, in float32 alone: largest difference {worst:.0e}"
 
@@ -621,8 +815,6 @@ class _Comparison:
             else:
                 finding = Finding(check_, name, "output", "", "", value, limit)
                 self.report.differences.append(finding)
-        if not theirs.arrays:
-            self._differs(check_, "output", "no tensors", "", "in what the reference returns")
         for path, a, b in layers.pair_leaves(mine.others, theirs.others):
             if isinstance(a, SHALLOW) and isinstance(b, SHALLOW):
                 if a != b:
@@ -759,6 +951,8 @@ class _Comparison:
             a64, b64 = mine64.arrays.get(path), theirs64.arrays.get(path)
             if b64 is None or a64 is None or b is None or a is None or b.dtype.kind != "f":
                 continue
+            if not b.size or not np.isfinite(b64).all():
+                continue
             floor = 4 * np.finfo(np.float32).eps * np.abs(b64).mean()
             ratio = np.abs(a - a64).mean() / max(np.abs(b - b64).mean(), floor, 1e-300)
             if ratio > IMPRECISE:
@@ -832,7 +1026,11 @@ class _Comparison:
             self.report.not_compared.append("backward: the port has no parameter to be trained")
         self.train_mode = True
         self._compare_inner_dropout()
-        return self._first_step()
+        try:
+            return self._first_step()
+        except NoGradient as error:
+            self.report.not_compared.append(f"backward: {error}")
+            return None
 
     def _compare_inner_dropout(self):
         """The rate of dropout inside of recurrent layers: all that can be compared of it."""
@@ -847,10 +1045,29 @@ class _Comparison:
 
     def _has_float64(self):
         if "forward" not in self.checks and self.float64 and not self.float64_now:
+            self._run_both()  # what breaks off here does so in any dtype
             self.report.notes += to_float64(self.port, self.reference)
             self.float64_now = True
             self._note_settings()
+            try:
+                with default_float64():
+                    self._run_both()
+            except PortBroken as error:
+                self._no_float64(error)
+            except CannotRun as error:
+                if not isinstance(error.__cause__, ReferenceBroken):
+                    raise
+                self._no_float64(error.__cause__)
         return self.float64
+
+    def _run_both(self):
+        with torch.no_grad(), paddle.no_grad():
+            try:
+                self._require_values(_leaves(self._call("reference", self.reference.eval())))
+            except ReferenceBroken as error:
+                raise CannotRun(_does_not_take(error)) from error
+            self.port.eval()
+            self._call("port", self.port)
 
     def _first_step(self):
         """Compares outputs in train mode, loss and gradients."""
@@ -877,6 +1094,11 @@ class _Comparison:
             self._locate_backward(self.report.differences[before], limit, bool(found))
         self.first = (side, side_reference)
         count = sum(row.kind == "gradient" for row in rows)
+        if count and not result["any_gradient"]:
+            self.report.not_compared.append(
+                "gradients: all are 0 in the reference, so they say nothing. Does the loss depend "
+                "on the output?"
+            )
         mode = "train" if self.train_mode else "eval"
         return (
             f"{mode} mode, {_counted(count, 'gradient')}, float64: largest difference of outputs "
@@ -910,13 +1132,20 @@ class _Comparison:
                 try:
                     output = model(*given.positional, **given.named)
                     loss = self._loss(side, output)
+                    if side == "reference" and not loss.requires_grad:
+                        raise NoGradient(
+                            "no gradient reaches anything in the reference: its output, or the "
+                            "loss, is detached (detach, no_grad, inference_mode)"
+                        )
                     loss.backward()
-                except Exception as error:
+                except (CannotRun, NoGradient, PortBroken):
+                    raise
+                except (Exception, SystemExit) as error:
                     if side == "port":
-                        finding = self._broken("port", error)
+                        finding = self._broken(error)
                         finding.check = "backward"
                         raise PortBroken(finding) from error
-                    raise ReferenceBroken(f"{type(error).__name__}: {reason_of(error)}") from error
+                    raise ReferenceBroken(_told(error)) from error
                 result[side] = output, loss
 
             return forward_and_backward
@@ -939,7 +1168,7 @@ class _Comparison:
                         run("reference")(self.reference)
             except ReferenceBroken as error:
                 if not self.train_mode:
-                    raise CannotRun(f"the reference has no backward pass: {error}") from error
+                    raise NoGradient(f"the reference has no backward pass: {error}") from error
                 self.report.not_compared.append(
                     f"train mode: the reference cannot be run in it ({error}), so both sides were "
                     "compared in eval mode"
@@ -968,6 +1197,10 @@ class _Comparison:
         rows = steps.compare("", "gradient", mine, theirs, reasons=reasons)
         rows += self._input_gradients(inputs)
         result["gradients"] = rows
+        result["any_gradient"] = any(x is not None and np.any(x) for x in theirs.values())
+        result["any_gradient"] |= any(
+            x.grad is not None and bool(x.grad.any()) for x in _floats(inputs["reference"])
+        )
         return steps.Side(self.port), steps.Side(self.reference), result
 
     def _loss_scale(self, result):
@@ -995,8 +1228,7 @@ class _Comparison:
     def _loss(self, side, output):
         function = self.pair.loss[0 if side == "port" else 1]
         if function is not None:
-            targets = self._tensors(side, Inputs(self.targets, {})).positional
-            return function(output, *targets)
+            return self._given_loss(side, function, output)
         total = None
         rng = np.random.default_rng(self.pair.seed + 1)
         for tensor in flatten(output).values():
@@ -1009,9 +1241,36 @@ class _Comparison:
             else:
                 term = (tensor * torch.from_numpy(np.asarray(numbers))).sum()
             total = term if total is None else total + term
+        if (
+            total is None
+            and side == "port"
+            and any(f.check == "forward" for f in self.report.differences)
+        ):
+            raise PortBroken(Finding("backward", "output", "the port returns no floats"))
         if total is None:
-            raise CannotRun("the output holds no floats: give a loss, or leave out backward")
+            raise NoGradient("the output holds no real floats. Give a loss (--loss)")
         return total
+
+    def _given_loss(self, side, function, output):
+        targets = self._tensors(side, Inputs(self.targets, {})).positional
+        try:
+            value = function(output, *targets)
+            wrong = ""
+            if not is_tensor(value):
+                wrong = f"it returns {value!r:.60}"
+            elif int(np.prod(value.shape)) != 1:
+                wrong = f"it returns a tensor of shape {list(value.shape)}"
+        except (Exception, SystemExit) as error:
+            wrong = _told(error)
+        if not wrong:
+            return value
+        text = f"the loss does not work with the output of the {side}: {wrong}"
+        if side == "port" and any(f.check == "forward" for f in self.report.differences):
+            raise PortBroken(Finding("backward", "", text, hint="The outputs differ already"))
+        raise CannotRun(
+            f"{text}. It is called with the output and the targets, and returns a tensor of one "
+            "value, in both frameworks; or give each its own (--paddle-loss, --torch-loss)"
+        )
 
     def _statistics(self):
         """Copies of the reference's buffers: running statistics, which train mode moves."""
@@ -1058,7 +1317,7 @@ class _Comparison:
     def _add_rows(self, check_, rows):
         """Turns rows of a training that differ into Findings."""
         for row in rows:
-            if row.agrees:
+            if row.agrees or row.value <= (self.pair.bound or 0.0):
                 continue
             if row.cause in self.pair.accept:
                 self.report.known.append(ACCEPTED[row.cause])
@@ -1088,20 +1347,24 @@ class _Comparison:
             return None
         if not hasattr(self, "train_mode"):
             self.train_mode = True
+        if not any(p.requires_grad for p in self.reference.parameters()):
+            self.report.not_compared.append("training: the reference has no parameter to train")
+            return None
         port = steps.Side(self.port)
         reference = steps.Side(self.reference)
         make, make_reference = OPTIMIZERS[self.optimizer]
         port.optimizer = make([p for p in self.port.parameters() if not p.stop_gradient])
         trained = [p for p in self.reference.parameters() if p.requires_grad]
-        if not trained:
-            self.report.not_compared.append("training: the reference has no parameter to train")
-            return None
         reference.optimizer = make_reference(trained)
         rows, worst = [], {}
         steps.put(self.port, self.reference, self.table)
         for step in range(self.count):
             start = steps.torch_arrays(self.reference, self.table)
-            _, _, result = self._gradients()
+            try:
+                _, _, result = self._gradients()
+            except NoGradient as error:
+                self.report.not_compared.append(f"training: {error}")
+                return None
             self._same_gradients()
             port.optimizer.step()
             reference.optimizer.step()
@@ -1147,7 +1410,7 @@ class _Comparison:
         # Of a large model, one seed has as many values as eight of a small one.
         seeds = min(SEEDS, max(FEW_SEEDS, ENOUGH_VALUES // max(1, self.parameters)))
         rows, count, level = compare_tensors(
-            self.pair.port.make, self.pair.reference.make, lambda model: self.table, seeds
+            self.pair.port.make, self._make_reference, lambda model: self.table, seeds
         )
         told = set()
         for name, test, values, p, agrees in rows:
@@ -1160,12 +1423,21 @@ class _Comparison:
                     hint="Look at how it is initialised: the distribution, fan-in or fan-out, a "
                     "default of Paddle's layer that was left",
                 )  # fmt: skip
+        if not rows:
+            self.report.not_compared.append("initialisation: no parameter has a counterpart")
+            return None
         constants = len({row[0] for row in rows}) - count
-        return f"{seeds} seeds: {constants} constants, {count} distributions"
+        return (
+            f"{seeds} seeds: {_counted(constants, 'constant')}, {_counted(count, 'distribution')}"
+        )
 
 
 class ReferenceBroken(Exception):
     """The reference cannot be run."""
+
+
+class NoGradient(Exception):
+    """There is no gradient to compare; says why."""
 
 
 @dataclass
@@ -1188,12 +1460,24 @@ def _is_float(tensor):
     return tensor.is_floating_point()
 
 
-def _named_floats(given):
+def _named_leaves(given):
     flat = {f"input {i}{path}": leaf for i, x in enumerate(given.positional)
             for path, leaf in flatten(x).items()}  # fmt: skip
     flat |= {f"input {name}{path}": leaf for name, x in given.named.items()
              for path, leaf in flatten(x).items()}  # fmt: skip
-    return {name: leaf for name, leaf in flat.items() if is_tensor(leaf) and _is_float(leaf)}
+    return flat
+
+
+def _named_tensors(given):
+    return {name: leaf for name, leaf in _named_leaves(given).items() if is_tensor(leaf)}
+
+
+def _named_arrays(given):
+    return {n: leaf for n, leaf in _named_leaves(given).items() if isinstance(leaf, np.ndarray)}
+
+
+def _named_floats(given):
+    return {name: leaf for name, leaf in _named_tensors(given).items() if _is_float(leaf)}
 
 
 def _floats(given):

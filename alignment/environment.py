@@ -9,10 +9,12 @@ import sys
 
 
 def _is_our_script():
-    """Whether the program that is starting is one of the scripts of this repository."""
+    """Whether the program that is starting is one of this repository, or the console script."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is None:
         return False
+    if os.path.splitext(os.path.basename(script))[0] == "alignment":
+        return True
     root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     folder = os.path.dirname(os.path.realpath(script))
     return root in (folder, os.path.dirname(folder))
@@ -51,6 +53,9 @@ warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track")
 
 
+PACKAGES = {"paddle": "paddlepaddle"}  # {module: its package, where that has another name}
+
+
 def imported():
     """For a script that has imported all it needs: Ctrl-C raises KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _leave_at_once:
@@ -62,9 +67,12 @@ def require(*packages):
     packages = (*packages, "filelock")  # which alignment/files.py needs, and so every script
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
+        root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+        is_repository = os.path.exists(os.path.join(root, "requirements.txt"))
+        names = [PACKAGES.get(name, name) for name in missing]
+        what = "-r requirements.txt" if is_repository else " ".join(names)
         screen.leave(
-            screen.CANNOT_RUN,
-            f"missing package: {', '.join(missing)}. Run: pip install -r requirements.txt",
+            screen.CANNOT_RUN, f"missing package: {', '.join(missing)}. Run: pip install {what}"
         )
 
 

@@ -66,7 +66,10 @@ def reason_of(error):
     stacks of C++ before its message, under "Error Message Summary:".
     """
     text = getattr(error, "strerror", None) or str(error)
-    lines = [line.strip() for line in _after_stacks(text.splitlines()) if line.strip(" \t-=")]
+    lines = [line.strip() for line in _after_stacks(text.splitlines())]
+    # Around an error in the backward pass of a PyLayer.
+    lines = [line for line in lines if "=== Error message in backward" not in line]
+    lines = [line for line in lines if line.strip(" \t-={}") and line != "(External)"]
     if not lines:
         return type(error).__name__
     told = lines[0]

@@ -72,8 +72,13 @@ class Report:
 
     @property
     def aligned(self):
-        """Whether every check that was run agrees, and at least one was."""
-        return bool(self.checks) and all(check.aligned for check in self.checks)
+        """Whether every check that was run agrees, and one beside the structure was."""
+        return self.compared and all(check.aligned for check in self.checks)
+
+    @property
+    def compared(self):
+        """Whether more than the structure was compared, or that differs."""
+        return any(check.name != "structure" or not check.aligned for check in self.checks)
 
     @property
     def hints(self):
@@ -88,7 +93,7 @@ class Report:
             return f"aligned: {', '.join(check.name for check in self.checks)}{left}"
         red = next((check for check in self.checks if not check.aligned), None)
         if red is None:
-            return "NOT ALIGNED: nothing was compared"
+            return "NOT COMPARED: no check that was asked for could be run"
         first = next((f for f in self.differences if f.check == red.name), None)
         return f"NOT ALIGNED: {red.name}: {first.text() if first else red.summary}"
 

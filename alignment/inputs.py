@@ -1,5 +1,7 @@
 """Inputs for any model, made from a description: "4x3x64x64", "ids=int64[4,16]<1000"."""
 
+import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +16,9 @@ __all__ = ["Input", "Inputs", "make_inputs", "parse"]
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 MOST_VALUES = 2**31  # 8 GB of float32
+COPIES = 3  # of an input, in float64: that of each side and what it was made from
+MOST_AXES = 32
+MOST_DIGITS = 19
 WANTED = (
     "wanted SHAPE or DTYPE[SHAPE], as 4x3x64x64, int64[4,16]<1000, bool[4,16], or the path of a "
     ".npy file"
@@ -67,10 +72,11 @@ class Input:
         return []
 
 
-def parse(text):
+def parse(text, what="input"):
     """(name or None, Input or array) of a description.
 
     Args:
+        what: it is, for errors.
         text: "[NAME=]SHAPE", "[NAME=]DTYPE[SHAPE]", "[NAME=]DTYPE[SHAPE]<HIGH" or
             "[NAME=]FILE.npy"; numbers of a shape are separated by x or by commas.
 
@@ -81,30 +87,56 @@ def parse(text):
     if found:
         name, rest = found.groups()
     if rest.endswith(".npy"):
-        return name, load_array(Path(rest))
-    found = re.fullmatch(r"(?:(\w+)\[([\d,x ]*)\]|(\d[\dx,]*))(?:<(\d+))?", rest)
+        return name, _usable(load_array(Path(rest)), f"{what} {text!r:.80}")
+    sizes = r"\d+(?:\s*[,x]\s*\d+)*"
+    found = re.fullmatch(
+        rf"(?:(\w+)\[\s*({sizes})?\s*,?\s*\]|({sizes}))(?:<(\d+))?", rest, re.ASCII
+    )
     if not found:
-        raise CannotRun(f"input {text!r:.80}: {WANTED}")
+        raise CannotRun(f"{what} {text!r:.80}: {WANTED}")
     dtype, shape, plain, high = found.groups()
-    dtype, shape = dtype or "float32", plain if shape is None else shape
+    shape = (plain if dtype is None else shape) or ""
+    dtype = dtype or "float32"
     if dtype not in DTYPES:
-        raise CannotRun(f"input {text!r:.80}: no dtype {dtype}. Give one of {', '.join(DTYPES)}")
-    try:
-        shape = tuple(int(size) for size in re.split("[,x]", shape.replace(" ", "")) if size)
-    except ValueError:
-        raise CannotRun(f"input {text!r:.80}: {WANTED}") from None
-    if any(size == 0 for size in shape) or np.prod([float(s) for s in shape]) > MOST_VALUES:
+        raise CannotRun(f"{what} {text!r:.80}: no dtype {dtype}. Give one of {', '.join(DTYPES)}")
+    sizes = re.split("[,x]", shape) if shape.strip() else []
+    if any(len(size.strip()) > MOST_DIGITS for size in sizes):
+        raise CannotRun(f"{what} {text!r:.80}: a size of it is too large")
+    shape = tuple(int(size) for size in sizes)
+    if 0 in shape:
+        raise CannotRun(f"{what} {text!r:.80}: there is nothing in it. Give sizes above 0")
+    if len(shape) > MOST_AXES:
+        raise CannotRun(f"{what} {text!r:.80}: more than {MOST_AXES} axes")
+    most = min(MOST_VALUES, _memory() // (8 * COPIES))
+    if math.prod(shape) > most:
         raise CannotRun(
-            f"input {text!r:.80}: a shape of {list(shape)} has no values, or more than fit into "
-            "memory. Give sizes above 0"
+            f"{what} {text!r:.80}: {math.prod(shape):,} values are more than fit into memory, "
+            f"{most:,}. Give a smaller shape"
         )
     is_integer = "int" in dtype
     if high is not None and not is_integer:
-        raise CannotRun(f"input {text!r:.80}: <{high} is for integers, and this is {dtype}")
-    high = int(high or 2)
-    if is_integer and not 1 <= high - 1 <= np.iinfo(dtype).max:
-        raise CannotRun(f"input {text!r:.80}: <{high} is out of the range of {dtype}")
+        raise CannotRun(f"{what} {text!r:.80}: <{high} is for integers, and this is {dtype}")
+    high = int(high or 2) if len(high or "") <= MOST_DIGITS else 0
+    if is_integer and not 1 <= high <= np.iinfo(dtype).max + 1:
+        raise CannotRun(
+            f"{what} {text!r:.80}: values are 0 or more, and below the number after <. Give a "
+            f"number from 1 to {np.iinfo(dtype).max + 1}, as {dtype} holds no more"
+        )
     return name, Input(dtype, shape, high)
+
+
+def _memory():
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _usable(array, what):
+    """The array, if a comparison of what comes out of it can tell anything."""
+    if not array.size:
+        raise CannotRun(f"{what}: its shape is {list(array.shape)}, so there is nothing in it")
+    if array.dtype.kind in "fc" and np.isnan(array).any():
+        raise CannotRun(f"{what}: there are NaNs in it")
+    return array
 
 
 @dataclass(frozen=True)
@@ -115,17 +147,21 @@ class Inputs:
     named: dict
 
     @classmethod
-    def of(cls, described):
+    def of(cls, described, what="input"):
         """From what `check` takes.
 
         Args:
             described: a text as for `parse`, an array, a list or tuple of these (positional), or a
                 dictionary (by keyword). In each, lists, tuples and dictionaries may be nested. A
                 text "name=..." in a list is by keyword.
+            what: it is, for errors.
         """
         if isinstance(described, cls):
             return described
         if isinstance(described, Mapping):
+            wrong = next((name for name in described if not isinstance(name, str)), None)
+            if wrong is not None:
+                raise CannotRun(f"inputs by keyword: {wrong!r:.40} is not a name")
             return cls((), {name: _described(value) for name, value in described.items()})
         if not isinstance(described, (list, tuple)):
             described = [described]
@@ -133,9 +169,9 @@ class Inputs:
         for value in described:
             name = None
             if isinstance(value, str):
-                name, value = parse(value)
+                name, value = parse(value, what)
             if name is None:
-                positional.append(_described(value))
+                positional.append(_described(value, what))
             elif name in named:
                 raise CannotRun(f"the input {name} is given twice")
             else:
@@ -180,14 +216,14 @@ class Inputs:
         return Inputs(rebuild(self.positional, function), rebuild(self.named, function))
 
 
-def _described(value):
+def _described(value, what="input"):
     def leaf(each):
         if isinstance(each, Input):
             return each
         array = np.asarray(each)
         if array.dtype == object:
-            raise CannotRun(f"an input is a {type(each).__name__}: {WANTED}")
-        return array
+            raise CannotRun(f"{what} of type {type(each).__name__}: {WANTED}")
+        return _usable(array, what)
 
     def text(each):
         if isinstance(each, Mapping):

@@ -31,6 +31,10 @@ def load(text, flag):
             f"{flag} {text!a:.200}: wanted MODULE:NAME or FILE.py:NAME, as "
             "torchvision.models:resnet18 or port.py:Net"
         )
+    if os.sep in where and not where.endswith(".py"):
+        raise CannotRun(
+            f"{flag} {text!a:.200}: {where} is neither a module nor a file that ends in .py"
+        )
     found = _import(where, flag, text)
     for step in name.split("."):
         if not hasattr(found, step):
@@ -100,14 +104,13 @@ def factory(text, arguments, flag):
         arguments: {name: value}.
     """
     found = load(text, flag)
-    if callable(found) and not hasattr(found, "state_dict"):
+    is_model = hasattr(found, "state_dict") and not isinstance(found, type)
+    if callable(found) and not is_model:
         return functools.partial(found, **arguments) if arguments else found
-    if isinstance(found, type):
-        return functools.partial(found, **arguments) if arguments else found
-    if not hasattr(found, "state_dict"):
+    if not is_model:
         raise CannotRun(
-            f"{flag} {text!a:.200} is a {type(found).__name__}: wanted a model, or a class or "
-            "function that makes one"
+            f"{flag} {text!a:.200} is of type {type(found).__name__}: wanted a model, or a class "
+            "or function that makes one"
         )
     if arguments:
         raise CannotRun(f"{flag} {text!a:.200} is a model already: it takes no arguments")

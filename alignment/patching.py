@@ -16,12 +16,14 @@ def replaced(functions):
         functions: {original: replacement}; the replacement keeps the original itself.
     """
     ours = __name__.rpartition(".")[0]
+    # To hash every function of 3,000 modules takes half a second, each time.
+    wanted = {id(function): function for function in functions}
     places = [
-        (module, name, value)
+        (module, name, wanted[id(value)])
         for key, module in list(sys.modules.items())
         if module is not None and not key.startswith(ours)
         for name, value in list(getattr(module, "__dict__", {}).items())
-        if callable(value) and not isinstance(value, type) and _is_key(functions, value)
+        if id(value) in wanted
     ]
     for module, name, original in places:
         setattr(module, name, functions[original])
@@ -30,10 +32,3 @@ def replaced(functions):
     finally:
         for module, name, original in places:
             setattr(module, name, original)
-
-
-def _is_key(functions, value):
-    try:
-        return value in functions
-    except TypeError:  # it cannot be hashed
-        return False

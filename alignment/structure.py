@@ -9,7 +9,7 @@ from collections.abc import Mapping
 __all__ = ["flatten", "is_tensor", "rebuild", "to_array"]
 
 SHALLOW = (str, bytes, int, float, complex, bool, type(None))
-MOST_LEVELS = 50  # a structure that holds itself
+MOST_LEVELS = 50
 
 
 def is_tensor(value):
@@ -39,17 +39,18 @@ def flatten(value):
         {"": value} for a tensor alone; else paths as in Python: "[0]", "['logits']", ".logits".
     """
     found = {}
-    _flatten(value, "", found, 0)
+    _flatten(value, "", found, ())
     return found
 
 
-def _flatten(value, path, found, level):
-    children = None if level > MOST_LEVELS else _children(value)
+def _flatten(value, path, found, within):
+    is_new = len(within) < MOST_LEVELS and all(value is not each for each in within)
+    children = _children(value) if is_new else None
     if children is None:
         found[path] = value
     else:
         for key, child in children:
-            _flatten(child, path + key, found, level + 1)
+            _flatten(child, path + key, found, (*within, value))
 
 
 def _children(value):
