@@ -244,6 +244,11 @@ def _pair(args):
     """(port, reference) of a command line."""
     from .loading import factory
 
+    for flag, given in (("--paddle-arg", args.paddle_arg), ("--torch-arg", args.torch_arg)):
+        names = [name for name, _ in given]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise CannotRun(f"{flag} {twice} is given twice")
     port = factory(args.paddle, dict(args.paddle_arg), "--paddle")
     reference = factory(args.torch, dict(args.torch_arg), "--torch")
     return port, reference

@@ -325,7 +325,7 @@ class _Side:
             if isinstance(error, CannotRun):
                 raise
             how = "copied" if self.is_model else "made"
-            hint = ""
+            hint = ". Give its class, or a function that makes it" if self.is_model else ""
             if isinstance(error, TypeError) and " argument" in str(error):
                 flag = "--paddle-arg" if self.kind is paddle.nn.Layer else "--torch-arg"
                 hint = f". Arguments are given with {flag} NAME=VALUE"

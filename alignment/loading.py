@@ -1,16 +1,16 @@
 """Models and functions of the user's own code, by name: "package.module:Net", "port.py:Net"."""
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib
 import importlib.util
 import os
 import sys
-import traceback
 from pathlib import Path
 
-from .files import CannotRun, missing, reason_of, require_file, shown
+from .files import CannotRun, missing, place_of, reason_of, require_file, shown
 from .torchvision_import import import_torchvision
 
 __all__ = ["factory", "load", "read_argument"]
@@ -48,7 +48,8 @@ def load(text, flag):
 def _import(where, flag, text):
     for attempt in (1, 2):
         try:
-            return _import_file(where) if where.endswith(".py") else _import_module(where)
+            with _own_argv(where):
+                return _import_file(where) if where.endswith(".py") else _import_module(where)
         except CannotRun as error:
             raise CannotRun(f"{flag} {text!a:.200}: {error}") from None
         except BaseException as error:
@@ -57,15 +58,26 @@ def _import(where, flag, text):
             if attempt == 1 and "torchvision::" in str(error):
                 import_torchvision()  # and once more
                 continue
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            place = f" ({shown(last.filename)}, line {last.lineno})"
-            if "importlib" in last.filename or last.filename.startswith("<"):
-                place = ""
+            # Of a syntax error there is no frame: it names its own place.
+            place = place_of(error)
+            hint = ""
+            if "relative import" in str(error):
+                hint = ". Give it as a module, package.module:NAME, from the folder of the package"
             raise CannotRun(
                 f"{flag} {text!a:.200}: {where} cannot be imported: {type(error).__name__}: "
-                f"{reason_of(error)}{place}"
+                f"{reason_of(error)}{place}{hint}"
             ) from error
     return None
+
+
+@contextlib.contextmanager
+def _own_argv(where):
+    """A module that reads the command line as it is imported takes its defaults, not our flags."""
+    ours, sys.argv = sys.argv, [where]
+    try:
+        yield
+    finally:
+        sys.argv = ours
 
 
 def _import_module(where):

@@ -428,6 +428,12 @@ def test_losses_that_do_not_work(loss, told):
     assert "the loss does not work" in line and told in line
 
 
+def test_model_that_cannot_be_copied():
+    model = Reference()
+    model.kept = model.a.weight * 1
+    assert "Give its class" in refused(Port, model, "4x6")
+
+
 # Defects of a port, each named.
 
 
@@ -675,6 +681,9 @@ FILES = {
     "syntax.py": "class Net(\n",
     "exits.py": "raise SystemExit('bye')\n",
     "lacks.py": "import no_such_package\n",
+    "relative.py": "from . import given\n",
+    "reads_argv.py": "import argparse, given\nargparse.ArgumentParser().parse_args()\n"
+    "Net = given.Reference\n",
 }
 
 
@@ -719,7 +728,8 @@ PAIR = ("--torch", "given.py:Reference", "--paddle", "given.py:Port", "--input",
         ("given.py:number", "is of type int"),
         ("syntax.py:Net", "SyntaxError"),
         ("exits.py:Net", "SystemExit: bye"),
-        ("lacks.py:Net", "No module named 'no_such_package'"),
+        ("lacks.py:Net", "No module named 'no_such_package' (lacks.py, line 1)"),
+        ("relative.py:Net", "package.module:NAME"),
     ],
 )
 def test_command_names_what_it_cannot_import(where, told, command):
@@ -739,6 +749,10 @@ def test_command_names_what_it_cannot_import(where, told, command):
         (("--optimizer", "foo"), "invalid choice: 'foo'"),
         (("--accept", "foo"), "invalid choice: 'foo'"),
         (("--torch-arg", "hidden"), "'hidden' is not NAME=VALUE"),
+        (
+            ("--torch-arg", "hidden=2", "--torch-arg", "hidden=3"),
+            "--torch-arg hidden is given twice",
+        ),
         (("--torch-arg", "width=2"), "unexpected keyword argument 'width'"),
         (("--map", "no.json"), "no.json: No such file"),
         (("--map", "text.py"), "cannot read text.py"),
@@ -769,6 +783,11 @@ def test_command_compares_and_writes(command, tmp_path):
     wide = ("--paddle-arg", "hidden=7", "--checks", "forward")
     status, out, _ = command("compare", *PAIR, *wide)
     assert status == 1 and "a.weight: shape [6, 7] | [6, 5]" in out
+
+
+def test_module_that_reads_the_command_line(command):
+    pair = ("--torch", "reads_argv.py:Net", *PAIR[2:])
+    assert command("compare", *pair, "--checks", "forward")[0] == 0
 
 
 def test_command_map_is_what_compare_takes(command, tmp_path):
