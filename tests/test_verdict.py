@@ -215,11 +215,12 @@ def test_layers_of_other_names_correspond_by_order_and_kind(tmp_path):
     port, reference, *run = small_pair()
     rows = layers.compare(layers.record(port, run[0]), layers.record(reference, run[1]))
     pairs = [(row.name, row.reference_name) for row in rows]
-    assert pairs == [("stem", "conv1"), ("norm", "bn1"), ("second", "conv2"), ("act", "out")]
+    named = [("stem", "conv1"), ("norm", "bn1"), ("second", "conv2"), ("act", "out")]
+    assert pairs == [*named, ("", "")]  # and the model itself
     assert max(row.output for row in rows) < 1e-13
     lines = layers.locate_forward(port, reference, *run, tmp_path / "layers.log")
     assert lines[0] == "All 4 layers agree"
-    assert len((tmp_path / "layers.log").read_text().splitlines()) == 2 + 4
+    assert len((tmp_path / "layers.log").read_text().splitlines()) == 2 + 4 + 1
 
 
 def test_a_map_of_the_user_wins(tmp_path):
@@ -243,7 +244,8 @@ def test_setting_that_differs_is_read_off_and_the_layer_named(tmp_path):
     assert lines[1].startswith("First layer to part: act: LeakyReLU(negative_slope=0.2)")
     assert "the mistake is in this layer" in lines[2]
     trace_lines = (tmp_path / "layers.log").read_text().splitlines()
-    assert [line.endswith("<-- differs") for line in trace_lines[2:]] == [False, False, False, True]
+    differ = [line.endswith("<-- differs") for line in trace_lines[2:]]
+    assert differ == [False, False, False, True, True]  # the activation, and so the model
 
 
 def test_function_call_between_layers_is_not_blamed_on_the_next(tmp_path):
@@ -364,7 +366,7 @@ def test_trace_on_request(script, run, tmp_path):
     assert "All 208 layers agree" in result.out
     name = {"01": "forward", "04": "loss", "05": "backward"}[script[:2]]
     lines = (tmp_path / "result" / "log" / f"{name}_layers.log").read_text().splitlines()
-    assert len(lines) == 2 + 208 and not any("differs" in line for line in lines[2:])
+    assert len(lines) == 2 + 208 + 1 and not any("differs" in line for line in lines[2:])
 
 
 @pytest.mark.slow
