@@ -160,6 +160,20 @@ def pool_to_six(model):
     model._conv5._pool = nn.Sequential(model._conv5._pool, nn.AdaptiveAvgPool2D((6, 6)))
 
 
+def widen_second_stage(model):
+    down, keep = models.shufflenetv2.InvertedResidualDS, models.shufflenetv2.InvertedResidual
+    blocks = {
+        "2_1": down(24, 244, 2),
+        "2_2": keep(244, 244, 1),
+        "2_3": keep(244, 244, 1),
+        "2_4": keep(244, 244, 1),
+        "3_1": down(244, 488, 2),
+    }
+    for name, block in blocks.items():
+        model.add_sublayer(name, block)
+    model._block_list[: len(blocks)] = blocks.values()
+
+
 def use_epsilon_of_inception(model):
     for layer in model.sublayers():
         if isinstance(layer, nn.BatchNorm2D):
@@ -173,14 +187,14 @@ CAUSES = [
         what="Both libraries normalise by the biased variance of the batch, which is divided by n, "
         "the number of values of a channel. Into the running variance PyTorch puts the unbiased "
         "one, divided by n - 1; so do Ioffe and Szegedy, algorithm 2. Paddle's CPU kernel puts the "
-        "biased one. So in eval mode every network with batch norm that Paddle has trained divides "
-        "by a variance that is too small, by the factor (n - 1) / n. In a deep layer with few "
-        "values that is much: 1 / 2 for n = 2, 1 / 8 for n = 8. The output in train mode and all "
-        "gradients agree. Paddle's documentation gives the formula of the biased one, and its "
-        "tests hold it. The kernel is C++, in `paddle/phi/kernels/cpu/batch_norm_kernel.cc`: it "
-        "divides `saved_variance_e` by `N * sample_size` and adds that to `running_var_arr`. It is "
-        "not in the wheel, so the line below is the one that calls it. On a GPU it was not "
-        "measured. A change was proposed in "
+        "biased one. So in eval mode every network with batch norm that Paddle has trained "
+        "divides by a variance that is too small, by one n-th of it. In a deep layer and a small "
+        "batch that is much: a half for n = 2, an eighth for n = 8. The output in train mode and "
+        "all gradients agree. Paddle's documentation gives the formula with the biased one. The "
+        "kernel is C++, in `paddle/phi/kernels/cpu/batch_norm_kernel.cc`: it divides "
+        "`saved_variance_e` by `N * sample_size` and adds that to `running_var_arr`. It is not in "
+        "the wheel, so the lines below are those that call it. On a GPU it was not measured. A "
+        "change was proposed in "
         "[Paddle#68159](https://github.com/PaddlePaddle/Paddle/pull/68159), which is closed.",
         places=lambda: [
             place(F.batch_norm, "_C_ops.batch_norm("),
@@ -208,8 +222,8 @@ print("torch ", norm.running_var.item(), "of n =", x.size)
         title="Hardsigmoid multiplies by 0.1666667 in place of dividing by 6",
         what="Hard sigmoid is relu6(x + 3) / 6. Paddle's default for the slope is 0.1666667, one "
         "sixth cut to seven digits, which is 2e-7 too large. A float32 test does not see it. In "
-        "float64 it is the largest difference between the two MobileNetV3 by six orders of "
-        "magnitude. `slope=1 / 6` helps by a factor of ten only, as the attribute is a float32.",
+        "float64 it is all that is left between the two MobileNetV3 in the forward pass. "
+        "`slope=1 / 6` helps by a factor of ten only, as the attribute is a float32.",
         places=lambda: [
             place(F.hardsigmoid, "slope: float"),
             place(models.mobilenetv3.InvertedResidual, "scale_activation=nn.Hardsigmoid"),
@@ -373,6 +387,29 @@ print("torch ", list(reference.features[0](torch.zeros(1, 3, 224, 224)).shape))
         explains=setting("padding"),
         cure=do_not_pad_first,
         mended="padding=0 in the first convolution",
+    ),
+    Cause(
+        name="shufflenet-width",
+        title="ShuffleNet V2 x2.0: the second stage has 224 channels in place of 244",
+        what="The paper's table and torchvision have 244, 488 and 976 channels in the three "
+        "stages. The port has 224, 488 and 976: it looks like a slip of the hand. The weights of "
+        "another implementation do not fit, and the network is a little smaller.",
+        places=lambda: [
+            place(models.ShuffleNetV2.__init__, "224, 488, 976"),
+            place(reference_models.shufflenet_v2_x2_0, "244, 488, 976"),
+        ],
+        reproduction="""
+import paddle, torchvision
+model = paddle.vision.models.shufflenet_v2_x2_0()
+reference = torchvision.models.shufflenet_v2_x2_0(weights=None)
+print("paddle", sum(p.size for p in model.parameters() if not p.stop_gradient))
+print("torch ", sum(p.numel() for p in reference.parameters()))
+""",
+        proposal="`stage_out_channels = [-1, 24, 244, 488, 976, 2048]`, and weights that were "
+        "trained with it.",
+        explains=lambda finding: finding.where == "2_1._conv_linear_1.0.weight",
+        cure=widen_second_stage,
+        mended="244 channels",
     ),
     Cause(
         name="alexnet-size",
