@@ -159,7 +159,8 @@ def compare(pair):
         return model
 
     while True:
-        report = alignment.check(port, pair.reference(**arguments), pair.inputs, steps=result.steps)
+        reference = pair.sized(pair.reference(**arguments))
+        report = alignment.check(port, reference, pair.inputs, steps=result.steps)
         finding = next(iter(report.differences), None)
         result.first = result.first or describe(finding)
         if report.aligned:
@@ -229,6 +230,7 @@ SCALES = {
     "sqrt(6 / (fan_in + fan_out))": lambda d: (6 / (d.fan_in + d.fan_out)) ** 0.5,
 }
 UNIFORM = 2.4  # kurtosis: 1.8 of a uniform, 3 of a normal distribution
+ENOUGH = 1_000_000  # values of a parameter that are looked at
 FEW = 1000  # values, of which kurtosis and deviation say little
 
 
@@ -308,21 +310,29 @@ def drawn(layer, name):
         fan_out, fan_in = shape if isinstance(layer, torch.nn.Module) else shape[::-1]
     else:
         fan_in = fan_out = shape[0]
-    values = parameter.detach().numpy().ravel().astype(np.float64)
+    values = parameter.detach().numpy().ravel()
+    values = values[:: 1 + values.size // ENOUGH].astype(np.float64)
     return kind, Drawn(values, fan_in, fan_out, fan_in * groups)
 
 
 def compare_initialisation(pair, arguments):
-    """{"convolution weights": [port, reference]} in words, of what `check` finds to differ."""
+    """{"convolution weights": [port, reference]} in words, of what differs.
+
+    Of which parameters that holds is tested by `check`. Of models with MANY parameters, where that
+    takes minutes, it is told by the words alone.
+    """
     make = pair.reference(**arguments)
-    report = alignment.check(pair.port, make, pair.inputs, checks=("initialisation",))
-    differ = {f.where for f in report.differences if f.check == "initialisation"}
     paddle.seed(0)
     torch.manual_seed(0)
     port, reference = pair.port(), make()
+    table = pair_weights(port, reference.state_dict()).table
+    differ = set(table)
+    if sum(p.numel() for p in reference.parameters()) <= MANY:
+        report = alignment.check(pair.port, make, pair.inputs, checks=("initialisation",))
+        differ = {f.where for f in report.differences if f.check == "initialisation"}
     layers = dict(port.named_sublayers()), dict(reference.named_modules())
     groups = {}
-    for name, (source, _) in pair_weights(port, reference.state_dict()).table.items():
+    for name, (source, _) in table.items():
         if name not in differ:
             continue
         for side, each in enumerate((name, source)):
@@ -331,7 +341,8 @@ def compare_initialisation(pair, arguments):
             if found is not None:
                 kind, values = found
                 groups.setdefault(f"{kind} {leaf}", ([], []))[side].append(values)
-    return {what: [distribution(side) for side in sides] for what, sides in groups.items()}
+    words = {what: [distribution(side) for side in sides] for what, sides in groups.items()}
+    return {what: sides for what, sides in words.items() if sides[0] != sides[1]}
 
 
 # The page.
@@ -451,9 +462,9 @@ def page(results):
         "`vgg11(batch_norm=True)`, and ResNeXt 101 32x8d is "
         "`ResNet(BottleneckBlock, 101, width=8, groups=32)`. All others have torchvision's name. "
         "VGG 11 was compared whole. Of the other VGG, which have the same head, its two hidden "
-        "layers were made 64 wide on both sides, for time. "
-        f"Of models with more than {MANY:,} parameters one step of SGD was compared, of others "
-        "three.",
+        "layers were made 64 wide on both sides, for time; their initialisation was looked at "
+        f"as it is. Of models with more than {MANY:,} parameters one step of SGD was compared, of "
+        "others three.",
         "",
         *table(
             ("model", "input", "as it is", "causes, in the order found", "removed by", "then"),
@@ -463,8 +474,8 @@ def page(results):
         "## Initialisation",
         "",
         "Who trains from the start begins from other weights. Listed are the parameters whose "
-        "distribution differs (test of Kolmogorov and Smirnov, mean and deviation, several seeds), "
-        "as port | reference. fan_in is what goes into one output, fan_out what one input goes "
+        "distribution differs (test of Kolmogorov and Smirnov, mean and deviation, several seeds; "
+        f"of models with more than {MANY:,} parameters by the formula alone), as port | reference. fan_in is what goes into one output, fan_out what one input goes "
         "into. The Paddle models leave the defaults of Paddle's layers almost everywhere. "
         "torchvision's set their own, from the papers. Two of these differences are mistakes: see "
         f"{link('grouped-convolution')} and {link('alexnet-initialisation')}.",
