@@ -361,18 +361,30 @@ def _counterpart_of_call(name, layer_map):
 def _pair_containers(port, reference, pairs, taken):
     """Pairs layers that hold others, if what lies in the one and in the other is paired, all of it.
 
-    An activation on one side only does not count: it may be a function on the other.
+    An activation on one side only does not count: it may be a function on the other. Where a layer
+    of the reference holds nothing but another, as a residual block does the chain of its layers,
+    the same lies in both. The one whose output is nearest is then the counterpart.
     """
     for name in port:
         if name in pairs or not name:
             continue
         inside = {other for mine, other in pairs.items() if mine.startswith(f"{name}.")}
-        common = _common_layer({other.rpartition(".")[0] for other in inside})
-        if not inside or not common or common not in reference or common in taken:
-            continue
-        if inside == {other for other in pairs.values() if other.startswith(f"{common}.")}:
-            pairs[name] = common
-            taken.add(common)
+        common = _common_layer({other.rpartition(".")[0] for other in inside}) if inside else ""
+        candidates = []
+        while common and inside == {x for x in pairs.values() if x.startswith(f"{common}.")}:
+            if common in reference and common not in taken:
+                candidates.append(common)
+            common = common.rpartition(".")[0]
+        if candidates:
+            nearest = min(candidates, key=lambda each: _distance(port[name], reference[each]))
+            pairs[name] = nearest
+            taken.add(nearest)
+
+
+def _distance(port, reference):
+    """How far apart the outputs of two layers are; 0 where they were not run."""
+    both_seen = isinstance(port, Seen) and isinstance(reference, Seen)
+    return relative_all(port.outputs, reference.outputs) if both_seen else 0.0
 
 
 def _common_layer(names):

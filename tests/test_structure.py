@@ -11,7 +11,7 @@ import torch
 
 import paddle_mv3
 import torch2paddle
-from alignment import origin
+from alignment import layers, origin
 from alignment.files import load_pdparams
 from alignment.layers import match
 from alignment.pairing import counterpart, pair_entries, renamed_prefixes
@@ -261,3 +261,45 @@ def test_the_right_port_fits(name):
     state = torch_ref.MODELS[name]().state_dict()
     pairing = torch2paddle.pair_weights(paddle_mv3.MODELS[name](), state)
     assert pairing.fits and pairing.table == torch2paddle.rules(paddle_mv3.MODELS[name]())
+
+
+class ReferenceResidual(torch.nn.Module):
+    """A block that keeps the chain of its layers in a layer of its own, as torchvision's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh())
+
+    def forward(self, x):
+        return x + self.block(x)
+
+
+class PortResidual(paddle.nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.tanh = paddle.nn.Linear(4, 4), paddle.nn.Tanh()
+
+    def forward(self, x):
+        return x + self.tanh(self.linear(x))
+
+
+class PortChain(PortResidual):
+    def forward(self, x):
+        return self.tanh(self.linear(x))
+
+
+@pytest.mark.parametrize(("block", "counterpart"), [(PortResidual, "0"), (PortChain, "0.block")])
+def test_of_a_block_and_the_chain_in_it_the_nearer_one_is_compared(block, counterpart):
+    rng = np.random.default_rng(0)
+    linear, x = rng.standard_normal((2, 4, 4))
+    reference = torch.nn.Sequential(ReferenceResidual(), torch.nn.Linear(4, 2)).double()
+    port = paddle.nn.Sequential(("first", block()), ("last", paddle.nn.Linear(4, 2)))
+    port.to(dtype="float64")
+    with torch.no_grad():
+        reference[0].block[0].weight.copy_(torch.from_numpy(linear.T.copy()))
+        reference[0].block[0].bias.zero_()
+        port.first.linear.weight.set_value(linear)
+        port.first.linear.bias.set_value(np.zeros(4))
+        seen = layers.record(port, lambda model: model(paddle.to_tensor(x)))
+        theirs = layers.record(reference, lambda model: model(torch.from_numpy(x)))
+    assert layers.match(seen, theirs)["first"] == counterpart
