@@ -27,9 +27,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from alignment import environment  # noqa: E402
+from alignment.torchvision_import import import_torchvision  # noqa: E402
 
-environment.import_torchvision()
+import_torchvision()
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
@@ -475,8 +475,8 @@ def page(results):
         "",
         "Who trains from the start begins from other weights. Listed are the parameters whose "
         "distribution differs (test of Kolmogorov and Smirnov, mean and deviation, several seeds; "
-        f"of models with more than {MANY:,} parameters by the formula alone), as port | reference. fan_in is what goes into one output, fan_out what one input goes "
-        "into. The Paddle models leave the defaults of Paddle's layers almost everywhere. "
+        f"of models with more than {MANY:,} parameters by the formula alone), as port | reference. "
+        "fan_in is what goes into one output, fan_out what one input goes into. The Paddle models leave the defaults of Paddle's layers almost everywhere. "
         "torchvision's set their own, from the papers. Two of these differences are mistakes: see "
         f"{link('grouped-convolution')} and {link('alexnet-initialisation')}.",
         "",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.environment import import_torchvision
+from alignment.torchvision_import import import_torchvision
 
 import_torchvision()
 
