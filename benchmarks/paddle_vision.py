@@ -476,8 +476,8 @@ def page(results):
         "Who trains from the start begins from other weights. Listed are the parameters whose "
         "distribution differs (test of Kolmogorov and Smirnov, mean and deviation, several seeds; "
         f"of models with more than {MANY:,} parameters by the formula alone), as port | reference. "
-        "fan_in is what goes into one output, fan_out what one input goes into. The Paddle models leave the "
-        "defaults of Paddle's layers almost everywhere. "
+        "fan_in is what goes into one output, fan_out what one input goes into. The Paddle models "
+        "leave the defaults of Paddle's layers almost everywhere. "
         "torchvision's set their own, from the papers. Two of these differences are mistakes: see "
         f"{link('grouped-convolution')} and {link('alexnet-initialisation')}.",
         "",
