@@ -1,0 +1,1 @@
+"""The checks of `alignment.check`, one in each module."""

@@ -1,0 +1,376 @@
+"""What all checks of a pair share: how models are run, compared, and where they differ."""
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import torch
+
+from .. import layers
+from ..files import CannotRun, place_of, reason_of
+from ..findings import Finding, Report
+from ..known import ACCEPTED, CURES, AsPaddle
+from ..paddle_internals import RECURRENT
+from ..pairing import layer_of
+from ..structure import SHALLOW, flatten, is_tensor, to_array
+from ..thresholds import AMPLIFICATION
+
+SMALL = 1e-5  # of this size are differences by a constant that one side rounds
+SETTINGS_SHOWN = 8
+
+
+def told(error):
+    """An exception of the user's code in one line, with where it was raised."""
+    return f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
+
+
+class PortBroken(Exception):
+    """The port cannot be run; holds a Finding."""
+
+
+class ReferenceBroken(Exception):
+    """The reference cannot be run."""
+
+
+class NoGradient(Exception):
+    """There is no gradient to compare; says why."""
+
+
+@dataclass
+class Leaves:
+    """What a model has returned."""
+
+    arrays: dict
+    others: dict
+
+
+def leaves(output):
+    flat = flatten(output)
+    return Leaves(
+        {path: to_array(leaf) for path, leaf in flat.items() if is_tensor(leaf)},
+        {path: leaf for path, leaf in flat.items() if not is_tensor(leaf)},
+    )
+
+
+def named_leaves(given):
+    flat = {f"input {i}{path}": leaf for i, x in enumerate(given.positional)
+            for path, leaf in flatten(x).items()}  # fmt: skip
+    flat |= {f"input {name}{path}": leaf for name, x in given.named.items()
+             for path, leaf in flatten(x).items()}  # fmt: skip
+    return flat
+
+
+def named_tensors(given):
+    return {name: leaf for name, leaf in named_leaves(given).items() if is_tensor(leaf)}
+
+
+def named_arrays(given):
+    return {n: leaf for n, leaf in named_leaves(given).items() if isinstance(leaf, np.ndarray)}
+
+
+def named_floats(given):
+    return {name: leaf for name, leaf in named_tensors(given).items() if is_float(leaf)}
+
+
+def floats(given):
+    return named_floats(given).values()
+
+
+def is_float(tensor):
+    return tensor.is_floating_point()
+
+
+def some(names, most=3):
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
+
+
+def counted(count, noun):
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def in_recurrent(model, name):
+    """Whether a layer lies in an LSTM, GRU or SimpleRNN, which calls a kernel in its place."""
+    names = dict(model.named_sublayers(include_self=True))
+    parents = [layer_of(name)]
+    while parents[-1]:
+        parents.append(layer_of(parents[-1]))
+    return any(isinstance(names.get(parent), RECURRENT) for parent in parents)
+
+
+def does_not_take(why):
+    return (
+        f"the reference cannot be run with these inputs: {why}. Give the shapes, dtypes, ranges "
+        "and names that it takes (--input)"
+    )
+
+
+class Base:
+    """What is compared, and what has been found; see `alignment.check` for the arguments."""
+
+    def __init__(self, pair, checks, sizes, count, optimizer, stop):
+        self.pair, self.checks, self.sizes, self.count = pair, checks, sizes, count
+        self.optimizer, self.stop = optimizer, stop
+        self.report = Report()
+        self.float64 = True
+        self.amplified = 0.0
+        self.cures = set()  # of known.CURES, for functions that the reference calls
+        self.settings = []
+        self.changed = {"port": set(), "reference": set()}
+
+    def _tensors(self, side, inputs):
+        dtype = "float64" if self.float64_now else None
+
+        def tensor(array):
+            if array.dtype.kind == "f" and dtype:
+                array = array.astype(dtype)
+            if side == "port":
+                return paddle.to_tensor(np.asarray(array, order="C"))
+            return torch.from_numpy(np.array(array))
+
+        return inputs.map(tensor)
+
+    def _call(self, side, model, inputs=None):
+        """The output of a model, on fresh tensors of its inputs."""
+        given = self._tensors(side, inputs or self.inputs)
+        try:
+            output = model(*given.positional, **given.named)
+        except (Exception, SystemExit) as error:
+            if side == "port":
+                raise PortBroken(self._broken(error)) from error
+            raise ReferenceBroken(told(error)) from error
+        self._note_changed_inputs(side, given, inputs or self.inputs)
+        return output
+
+    def _note_changed_inputs(self, side, given, inputs):
+        """Remembers which inputs a model has changed in place."""
+        before = named_arrays(inputs)
+        for name, tensor in named_tensors(given).items():
+            after = to_array(tensor)
+            same = after.shape == before[name].shape and np.array_equal(
+                after, before[name].astype(after.dtype), equal_nan=after.dtype.kind == "f"
+            )
+            if not same:
+                self.changed[side].add(name)
+
+    def _broken(self, error):
+        return Finding(
+            "forward",
+            "",
+            f"the port breaks off: {told(error)}",
+            hint="The reference runs with the same inputs, so the port has to",
+        )
+
+    @contextlib.contextmanager
+    def _as_paddle(self, dropout=None):
+        functions = AsPaddle(self.pair.accept, dropout)
+        with functions.running():
+            yield
+        self.report.known += list(functions.lines)
+        self.cures |= functions.cures
+
+    def _differs(self, check_, where, quantity, port="", reference="", **more):
+        self.report.differences.append(
+            Finding(check_, where, quantity, str(port), str(reference), **more)
+        )
+
+    def _require_values(self, leaves):
+        """Raises CannotRun if what the reference returns is nothing that can be compared."""
+        arrays = leaves.arrays
+        if not arrays:
+            kinds = ", ".join(sorted({type(each).__name__ for each in leaves.others.values()}))
+            raise CannotRun(
+                f"the reference returns no tensor ({kinds or 'an empty structure'}): there is "
+                "nothing to compare. Give a class or function whose model returns tensors"
+            )
+        if not any(array.size for array in arrays.values()):
+            shape = list(next(iter(arrays.values())).shape)
+            raise CannotRun(
+                f"the reference returns an empty tensor, shape {shape}: give inputs with which "
+                "there is something in it"
+            )
+        for path, array in arrays.items():
+            if not array.size:
+                self.report.not_compared.append(f"output{path}: empty, shape {list(array.shape)}")
+            if array.dtype.kind in "fc" and np.isnan(array).any():
+                raise CannotRun(
+                    f"the reference's output{path} holds NaNs with these weights and inputs, and "
+                    "NaNs cannot be compared. Give other inputs, or weights that fit them "
+                    "(--torch-weights, --own-weights)"
+                )
+
+    def _bound(self, least):
+        if self.pair.bound is not None:
+            return self.pair.bound
+        return max(least, AMPLIFICATION * self.amplified)
+
+    def _compare_outputs(self, check_, mine, theirs, limit):
+        """The largest difference; what is above the limit becomes a Finding."""
+        worst = 0.0
+        for path, a, b in layers.pair_leaves(mine.arrays, theirs.arrays):
+            a = layers.arrange(a, b, self.pair.channels_last)
+            name = f"output{path}"
+            value = layers.relative(a, b)
+            worst = max(worst, value)
+            if value <= limit:
+                continue
+            reason = layers.incomparable(a, b)
+            if reason.startswith(("shape", "dtype")):
+                quantity, _, sides = reason.partition(" ")
+                self._differs(check_, name, quantity, *sides.split(" | "))
+            elif reason:
+                self._differs(check_, name, reason)
+            else:
+                finding = Finding(check_, name, "output", "", "", value, limit)
+                self.report.differences.append(finding)
+        for path, a, b in layers.pair_leaves(mine.others, theirs.others):
+            if isinstance(a, SHALLOW) and isinstance(b, SHALLOW):
+                if a != b:
+                    self._differs(check_, f"output{path}", "value", repr(a), repr(b))
+            else:
+                kinds = " | ".join(type(x).__name__ for x in (a, b))
+                self.report.not_compared.append(f"output{path}: no tensor ({kinds})")
+        return worst
+
+    def _comparable_layers(self, seen, seen_reference, complete=True):
+        """`seen` without the layers of parameters that have no counterpart; notes on all such.
+
+        Args:
+            complete: the port has run to its end.
+        """
+        before = len(self.report.not_compared)
+        paired = {
+            layer_of(name)
+            for name, (source, rule) in self.table.items()
+            if isinstance(source, str) and isinstance(rule, str)
+        }
+        never = [
+            name
+            for name, layer in self.port.named_sublayers()
+            if name not in seen and not list(layer.children()) and not in_recurrent(self.port, name)
+        ]
+        if never:
+            self.report.not_compared.append(
+                f"layers of the port that were never called: {some(never)}"
+            )
+        never = [
+            name
+            for name, module in self.reference.named_modules()
+            if name
+            and name not in seen_reference
+            and not list(module.children())
+            and not name.endswith("out_proj")
+        ]
+        if never:
+            self.report.not_compared.append(
+                f"layers of the reference that were never called: {some(never)}"
+            )
+        kept, lost = {}, []
+        if not complete:
+            del self.report.not_compared[before:]
+        for name, each in seen.items():
+            plain = name.partition(" (call")[0]
+            own = [p for p in each.layer.parameters(include_sublayers=False)]
+            if own and plain and plain not in paired and not list(each.layer.children()):
+                lost.append(name)
+            else:
+                kept[name] = each
+        matched = layers.match(kept, seen_reference, self.layer_map)
+        lost += [name for name in kept if name and name not in matched]
+        # What lies in attention or a recurrent layer is compared with it.
+        whole = [name for name in matched if layers.is_one(seen[name].layer)]
+        lost = [n for n in lost if not any(n.startswith(f"{name}.") for name in whole)]
+        others = set(matched.values())
+        lost_reference = [name for name in seen_reference if name and name not in others]
+        for names, side in ((lost, "port"), (lost_reference, "reference")):
+            if names and complete:
+                self.report.not_compared.append(
+                    f"{counted(len(names), 'layer')} of the {side} without a counterpart, each by "
+                    f"itself (what comes after them is): {some(names)}"
+                )
+        return kept
+
+    def _note_settings(self):
+        found = layers.compare_settings(self.port, self.reference, self.layer_map)
+        self.settings = [
+            line for line in found if ": type " not in line and ", only in the " not in line
+        ]
+
+    def _locate(self, findings, rows, seen, seen_reference, limit):
+        """Puts the first layer that differs before the outputs that do."""
+        unpaired = layers.unpaired_between(seen, seen_reference, rows)
+        row = next((row for row in rows if row.output > limit), None)
+        lines = layers.first_forward(rows, limit, unpaired)
+        if row is None:
+            findings[0].detail = ["All layers agree: the mistake is in what is done with them"]
+            return
+        if not row.name:  # the model itself: what comes out of it is told already
+            findings[0].detail = [*lines, *self._settings_lines()]
+            findings[0].hint = self._cure(row.output)
+            return
+        found = layers.different_settings(row.port.layer, row.reference.layer)
+        difference = row.output if np.isfinite(row.output) else None
+        if row.input > limit:
+            found = []  # the mistake lies before it
+        finding = Finding("forward", row.name, "output", "", "", difference, limit)
+        if not np.isfinite(row.output):
+            how = layers.how_far_all(
+                row.port.outputs, row.reference.outputs, self.pair.channels_last
+            )
+            quantity, _, sides = how.partition(" ")
+            finding.quantity = how
+            if " | " in sides:
+                finding.quantity = quantity
+                finding.port, finding.reference = sides.split(" | ", 1)
+            finding.bound = None
+        if found:
+            name, _, sides = found[0].partition(" ")
+            finding.quantity, (finding.port, finding.reference) = name, sides.split(" | ", 1)
+        finding.detail = [*lines, *self._settings_lines()]
+        if not found:
+            finding.hint = CURES.get(layers.kind(row.port.layer), "") or self._cure(row.output)
+        index = self.report.differences.index(findings[0])
+        self.report.differences.insert(index, finding)
+
+    def _settings_lines(self):
+        return [f"Differs (port | reference): {line}" for line in self.settings[:SETTINGS_SHOWN]]
+
+    def _settings_of(self, name):
+        """Lines on what can be read off a layer of the port and its counterpart and differs."""
+        port = dict(self.port.named_sublayers())
+        reference = {n: module for n, module in self.reference.named_modules() if n}
+        other = layers.match(port, reference, self.layer_map).get(name)
+        if other is None:
+            return []
+        found = layers.different_settings(port[name], reference[other])
+        return [f"Differs (port | reference): {name}: {line}" for line in found]
+
+    def _cure(self, difference):
+        """What to do about a small difference, if a function that was called is known for it."""
+        if difference > SMALL:
+            return ""
+        return "; ".join(CURES[name] for name in sorted(self.cures))
+
+    def _add_rows(self, check_, rows):
+        """Turns rows of a training that differ into Findings."""
+        for row in rows:
+            if row.agrees or row.value <= (self.pair.bound or 0.0):
+                continue
+            if row.cause in self.pair.accept:
+                self.report.known.append(ACCEPTED[row.cause])
+                continue
+            hint = CURES[row.cause] if row.cause else row.hint
+            finding = Finding(check_, row.name, row.kind, hint=hint)
+            if row.reason:
+                finding.quantity += f": {row.reason}"
+            elif np.isfinite(row.value):
+                finding.difference, finding.bound = row.value, row.bound
+            if row.kind in ("loss", "dropout"):
+                finding.where, finding.quantity = "", row.kind
+                finding.port, _, finding.reference = row.name.partition(" | ")
+            if row.kind == "dropout":
+                finding.where, finding.bound = row.where, None
+                finding.detail += self._settings_of(row.where)
+            elif row.where:
+                finding.detail.append(f"in {row.where}")
+            self.report.differences.append(finding)

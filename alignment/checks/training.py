@@ -1,0 +1,92 @@
+"""Steps of an optimizer, each of both sides from one state."""
+
+import numpy as np
+import paddle
+import torch
+
+from ..training import steps
+from .backward import Backward
+from .base import NoGradient, counted
+
+LEARNING_RATE = 1e-3
+OPTIMIZERS = {
+    "sgd": (
+        lambda p: paddle.optimizer.SGD(LEARNING_RATE, parameters=p),
+        lambda p: torch.optim.SGD(p, LEARNING_RATE),
+    ),
+    "momentum": (
+        lambda p: paddle.optimizer.Momentum(LEARNING_RATE, 0.9, parameters=p),
+        lambda p: torch.optim.SGD(p, LEARNING_RATE, momentum=0.9),
+    ),
+    "adam": (
+        lambda p: paddle.optimizer.Adam(LEARNING_RATE, parameters=p),
+        lambda p: torch.optim.Adam(p, LEARNING_RATE),
+    ),
+    "adamw": (
+        lambda p: paddle.optimizer.AdamW(LEARNING_RATE, parameters=p, weight_decay=0.01),
+        lambda p: torch.optim.AdamW(p, LEARNING_RATE, weight_decay=0.01),
+    ),
+}
+
+
+class Training(Backward):
+    """Steps of an optimizer, each of both sides from one state."""
+
+    def _training(self):
+        if not self._has_float64():
+            return None
+        before = len(self.report.differences)
+        if any(f.check == "backward" for f in self.report.differences):
+            self.report.not_compared.append("training: gradients differ, so updates would too")
+            return None
+        if not hasattr(self, "train_mode"):
+            self.train_mode = True
+        if not any(p.requires_grad for p in self.reference.parameters()):
+            self.report.not_compared.append("training: the reference has no parameter to train")
+            return None
+        port = steps.Side(self.port)
+        reference = steps.Side(self.reference)
+        make, make_reference = OPTIMIZERS[self.optimizer]
+        port.optimizer = make([p for p in self.port.parameters() if not p.stop_gradient])
+        trained = [p for p in self.reference.parameters() if p.requires_grad]
+        reference.optimizer = make_reference(trained)
+        rows, worst = [], {}
+        steps.put(self.port, self.reference, self.table)
+        for step in range(self.count):
+            start = steps.torch_arrays(self.reference, self.table)
+            try:
+                _, _, result = self._gradients()
+            except NoGradient as error:
+                self.report.not_compared.append(f"training: {error}")
+                return None
+            self._same_gradients()
+            port.optimizer.step()
+            reference.optimizer.step()
+            where = f"step {step}"
+            rows = [*result["dropout"], *result["loss"], *result["gradients"]]
+            rows += steps.compare_updates(where, port, reference, self.table, start)
+            for row in rows:
+                row.where = row.where if row.kind == "dropout" else where
+                worst[row.kind] = max(worst.get(row.kind, 0.0), row.value if row.agrees else 0.0)
+            self._add_rows("training", rows)
+            if len(self.report.differences) > before:
+                break
+            steps.restart(port, reference, self.table)
+        found = self.report.differences[before:]
+        if found:
+            found[0].detail += self._settings_lines()
+        shown_ = ", ".join(f"{kind} {value:.0e}" for kind, value in worst.items())
+        return (
+            f"{counted(self.count, 'step')} of {self.optimizer}, each from one state; largest "
+            f"difference: {shown_}"
+        )
+
+    def _same_gradients(self):
+        """The reference's gradients for the port, too: of one that is zero in theory, an optimizer
+        that divides by its size makes a step of full size out of rounding."""
+        theirs = steps.torch_gradients(self.reference, self.table)
+        parameters = steps.paddle_parameters(self.port)
+        for name in theirs:
+            gradient, mine = theirs[name], parameters[name].grad
+            if gradient is not None and mine is not None:
+                mine.set_value(np.asarray(gradient.astype(mine.numpy().dtype), order="C"))
