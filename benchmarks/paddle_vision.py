@@ -196,7 +196,8 @@ def measured(report, finding):
     """How large a difference is, in the layer and in the output."""
     same = [f for f in report.differences if f.check == finding.check]
     largest = max((f.difference for f in same if f.difference is not None), default=None)
-    text = describe(finding)
+    settings = [line for line in finding.detail if f": {finding.where}: " in line]
+    text = "; ".join([describe(finding), *(line.partition(": ")[2] for line in settings)])
     if finding.difference is not None:
         text += f", differs by {finding.difference:.1e}"
     output = next((f.difference for f in same if f.where == "output"), None)
@@ -340,7 +341,8 @@ def compare_initialisation(pair, arguments):
             found = drawn(layers[side][layer], leaf)
             if found is not None:
                 kind, values = found
-                groups.setdefault(f"{kind} {leaf}", ([], []))[side].append(values)
+                own = name.rpartition(".")[2]
+                groups.setdefault(f"{kind} {own}", ([], []))[side].append(values)
     words = {what: [distribution(side) for side in sides] for what, sides in groups.items()}
     return {what: sides for what, sides in words.items() if sides[0] != sides[1]}
 
@@ -475,7 +477,8 @@ def page(results):
         "",
         "Who trains from the start begins from other weights. Listed are the parameters whose "
         "distribution differs (test of Kolmogorov and Smirnov, mean and deviation, several seeds; "
-        f"of models with more than {MANY:,} parameters by the formula alone), as port | reference. fan_in is what goes into one output, fan_out what one input goes "
+        f"of models with more than {MANY:,} parameters by the formula alone), as port | reference. "
+        "fan_in is what goes into one output, fan_out what one input goes "
         "into. The Paddle models leave the defaults of Paddle's layers almost everywhere. "
         "torchvision's set their own, from the papers. Two of these differences are mistakes: see "
         f"{link('grouped-convolution')} and {link('alexnet-initialisation')}.",
