@@ -355,6 +355,11 @@ class _Comparison(Structure, Forward, Training, Initialisation):
                 finding = broken.args[0]
                 report.differences.append(finding)
                 report.checks.append(Check(finding.check, False, finding.text()))
+        if report.aligned and self.settings:
+            report.not_compared += [
+                f"a setting that differs (port | reference), with no effect on these inputs: {line}"
+                for line in self.settings
+            ]
         report.not_compared = list(dict.fromkeys(report.not_compared))
         report.known = list(dict.fromkeys(report.known))
         return report

@@ -37,8 +37,10 @@ class Finding:
         line = f"{self.where}: {self.quantity}" if self.where else self.quantity
         if self.port or self.reference:
             line += f" {self.port} | {self.reference}"
-        if self.difference is not None:
-            line += f" differs by {self.difference:.1e} (bound {self.bound:.0e})"
+        if self.difference is not None and (self.port or self.reference):
+            line += f" (relative difference {self.difference:.1e}, bound {self.bound:.0e})"
+        elif self.difference is not None:
+            line += f" differs by {self.difference:.1e} of its size (bound {self.bound:.0e})"
         return line
 
 

@@ -58,7 +58,8 @@ class Input:
         Images odd sizes first, then even ones, then channels last; volumes and sequences alike.
         """
         if not self.dtype.startswith("float"):
-            return []
+            # Tokens and their masks: longer.
+            return [(self.shape[0], self.shape[1] + 5)] if len(self.shape) == 2 else []
         if len(self.shape) == 3:
             n, c, length = self.shape
             return [(n, c, length + 7), (n, c + 5, length)]
@@ -197,19 +198,28 @@ class Inputs:
     def resized(self, number):
         """The same at another size, of those that `Input.other_sizes` gives; None if none is left.
 
-        Inputs of one shape keep one shape.
+        First each with one sample more in a batch, where all inputs have as many; then each with as
+        many as before; at last one sample more alone.
         """
-        found = []
+        leaves = self.leaves()
+        described = [leaf for leaf in leaves if isinstance(leaf, Input)]
+        count = max((len(leaf.other_sizes()) for leaf in described), default=0)
+        batches = {leaf.shape[:1] for leaf in leaves}
+        grows = len(described) == len(leaves) and len(batches) == 1 and () not in batches
+        variants = [(size, 1) for size in range(count) if grows]
+        variants += [(size, 0) for size in range(count)] + ([(None, 1)] if grows else [])
+        if number >= len(variants):
+            return None
+        size, more = variants[number]
 
         def other(leaf):
-            sizes = leaf.other_sizes() if isinstance(leaf, Input) else []
-            if number >= len(sizes):
+            if not isinstance(leaf, Input):
                 return leaf
-            found.append(leaf)
-            return replace(leaf, shape=sizes[number])
+            sizes = leaf.other_sizes() if size is not None else []
+            shape = sizes[size] if sizes and size < len(sizes) else leaf.shape
+            return replace(leaf, shape=(shape[0] + more, *shape[1:]) if more else shape)
 
-        inputs = Inputs(rebuild(self.positional, other), rebuild(self.named, other))
-        return inputs if found else None
+        return Inputs(rebuild(self.positional, other), rebuild(self.named, other))
 
     def map(self, function):
         """The same with `function(array)` for each array."""

@@ -198,18 +198,20 @@ class AsPaddle:
     Args:
         accepted: names of ACCEPTED.
         dropout: what runs the dropout functions: a dropout.SharedDropout, or None.
+        exact: modules in which constants stay as they are.
 
     Attributes:
         lines: what was rounded, each once.
         cures: names of CURES that functions were called of.
     """
 
-    def __init__(self, accepted=(), dropout=None):
+    def __init__(self, accepted=(), dropout=None, exact=()):
         self.accepted, self.dropout, self.lines, self.cures = accepted, dropout, {}, set()
+        self.exact, self.running_now = exact, []
 
     @contextlib.contextmanager
-    def running(self):
-        """Within, PyTorch's functions are these."""
+    def running(self, model):
+        """Within, PyTorch's functions are these, for `model`."""
         functions = {f: functools.partial(self._rounded, f) for f in CONSTANTS}
         functions |= {
             function: functools.partial(run, function)
@@ -222,12 +224,28 @@ class AsPaddle:
         }
         if self.dropout is not None:
             functions |= self.dropout.reference_functions()
-        with replaced(functions):
-            yield
+        hooks = []
+        for module in model.modules():
+            if module in self.exact:
+                hooks.append(module.register_forward_pre_hook(self._enter))
+                hooks.append(module.register_forward_hook(self._leave))
+        try:
+            with replaced(functions):
+                yield
+        finally:
+            self.running_now.clear()
+            for hook in hooks:
+                hook.remove()
+
+    def _enter(self, module, args):
+        self.running_now.append(module)
+
+    def _leave(self, module, args, output):
+        self.running_now.pop()
 
     def _rounded(self, function, *args, **kwargs):
         constant = CONSTANTS[function]
-        if not _is_float64(args, kwargs):
+        if self.running_now or not _is_float64(args, kwargs):
             return function(*args, **kwargs)
         is_positional = len(args) > constant.position
         value = kwargs.get(constant.name, constant.default)
@@ -242,7 +260,7 @@ class AsPaddle:
         return function(*args, **kwargs)
 
     def _run_selu(self, function, *args, **kwargs):
-        if not (_is_float64(args, kwargs) and rounds(T.selu)):
+        if self.running_now or not (_is_float64(args, kwargs) and rounds(T.selu)):
             return function(*args, **kwargs)
         self.lines["selu: Paddle holds its two constants as float32"] = True
         return _selu(args[0] if args else kwargs["input"], True)

@@ -307,6 +307,16 @@ def kind(layer):
     return type(layer).__name__.lower()
 
 
+def is_of_framework(layer):
+    """Whether a layer is one of Paddle's or PyTorch's own, or built on one."""
+    for cls in type(layer).__mro__:
+        if cls in (paddle.nn.Layer, torch.nn.Module):
+            return False
+        if cls.__module__.startswith(("paddle.nn.layer", "torch.nn.modules")):
+            return True
+    return False
+
+
 def match(port, reference, layer_map=None):
     """{name in the port: name in the reference}: as given, else equal names, else order and kind.
 
@@ -582,6 +592,31 @@ def compare_settings(port_model, reference_model, layer_map=None):
     return found
 
 
+def _shared(port, reference):
+    """Of two {path: array} the tensors that both have, if each has one: attention returns its
+    weights as well or does not."""
+    if port.keys() == reference.keys() or not port or not reference:
+        return port, reference
+    count = min(len(port), len(reference))
+    return dict(list(port.items())[:count]), dict(list(reference.items())[:count])
+
+
+def _gradients(port, reference):
+    """Both sides' {path: gradient}; one that a side lacks, as nobody uses that output, is 0."""
+    mine, theirs = _shared(port.outputs, reference.outputs)
+    if not port.output_gradients or not reference.output_gradients:
+        return port.output_gradients, reference.output_gradients
+    found = {}, {}
+    for path, other in zip(mine, theirs):
+        a = port.output_gradients.get(path)
+        b = reference.output_gradients.get(other)
+        if a is None and b is None:
+            continue
+        found[0][path] = np.zeros_like(mine[path]) if a is None else a
+        found[1][path] = np.zeros_like(theirs[other]) if b is None else b
+    return found
+
+
 def compare(port, reference, layer_map=None, channels_last=False):
     """Rows of the layers that both sides have, in the order in which the port's finish."""
     rows = []
@@ -594,8 +629,8 @@ def compare(port, reference, layer_map=None, channels_last=False):
                 a,
                 b,
                 relative_inputs(a.inputs, b.inputs, channels_last),
-                relative_all(a.outputs, b.outputs, channels_last),
-                relative_all(a.output_gradients, b.output_gradients, channels_last),
+                relative_all(*_shared(a.outputs, b.outputs), channels_last),
+                relative_all(*_gradients(a, b), channels_last),
             )
         )
     order = {name: i for i, name in enumerate(port)}
@@ -675,7 +710,7 @@ def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None):
         else:
             how = f"{row.output:.1e}"
             if not np.isfinite(row.output):
-                how = how_far_all(row.port.outputs, row.reference.outputs)
+                how = how_far_all(*_shared(row.port.outputs, row.reference.outputs))
             lines.append(
                 f"Its input agrees ({row.input:.0e}), its output does not ({how}): "
                 "the mistake is in this layer, its settings or its weights"
@@ -737,7 +772,7 @@ def first_backward(rows, bound=GRADIENT_FLOAT64):
         elif not gradients[1]:
             how = f"No gradient reaches {row.reference_name or THE_MODEL} in the reference"
         else:
-            how = f"It differs, {how_far_all(*gradients)}"
+            how = f"It differs, {how_far_all(*_gradients(row.port, row.reference))}"
         after = "between it and the loss"
         if agreed:
             after = f"between it and {agreed.name}, whose output's gradient still agrees"

@@ -17,8 +17,11 @@ from .paddle_internals import buffers_of, is_made
 KEPT = (torch.nn.LeakyReLU, torch.nn.GroupNorm, torch.nn.Softplus)
 
 
-def to_float64(paddle_model, torch_model):
+def to_float64(paddle_model, torch_model, exact=()):
     """Turns both models into float64, in place, and rounds the reference as Paddle rounds.
+
+    Args:
+        exact: modules of the reference that keep their constants, as the port computes them itself.
 
     Returns:
         Lines for the log; see `round_attributes`.
@@ -44,7 +47,7 @@ def to_float64(paddle_model, torch_model):
         for name, value in list(vars(module).items()):
             if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
                 setattr(module, name, value.double())
-    return round_attributes(torch_model)
+    return round_attributes(torch_model, exact)
 
 
 @contextlib.contextmanager
@@ -60,7 +63,7 @@ def default_float64():
         paddle.set_default_dtype(before_paddle)
 
 
-def round_attributes(torch_model):
+def round_attributes(torch_model, exact=()):
     """Rounds the float attributes of a model's modules as Paddle does, in place.
 
     Paddle 3.3.1 stores the float attributes of nearly all operators as float32, whatever the dtype
@@ -73,7 +76,7 @@ def round_attributes(torch_model):
     """
     rounded = {}
     for module in torch_model.modules():
-        if isinstance(module, KEPT):
+        if isinstance(module, KEPT) or module in exact:
             continue
         is_batch_norm = isinstance(module, torch.nn.modules.batchnorm._NormBase)
         for name, value in vars(module).items():

@@ -196,7 +196,8 @@ def measured(report, finding):
     """How large a difference is, in the layer and in the output."""
     same = [f for f in report.differences if f.check == finding.check]
     largest = max((f.difference for f in same if f.difference is not None), default=None)
-    text = describe(finding)
+    settings = [line for line in finding.detail if f": {finding.where}: " in line]
+    text = "; ".join([describe(finding), *(line.partition(": ")[2] for line in settings)])
     if finding.difference is not None:
         text += f", differs by {finding.difference:.1e}"
     output = next((f.difference for f in same if f.where == "output"), None)
@@ -220,16 +221,16 @@ class Drawn:
     all_in: float  # fan-in as if a convolution had one group
 
 
+# In this order: where two give the same number, the first is told.
 SCALES = {
     "1 / sqrt(fan_in)": lambda d: d.fan_in**-0.5,
     "sqrt(2 / fan_in)": lambda d: (2 / d.fan_in) ** 0.5,
     "sqrt(6 / fan_in)": lambda d: (6 / d.fan_in) ** 0.5,
+    "sqrt(6 / (fan_in + fan_out))": lambda d: (6 / (d.fan_in + d.fan_out)) ** 0.5,
     "sqrt(2 / (groups * fan_in))": lambda d: (2 / d.all_in) ** 0.5,
     "sqrt(2 / fan_out)": lambda d: (2 / d.fan_out) ** 0.5,
     "sqrt(2 / (fan_in + fan_out))": lambda d: (2 / (d.fan_in + d.fan_out)) ** 0.5,
-    "sqrt(6 / (fan_in + fan_out))": lambda d: (6 / (d.fan_in + d.fan_out)) ** 0.5,
 }
-UNIFORM = 2.4  # kurtosis: 1.8 of a uniform, 3 of a normal distribution
 ENOUGH = 1_000_000  # values of a parameter that are looked at
 FEW = 1000  # values, of which kurtosis and deviation say little
 
@@ -255,19 +256,15 @@ def distribution(parameters):
                 scales[text] = lambda d, x=float(text): x
         covered, ranks = {}, {}
         for text, scale in scales.items():
-            off = {id(d): abs(np.log(sizes[id(d)] / scale(d))) for d in left}
-            fits = [d for d in left if off[id(d)] < tolerance(d)]
+            fits = [d for d in left if abs(np.log(sizes[id(d)] / scale(d))) < tolerance(d)]
             for shape, members in (
                 ("uniform within", [d for d in fits if id(d) in uniform]),
                 ("normal, deviation", [d for d in fits if id(d) not in uniform]),
             ):
                 covers = sum(d.values.size for d in members)
-                distance = sum(off[id(d)] * d.values.size for d in members) / max(covers, 1)
-                # A formula before a number; the nearer formula, the first of equals; the shorter
-                # number.
-                rank = covers, -distance if text in SCALES else -len(text)
+                # A formula before a number, the shorter number before the longer.
+                ranks[f"{shape} {text}"] = covers, 0 if text in SCALES else -len(text)
                 covered[f"{shape} {text}"] = members
-                ranks[f"{shape} {text}"] = rank
         best = max(ranks, key=ranks.get)
         found[best] = covered[best]
         taken = {id(d) for d in covered[best]}
@@ -340,7 +337,8 @@ def compare_initialisation(pair, arguments):
             found = drawn(layers[side][layer], leaf)
             if found is not None:
                 kind, values = found
-                groups.setdefault(f"{kind} {leaf}", ([], []))[side].append(values)
+                own = name.rpartition(".")[2]
+                groups.setdefault(f"{kind} {own}", ([], []))[side].append(values)
     words = {what: [distribution(side) for side in sides] for what, sides in groups.items()}
     return {what: sides for what, sides in words.items() if sides[0] != sides[1]}
 

@@ -54,8 +54,8 @@ def compare(name, cures=()):
             [
                 "inception-auxiliary",
                 "inception-epsilon",
-                "dropout-rate",
                 "dropout-mode",
+                "dropout-rate",
                 "running-variance",
             ],
             marks=pytest.mark.slow,

@@ -61,7 +61,7 @@ class Backward(Base):
     def _has_float64(self):
         if "forward" not in self.checks and self.float64 and not self.float64_now:
             self._run_both()  # what breaks off here does so in any dtype
-            self.report.notes += to_float64(self.port, self.reference)
+            self.report.notes += to_float64(self.port, self.reference, self._exact())
             self.float64_now = True
             self._note_settings()
             try:

@@ -161,10 +161,26 @@ class Base:
             hint="The reference runs with the same inputs, so the port has to",
         )
 
+    def _exact(self):
+        """Modules of the reference whose counterpart in the port is no layer of Paddle.
+
+        What somebody has written by hand holds its constants as they are.
+        """
+        if not hasattr(self, "exact"):
+            port = dict(self.port.named_sublayers())
+            reference = {name: module for name, module in self.reference.named_modules() if name}
+            pairs = layers.match(port, reference, self.layer_map)
+            self.exact = {
+                reference[other]
+                for name, other in pairs.items()
+                if not layers.is_of_framework(port[name])
+            }
+        return self.exact
+
     @contextlib.contextmanager
     def _as_paddle(self, dropout=None):
-        functions = AsPaddle(self.pair.accept, dropout)
-        with functions.running():
+        functions = AsPaddle(self.pair.accept, dropout, self._exact())
+        with functions.running(self.reference):
             yield
         self.report.known += list(functions.lines)
         self.cures |= functions.cures

@@ -47,7 +47,7 @@ class Forward(Base):
             for path, a, b in layers.pair_leaves(mine.arrays, first.arrays):
                 if a is not None and b is not None and a.dtype != b.dtype:
                     self._differs("forward", f"output{path}", "dtype", a.dtype, b.dtype)
-        self.report.notes += to_float64(port, reference)
+        self.report.notes += to_float64(port, reference, self._exact())
         self.float64_now = True
         shelves = layers.Shelf(), layers.Shelf()
         outputs, seen, seen_reference = {}, {}, {}

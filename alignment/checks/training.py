@@ -67,7 +67,8 @@ class Training(Backward):
             rows += steps.compare_updates(where, port, reference, self.table, start)
             for row in rows:
                 row.where = row.where if row.kind == "dropout" else where
-                worst[row.kind] = max(worst.get(row.kind, 0.0), row.value if row.agrees else 0.0)
+                if np.isfinite(row.value):
+                    worst[row.kind] = max(worst.get(row.kind, 0.0), row.value)
             self._add_rows("training", rows)
             if len(self.report.differences) > before:
                 break
