@@ -307,9 +307,21 @@ class Base:
         return kept
 
     def _note_settings(self):
-        found = layers.compare_settings(self.port, self.reference, self.layer_map)
+        """Sets `self.settings`: lines on what can be read off paired layers and differs."""
+        port = dict(self.port.named_sublayers())
+        reference = {name: module for name, module in self.reference.named_modules() if name}
+        whole = {layer_of(n) for n, entry in self.table.items() if isinstance(entry[1], str)}
+        found = {}
+        for name, other in layers.match(port, reference, self.layer_map).items():
+            has_own = any(True for _ in port[name].parameters(include_sublayers=False))
+            if has_own and name not in whole:  # split, or joined from several
+                continue
+            for line in layers.different_settings(port[name], reference[other]):
+                if not line.startswith("type "):
+                    found.setdefault(line, []).append(name)
         self.settings = [
-            line for line in found if ": type " not in line and ", only in the " not in line
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {line}"
+            for line, names in found.items()
         ]
 
     def _locate(self, findings, rows, seen, seen_reference, limit):
