@@ -221,15 +221,15 @@ class Drawn:
     all_in: float  # fan-in as if a convolution had one group
 
 
-# In this order: where two give the same number, the first is told.
+# The usual formulas. In this order: where two give the same number, the first is told.
 SCALES = {
-    "1 / sqrt(fan_in)": lambda d: d.fan_in**-0.5,
-    "sqrt(2 / fan_in)": lambda d: (2 / d.fan_in) ** 0.5,
-    "sqrt(6 / fan_in)": lambda d: (6 / d.fan_in) ** 0.5,
-    "sqrt(6 / (fan_in + fan_out))": lambda d: (6 / (d.fan_in + d.fan_out)) ** 0.5,
-    "sqrt(2 / (groups * fan_in))": lambda d: (2 / d.all_in) ** 0.5,
-    "sqrt(2 / fan_out)": lambda d: (2 / d.fan_out) ** 0.5,
-    "sqrt(2 / (fan_in + fan_out))": lambda d: (2 / (d.fan_in + d.fan_out)) ** 0.5,
+    "uniform within 1 / sqrt(fan_in)": lambda d: d.fan_in**-0.5,
+    "uniform within sqrt(6 / fan_in)": lambda d: (6 / d.fan_in) ** 0.5,
+    "uniform within sqrt(6 / (fan_in + fan_out))": lambda d: (6 / (d.fan_in + d.fan_out)) ** 0.5,
+    "normal, deviation sqrt(2 / fan_in)": lambda d: (2 / d.fan_in) ** 0.5,
+    "normal, deviation sqrt(2 / (groups * fan_in))": lambda d: (2 / d.all_in) ** 0.5,
+    "normal, deviation sqrt(2 / fan_out)": lambda d: (2 / d.fan_out) ** 0.5,
+    "normal, deviation sqrt(2 / (fan_in + fan_out))": lambda d: (2 / (d.fan_in + d.fan_out)) ** 0.5,
 }
 UNIFORM = 2.4  # kurtosis: 1.8 of a uniform, 3 of a normal distribution
 ENOUGH = 1_000_000  # values of a parameter that are looked at
@@ -250,22 +250,25 @@ def distribution(parameters):
     while left:
         uniform = {id(d) for d in left if is_uniform(small if d.values.size < FEW else [d])}
         sizes = {id(d): d.values.std() * (3**0.5 if id(d) in uniform else 1.0) for d in left}
+        shapes = {
+            id(d): "uniform within" if id(d) in uniform else "normal, deviation" for d in left
+        }
         scales = dict(SCALES)
         for digits in (3, 2, 1):
-            for size in sizes.values():
-                text = f"{size:.{digits}g}"
-                scales[text] = lambda d, x=float(text): x
+            for d in left:
+                number = f"{sizes[id(d)]:.{digits}g}"
+                scales[f"{shapes[id(d)]} {number}"] = lambda d, x=float(number): x
         covered, ranks = {}, {}
         for text, scale in scales.items():
-            fits = [d for d in left if abs(np.log(sizes[id(d)] / scale(d))) < tolerance(d)]
-            for shape, members in (
-                ("uniform within", [d for d in fits if id(d) in uniform]),
-                ("normal, deviation", [d for d in fits if id(d) not in uniform]),
-            ):
-                covers = sum(d.values.size for d in members)
-                # A formula before a number, the shorter number before the longer.
-                ranks[f"{shape} {text}"] = covers, 0 if text in SCALES else -len(text)
-                covered[f"{shape} {text}"] = members
+            covered[text] = [
+                d
+                for d in left
+                if text.startswith(shapes[id(d)])
+                and abs(np.log(sizes[id(d)] / scale(d))) < tolerance(d)
+            ]
+            covers = sum(d.values.size for d in covered[text])
+            # A formula before a number, the shorter number before the longer.
+            ranks[text] = covers, 0 if text in SCALES else -len(text)
         best = max(ranks, key=ranks.get)
         found[best] = covered[best]
         taken = {id(d) for d in covered[best]}
