@@ -205,7 +205,7 @@ class Inputs:
         described = [leaf for leaf in leaves if isinstance(leaf, Input)]
         count = max((len(leaf.other_sizes()) for leaf in described), default=0)
         # Lengths, one for each sample, belong to the length of the sequences.
-        if any("int" in leaf.dtype and len(leaf.shape) == 1 for leaf in described):
+        if any("int" in str(leaf.dtype) and len(leaf.shape) == 1 for leaf in leaves):
             count = 0
         batches = {leaf.shape[:1] for leaf in leaves}
         grows = len(described) == len(leaves) and len(batches) == 1 and () not in batches

@@ -67,7 +67,7 @@ class Training(Backward):
             rows += steps.compare_updates(where, port, reference, self.table, start)
             for row in rows:
                 row.where = row.where if row.kind == "dropout" else where
-                if np.isfinite(row.value):
+                if np.isfinite(row.value) and row.cause not in self.pair.accept:
                     worst[row.kind] = max(worst.get(row.kind, 0.0), row.value)
             self._add_rows("training", rows)
             if len(self.report.differences) > before:
