@@ -237,7 +237,7 @@ print("torch ", torch.nn.functional.hardsigmoid(torch.tensor(x, dtype=torch.floa
 """,
         proposal="Compute relu6(x + 3) / 6 where slope and offset are the defaults, or hold the "
         "attribute as a double and make its default 1 / 6.",
-        explains=lambda finding: "Hardsigmoid" in finding.hint,
+        explains=lambda finding: "hardsigmoid" in finding.hint,
         cure=divide_by_six,
         mended="relu6(x + 3) / 6 for Hardsigmoid",
     ),

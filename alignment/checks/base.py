@@ -310,11 +310,10 @@ class Base:
         """Sets `self.settings`: lines on what can be read off paired layers and differs."""
         port = dict(self.port.named_sublayers())
         reference = {name: module for name, module in self.reference.named_modules() if name}
-        whole = {layer_of(n) for n, entry in self.table.items() if isinstance(entry[1], str)}
+        packed = {layer_of(n) for n, entry in self.table.items() if not isinstance(entry[1], str)}
         found = {}
         for name, other in layers.match(port, reference, self.layer_map).items():
-            has_own = any(True for _ in port[name].parameters(include_sublayers=False))
-            if has_own and name not in whole:  # split, or joined from several
+            if name in packed:  # split, or joined from several
                 continue
             for line in layers.different_settings(port[name], reference[other]):
                 if not line.startswith("type "):
