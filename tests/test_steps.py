@@ -1,6 +1,7 @@
 """What a user of the five numbered scripts relies on."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -107,9 +108,7 @@ def test_fresh_checkout_makes_what_it_lacks(spawn, tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     # A copy of cli.py finds ROOT through its own place, so the package is copied, not linked.
     (tmp_path / "alignment").unlink()
-    (tmp_path / "alignment").mkdir()
-    for file in (ROOT / "alignment").glob("*.py"):
-        (tmp_path / "alignment" / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(ROOT / "alignment", tmp_path / "alignment")
     code = "import runpy, sys; sys.argv = [sys.argv[1]]; sys.path.insert(0, {!r})\n{}"
     code = code.format(str(tmp_path), "runpy.run_path(sys.argv[0], run_name='__main__')")
     (tmp_path / "elsewhere").mkdir()
