@@ -206,8 +206,8 @@ class Backward(Base):
             steps.Difference(each.where, "dropout", each.text, 0.0 if each.agrees else np.inf, 0.0)
             for each in masks.checks
         ]
-        mine = steps.paddle_gradients(self.port, self.table)
-        theirs = steps.torch_gradients(self.reference, self.table)
+        mine = steps.paddle_gradients_now(self.port, self.table)
+        theirs = steps.torch_gradients_now(self.reference, self.table)
         reasons = steps.why_no_gradient(self.port, self.reference, self.table)
         rows = steps.compare("", "gradient", mine, theirs, reasons=reasons)
         rows += self._input_gradients(inputs)

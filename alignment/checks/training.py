@@ -85,7 +85,7 @@ class Training(Backward):
     def _same_gradients(self):
         """The reference's gradients for the port, too: of one that is zero in theory, an optimizer
         that divides by its size makes a step of full size out of rounding."""
-        theirs = steps.torch_gradients(self.reference, self.table)
+        theirs = steps.torch_gradients_now(self.reference, self.table)
         parameters = steps.paddle_parameters(self.port)
         for name in theirs:
             gradient, mine = theirs[name], parameters[name].grad

@@ -109,7 +109,10 @@ def compare_training(port, reference, rules, steps):
         logits = compare_logits(where, outputs.get("port"), outputs.get("reference"))
         found += logits
         found.append(compare_losses(where, float(loss), float(loss_ref), after=logits))
-        mine, theirs = paddle_gradients(port.model, rules), torch_gradients(reference.model, rules)
+        mine, theirs = (
+            paddle_gradients_now(port.model, rules),
+            torch_gradients_now(reference.model, rules),
+        )
         reasons = why_no_gradient(port.model, reference.model, rules)
         found += compare(where, "gradient", mine, theirs, reasons=reasons)
 
@@ -246,7 +249,7 @@ def compare_updates(where, port, reference, rules, before):
         before: `torch_arrays` as they were on both sides.
     """
     trained = set(trained_names(rules, torch_parameters(reference.model)))
-    after, after_ref = paddle_arrays(port.model), torch_arrays_now(reference.model, rules)
+    after, after_ref = paddle_arrays_now(port.model), torch_arrays_now(reference.model, rules)
     update, update_ref = (
         Lazy(before, lambda name, x=x: x[name] - before[name]) for x in (after, after_ref)
     )
@@ -394,7 +397,7 @@ def torch_parameters(model):
     return dict(model.named_parameters(remove_duplicate=False))
 
 
-def paddle_arrays(model):
+def paddle_arrays_now(model):
     """{name: float64 array} of the port's parameters and statistics."""
     state = model.state_dict()
     return Lazy(state, lambda name: state[name].numpy().astype(np.float64))
@@ -417,7 +420,7 @@ def torch_arrays_now(model, rules):
     return Lazy(rules, array)
 
 
-def paddle_gradients(model, rules):
+def paddle_gradients_now(model, rules):
     parameters = paddle_parameters(model)
 
     def gradient(name):
@@ -427,7 +430,7 @@ def paddle_gradients(model, rules):
     return Lazy([name for name in rules if name in parameters], gradient)
 
 
-def torch_gradients(model, rules):
+def torch_gradients_now(model, rules):
     parameters = torch_parameters(model)
 
     def gradient(name):
@@ -436,6 +439,21 @@ def torch_gradients(model, rules):
         return to_port([None if x is None else x.detach().cpu().numpy() for x in gradients], rule)
 
     return Lazy(trained_names(rules, parameters), gradient)
+
+
+def paddle_arrays(model):
+    """`paddle_arrays_now` as they are at this moment: copies."""
+    return dict(paddle_arrays_now(model))
+
+
+def paddle_gradients(model, rules):
+    """`paddle_gradients_now` as they are at this moment."""
+    return dict(paddle_gradients_now(model, rules))
+
+
+def torch_gradients(model, rules):
+    """`torch_gradients_now` as they are at this moment."""
+    return dict(torch_gradients_now(model, rules))
 
 
 def trained_names(rules, parameters):
