@@ -86,7 +86,7 @@ class Backward(Base):
 
     def _first_step(self):
         """Compares outputs in train mode, loss and gradients."""
-        side, side_reference, result = self._gradients()
+        result = self._gradients()
         limit = self._bound(TRAIN_FLOAT64)
         before = len(self.report.differences)
         worst = self._compare_outputs("backward", result["mine"], result["theirs"], limit)
@@ -107,7 +107,6 @@ class Backward(Base):
         worst_gradient = max((r.value for r in rows if r.kind == "gradient"), default=0.0)
         if len(self.report.differences) > before:
             self._locate_backward(self.report.differences[before], limit, bool(found))
-        self.first = (side, side_reference)
         count = sum(row.kind == "gradient" for row in rows)
         if count and not result["any_gradient"]:
             self.report.not_compared.append(
@@ -193,7 +192,6 @@ class Backward(Base):
         result["before"] = before
         result["mine"], result["theirs"] = (leaves(result[s][0]) for s in ("port", "reference"))
         losses = [float(result[s][1].detach()) for s in ("port", "reference")]
-        result["losses"] = losses
         limit = self._bound(TRAIN_FLOAT64)
         difference = abs(losses[0] - losses[1]) / max(abs(losses[1]), self._loss_scale(result))
         result["loss"] = [
@@ -216,7 +214,7 @@ class Backward(Base):
         result["any_gradient"] |= any(
             x.grad is not None and bool(x.grad.any()) for x in floats(inputs["reference"])
         )
-        return steps.Side(self.port), steps.Side(self.reference), result
+        return result
 
     def _loss_scale(self, result):
         """The size of the terms of the loss: their sum may be near 0 by chance."""
@@ -306,7 +304,7 @@ class Backward(Base):
     def _locate_backward(self, first, limit, forward):
         # The forward pass has moved running statistics: both from one state again.
         steps.put(self.port, self.reference, self.table)
-        _, _, result = self._gradients(record=True)
+        result = self._gradients(record=True)
         seen = self._comparable_layers(result["seen"], result["seen_reference"])
         rows = layers.compare(
             seen, result["seen_reference"], self.layer_map, self.pair.channels_last

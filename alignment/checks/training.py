@@ -55,7 +55,7 @@ class Training(Backward):
         for step in range(self.count):
             start = steps.torch_arrays(self.reference, self.table)
             try:
-                _, _, result = self._gradients()
+                result = self._gradients()
             except NoGradient as error:
                 self.report.not_compared.append(f"training: {error}")
                 return None
