@@ -16,8 +16,8 @@ from alignment.files import CannotRun
 from alignment.precision import to_float64
 from alignment.stages.data import describe_difference
 from alignment.stages.metric import locate_metric
+from alignment.training.comparison import Comparison
 from alignment.training.steps import (
-    Comparison,
     Side,
     check_dropout,
     check_masks,

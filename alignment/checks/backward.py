@@ -15,6 +15,7 @@ from ..precision import default_float64, to_float64
 from ..structure import flatten, is_tensor
 from ..thresholds import GRADIENT_FLOAT64, TRAIN_FLOAT64
 from ..training import steps
+from ..training.comparison import Difference
 from .base import (
     Base,
     NoGradient,
@@ -195,13 +196,13 @@ class Backward(Base):
         limit = self._bound(TRAIN_FLOAT64)
         difference = abs(losses[0] - losses[1]) / max(abs(losses[1]), self._loss_scale(result))
         result["loss"] = [
-            steps.Difference(
+            Difference(
                 "", "loss", f"{losses[0]!r} | {losses[1]!r}",
                 difference if np.isfinite(difference) else np.inf, limit,
             )
         ]  # fmt: skip
         result["dropout"] = [
-            steps.Difference(each.where, "dropout", each.text, 0.0 if each.agrees else np.inf, 0.0)
+            Difference(each.where, "dropout", each.text, 0.0 if each.agrees else np.inf, 0.0)
             for each in masks.checks
         ]
         mine = steps.paddle_gradients_now(self.port, self.table)
@@ -235,7 +236,7 @@ class Backward(Base):
                 side = "port" if a is None else "reference"
                 reason = f"no gradient reaches the input in the {side}"
             value = layers.relative(a, b)
-            rows.append(steps.Difference("", "gradient", name, value, GRADIENT_FLOAT64, reason))
+            rows.append(Difference("", "gradient", name, value, GRADIENT_FLOAT64, reason))
         return rows
 
     def _loss(self, side, output):

@@ -13,9 +13,8 @@ import torch
 from ..precision import to_float64
 from ..threads import one_torch_thread
 from ..thresholds import FREE_RUN, TRAIN_FLOAT64
+from ..training.comparison import Comparison, Difference
 from ..training.steps import (
-    Comparison,
-    Difference,
     Side,
     as_paddle,
     compare,

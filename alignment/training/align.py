@@ -14,12 +14,13 @@ from ..convert import pair_weights
 from ..files import CannotRun, require_writable, shown, whole_file
 from ..layers import read_layer_map
 from ..weights import make_alive
+from .comparison import Comparison
 from .curves import UNITS, compare_curves, divergence, free_runs, plot
 from .loops import Loops
 from .ranks import PROCESSES, compare_ranks
 from .replay import Draws, subset
 from .sides import Start
-from .steps import Comparison, torch_arrays
+from .steps import torch_arrays
 
 __all__ = ["DEFAULTS", "add_flags", "align"]
 

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from ..files import whole_file
 from ..thresholds import LEARNING_RATE
+from .comparison import Difference
 from .sides import Ended, Port, Reference
-from .steps import Difference, share_dropout
+from .steps import share_dropout
 
 __all__ = ["UNITS", "Divergence", "compare_curves", "divergence", "free_runs", "plot"]
 

@@ -14,11 +14,10 @@ from ..paddle_internals import (
     scaler_works_on_cpu,
 )
 from ..thresholds import LEARNING_RATE, TRAIN_FLOAT64
+from .comparison import Comparison, Difference
 from .replay import why_images_differ
 from .sides import Ended, Port, Reference
 from .steps import (
-    Comparison,
-    Difference,
     Side,
     as_paddle,
     check_dropout,

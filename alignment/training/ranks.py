@@ -21,11 +21,11 @@ import torch
 from .. import environment
 from ..files import CannotRun, reason_of
 from ..thresholds import GRADIENT_FLOAT64
+from .comparison import Difference
 from .loops import compare_reports
 from .replay import Draws
 from .sides import Ended, Port, Reference, Start
 from .steps import (
-    Difference,
     as_paddle,
     compare,
     compare_gradients,

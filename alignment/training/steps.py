@@ -13,7 +13,6 @@ import paddle
 import torch
 from reprod_log import ReprodLogger
 
-from ..files import whole_file
 from ..layers import different_settings, incomparable, locate_backward, match, relative
 from ..paddle_internals import (
     OPTIMIZER_SETTINGS,
@@ -24,6 +23,7 @@ from ..paddle_internals import (
 )
 from ..pairing import layer_of, sources_of, to_port
 from ..thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
+from .comparison import Comparison, Difference
 
 # Accumulators of Paddle's optimizers, and PyTorch's names for them.
 OPTIMIZER_STATE = {
@@ -48,24 +48,6 @@ class Side:
     optimizer: object = None
     scheduler: object = None
     loop: object = None
-
-
-@dataclass
-class Difference:
-    """One quantity at one moment. `value` is relative to its scale; agrees up to `bound`."""
-
-    where: str  # "iteration 0"
-    kind: str  # one of ADVICE
-    name: str
-    value: float
-    bound: float
-    reason: str = ""  # where no number can tell: "shape (3,) | (4,)", "no gradient reaches fc1"
-    hint: str = ""  # what is wrong and what to do, where more is known than ADVICE says
-    cause: str = ""  # a name of known.ACCEPTED, where it is that difference of the frameworks
-
-    @property
-    def agrees(self):
-        return self.value <= self.bound
 
 
 def record_losses(side, steps):
@@ -614,99 +596,6 @@ def _same_mask(one, other, rate):
         return False
     chance = (rate**2 + (1 - rate) ** 2) ** one.size
     return chance < 1e-9 and np.array_equal(one, other)
-
-
-class Comparison:
-    """What was compared of two trainings, in the order in which things happen."""
-
-    def __init__(self, settings=()):
-        self.settings = list(settings)  # lines: what can be read off and differs
-        self.differences = []  # [Difference]
-
-    def write(self, path):
-        """One line for each quantity at each moment."""
-        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write("# float64; relative to the largest value in the same block\n")
-            for row in self.differences:
-                mark = "" if row.agrees else f"  <-- differs (bound {row.bound:g})"
-                value = f"{row.value:.1e}" if np.isfinite(row.value) else row.reason or "other"
-                file.write(f"{row.where}  {row.kind:20}  {value}  {row.name}{mark}\n")
-
-    def findings(self, what="{count} iterations, each from one state", advise=True):
-        """(whether all agrees, lines) for `DiffHelper.report`.
-
-        Args:
-            what: was compared; {count} stands for the number of moments.
-            advise: say what the mistake may be in. Not where a cause is known already.
-        """
-        first = next((row for row in self.differences if not row.agrees), None)
-        if first is None:
-            worst = {}
-            for row in self.differences:
-                if row.kind not in worst or row.value > worst[row.kind].value:
-                    worst[row.kind] = row
-            shown = ", ".join(f"{kind} {row.value:.0e}" for kind, row in worst.items())
-            what = what.format(count=len({row.where for row in self.differences}))
-            return True, [f"float64, {what}, largest: {shown}"]
-        lines = [f"Differs (port | reference): {line}" for line in self.settings]
-        named, advice = self._name(first)
-        return False, [*lines, *named, *([advice] if advise else [])]
-
-    def _name(self, first):
-        """(lines on the first quantity that differs, a line on what the mistake may be in)"""
-        same = [r for r in self.differences if (r.where, r.kind) == (first.where, first.kind)]
-        count = sum(not row.agrees for row in same)
-        also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
-        by = f": differs by {first.value:.1e}" if np.isfinite(first.value) else ""
-        by = f": {first.reason}" if first.reason else by
-        what = f"{first.kind} {first.name}".rstrip()
-        lines = [f"First to part: {first.where}, {what}{by}{also}"]
-        norm = next(
-            (r for r in self.differences if (r.where, r.kind) == (first.where, "gradient norm")),
-            None,
-        )
-        if norm and first.kind == "gradient":
-            lines.append(f"Norm of all gradients (port | reference): {norm.name}")
-        before = self.differences[: self.differences.index(same[0])]
-        kinds = dict.fromkeys(r.kind for r in before if r.where == first.where)
-        if kinds:
-            lines.append(f"In {first.where} these agree: {', '.join(kinds)}")
-        if first.where != self.differences[0].where and first.kind == "gradient":
-            lines.append(f"Before {first.where} all agrees: are the gradients cleared?")
-        return lines, first.hint or f"The mistake is in {ADVICE[first.kind]}"
-
-
-ADVICE = {
-    "dropout": "dropout: its rate, its scaling, its seed, or that it is not called in train mode",
-    "learning rate": "the schedule: its constants, and when it is stepped",
-    "learning rate in use": "when the schedule is stepped: between the moment at which the rate is "
-    "read and the optimizer's step it changes",
-    "loss": "the loss: mean or sum, a factor, label smoothing, class weights (step 04)",
-    "gradient": "the backward pass: something detached, or gradients that were not cleared; of "
-    "several processes, not averaged",
-    "update": "the optimizer: its arithmetic or settings, weight decay, clipping, the parameters "
-    "it was given",
-    "optimizer state": "the optimizer: what it keeps from step to step, and in which units",
-    "running statistic": "batch norm: momentum (Paddle's is 1 minus PyTorch's), frozen statistics",
-    "weight decay": "the parameter groups: which parameters have a weight decay of their own",
-    "free run": "the optimizer in float32: from one state, in float64, its steps agree",
-    "clipped gradient": "gradient clipping: one norm over all gradients, then one factor",
-    "moving average": "the moving average of the weights: decay, first update, statistics",
-    "loop": "the loop: how many batches an epoch has (drop_last), how many epochs there are",
-    "log": "what the loop adds up for its lines, or when it writes them",
-    "evaluation": "the evaluation: its images, its mode, how it adds up; or the eval-mode forward",
-    "between steps": "what the loop does between two steps (evaluation, saving, loading)",
-    "order": "the sampler: its epoch (set_epoch), its seed, its share, the size of a batch",
-    "images": "the data: what is drawn for an image, or what is done with it (step 02); of several "
-    "processes, which images each gets",
-    "labels": "the labels: class indices, or the shares that mixing gives (step 02)",
-    "loss scale": "the gradient scaler: when it is updated, after which gradients it halves",
-    "logits": "the forward pass: of step 01, or if that is aligned what train mode does in it (the "
-    "mode, batch norm, dropout)",
-    "ranks": "how ranks are kept the same: DataParallel, its gradients, what is drawn on each rank",
-    "gradient norm": "a factor of all gradients: clipping, the loss scale; of several processes, "
-    "their average",
-}
 
 
 def optimizer_settings(port, reference):
