@@ -3,7 +3,7 @@
     python 01_test_forward.py
     python 01_test_forward.py --model mobilenet_v3_large
 
-Freshly initialised, both models must be drawn from the same distributions. Writes
+Freshly initialised, both models must be sampled from the same distributions. Writes
 result/forward_paddle.npy, result/forward_torch.npy and, in result/log, forward_diff.log and
 forward_initialisation.log; if the step is red, or with --layers, also forward_layers.log.
 """
@@ -20,10 +20,11 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
-from alignment.layers import locate_forward
+from alignment.locate import locate_forward
 from alignment.precision import to_float64
 from alignment.stages.fake import load_fake_data
 from alignment.stages.initialisation import compare_initialisation
+from alignment.step import StepReport
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
 
@@ -66,15 +67,17 @@ def main(args):
     paddle64 = forward_paddle(paddle_model, inputs)
     torch64 = forward_torch(torch_model, inputs, args.torch_device)
 
+    diff_helper = DiffHelper()
+    torch_info = diff_helper.load_info(args.result_dir / "forward_torch.npy")
+    paddle_info = diff_helper.load_info(args.result_dir / "forward_paddle.npy")
+    diff_helper.compare_info(torch_info, paddle_info, torch64.data, paddle64.data)
+
     log_dir = args.result_dir / "log"
+    path = log_dir / "forward_diff.log"
+    report = StepReport(diff_helper, path, thresholds.LOGITS, pairing=pairing)
+    report.note(notes)
+    if args.layers or not report.aligned:  # which layer is the first that differs?
 
-    def initialisation():
-        """Fresh models: is each parameter drawn from the same distribution?"""
-        factories = paddle_mv3.MODELS[args.model], torch_ref.MODELS[args.model]
-        table = partial(rules, layer_map=pairing.layers)
-        return compare_initialisation(*factories, table, log_dir / "forward_initialisation.log")
-
-    def first_layer_that_differs():
         def run_paddle(model):
             forward_paddle(model, inputs)
 
@@ -82,22 +85,16 @@ def main(args):
             forward_torch(model, inputs, args.torch_device)
 
         models, runs = (paddle_model, torch_model), (run_paddle, run_torch)
-        return locate_forward(*models, *runs, log_dir / "forward_layers.log", pairing.layers)
-
-    diff_helper = DiffHelper()
-    torch_info = diff_helper.load_info(args.result_dir / "forward_torch.npy")
-    paddle_info = diff_helper.load_info(args.result_dir / "forward_paddle.npy")
-    diff_helper.compare_info(torch_info, paddle_info, torch64.data, paddle64.data)
-    return diff_helper.report(
-        path=log_dir / "forward_diff.log",
-        diff_threshold=thresholds.LOGITS,
-        notes=notes,
-        further=[initialisation],
-        locate=first_layer_that_differs,
-        always_locate=args.layers,
-        pairing=pairing,
-        hint="the layer that is named, beside the reference's; python torch2paddle.py shows what "
-        "became of each weight",
+        path = log_dir / "forward_layers.log"
+        report.locate(locate_forward(*models, *runs, path, pairing.layers))
+    if report.aligned:  # fresh models: is each parameter sampled from the same distribution?
+        factories = paddle_mv3.MODELS[args.model], torch_ref.MODELS[args.model]
+        table = partial(rules, layer_map=pairing.layers)
+        path = log_dir / "forward_initialisation.log"
+        report.add(compare_initialisation(*factories, table, path))
+    return report.finish(
+        "the layer that is named, beside the reference's; python torch2paddle.py shows what became "
+        "of each weight"
     )
 
 

@@ -3,8 +3,8 @@
     python 02_test_data.py
     python 02_test_data.py --image-dir ILSVRC2012/val --batches 100
 
-Training changes images at random: the same draws must give the same images, and the draws of both
-sides must be distributed alike. Writes result/data_paddle.npy, result/data_ref.npy,
+Training changes images at random: the same random numbers must give the same images, and those of
+both sides must be distributed alike. Writes result/data_paddle.npy, result/data_ref.npy,
 result/log/data_diff.log and result/log/data_augmentation.log.
 """
 
@@ -25,6 +25,7 @@ from alignment.diff import DiffHelper, save
 from alignment.stages.augmentation import compare_augmentation
 from alignment.stages.data import locate_image
 from alignment.stages.sampling import compare_items, compare_sampling
+from alignment.step import StepReport
 
 RECORDED = 5  # batches that are recorded whole; of the others, the mean of each channel
 POLICIES = [None, "imagenet", "ra", "ta_wide", "augmix"]  # auto_augment_policy
@@ -58,19 +59,12 @@ def compare_training_items(image_dir):
     return compare_items(paddle_mv3.ImageFolder(image_dir, preset), paddle_mv3.Draw)
 
 
-def compare_samplers():
-    """Which images each rank gets, shuffled, and shuffled and repeated: two comparisons."""
+def shuffled(dataset, rank, world_size):
+    return torch.utils.data.DistributedSampler(dataset, world_size, rank)
 
-    def shuffled(dataset, rank, world_size):
-        return torch.utils.data.DistributedSampler(dataset, world_size, rank)
 
-    def repeated(dataset, rank, world_size):
-        return torch_ref.RASampler(dataset, world_size, rank)
-
-    return [
-        partial(compare_sampling, paddle_mv3.DistributedSampler, shuffled),
-        partial(compare_sampling, paddle_mv3.RASampler, repeated),
-    ]
+def repeated(dataset, rank, world_size):
+    return torch_ref.RASampler(dataset, world_size, rank)
 
 
 def record(dataset, loader, batches):
@@ -96,22 +90,27 @@ def main(args):
     save(record(*paddle_data, args.batches), args.result_dir / "data_paddle.npy")
     save(record(*torch_data, args.batches), args.result_dir / "data_ref.npy")
 
-    log_dir = args.result_dir / "log"
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "data_ref.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "data_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info)
+
+    log_dir = args.result_dir / "log"
+    report = StepReport(diff_helper, log_dir / "data_diff.log", thresholds.DATA)
+    if not report.aligned:  # which class, file or image is the first that differs?
+        report.locate(locate_image(paddle_data[0], torch_data[0]))
+    # What training adds, each only if all before it agrees.
     train_dir = args.image_dir or image_dir.with_name("train")
-    return diff_helper.report(
-        path=log_dir / "data_diff.log",
-        diff_threshold=thresholds.DATA,
-        further=[
-            lambda: compare_training_data(train_dir, log_dir / "data_augmentation.log"),
-            *compare_samplers(),
-            lambda: compare_training_items(train_dir),
-        ],
-        locate=lambda: locate_image(paddle_data[0], torch_data[0]),
-        hint="order of files, RGB or BGR, interpolation, rounding of crops, mean and std",
+    if report.aligned:  # the augmentation of images and batches
+        report.add(compare_training_data(train_dir, log_dir / "data_augmentation.log"))
+    if report.aligned:  # which images each rank gets, shuffled
+        report.add(compare_sampling(paddle_mv3.DistributedSampler, shuffled))
+    if report.aligned:  # the same, each image several times
+        report.add(compare_sampling(paddle_mv3.RASampler, repeated))
+    if report.aligned:  # an image is another one in the next epoch
+        report.add(compare_training_items(train_dir))
+    return report.finish(
+        "order of files, RGB or BGR, interpolation, rounding of crops, mean and std"
     )
 
 

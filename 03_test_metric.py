@@ -20,6 +20,7 @@ from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.stages.fake import draw_labels
 from alignment.stages.metric import locate_metric
+from alignment.step import StepReport
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 
@@ -97,26 +98,22 @@ def main(args):
     save(paddle_log, args.result_dir / "metric_paddle.npy")
     save(torch_log, args.result_dir / "metric_ref.npy")
 
-    def batch_by_batch(side, tensor):
-        pairs = zip(torch_logits, labels)
-        return [evaluate(side, tensor, [logits], [target]) for logits, target in pairs]
-
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "metric_ref.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "metric_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info)
-    return diff_helper.report(
-        path=args.result_dir / "log" / "metric_diff.log",
-        diff_threshold={"*loss": thresholds.EVAL_LOSS, "*": thresholds.METRIC},
-        locate=lambda: locate_metric(
-            paddle_info,
-            torch_info,
-            batch_by_batch(paddle_mv3, paddle.to_tensor),
-            batch_by_batch(torch_ref, torch.from_numpy),
-        ),
-        pairing=args.pairing,
-        hint="acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. "
-        "model_acc_* alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks",
+
+    path = args.result_dir / "log" / "metric_diff.log"
+    threshold = {"*loss": thresholds.EVAL_LOSS, "*": thresholds.METRIC}
+    report = StepReport(diff_helper, path, threshold, pairing=args.pairing)
+    if not report.aligned:  # does one batch differ by itself?
+        batches = list(zip(torch_logits, labels))
+        port = [evaluate(paddle_mv3, paddle.to_tensor, [x], [y]) for x, y in batches]
+        reference = [evaluate(torch_ref, torch.from_numpy, [x], [y]) for x, y in batches]
+        report.locate(locate_metric(paddle_info, torch_info, port, reference))
+    return report.finish(
+        "acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. model_acc_* "
+        "alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks"
     )
 
 

@@ -16,9 +16,10 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
-from alignment.layers import locate_loss
+from alignment.locate import locate_loss
 from alignment.precision import to_float64
 from alignment.stages.fake import load_fake_data
+from alignment.step import StepReport
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
 
@@ -89,20 +90,19 @@ def main(args):
     torch_info = diff_helper.load_info(args.result_dir / "loss_ref.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "loss_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info, torch64.data, paddle64.data)
-    return diff_helper.report(
-        path=args.result_dir / "log" / "loss_diff.log",
-        diff_threshold={"loss_soft_labels": thresholds.SOFT_LOSS, "loss*": thresholds.LOSS},
-        notes=notes,
-        locate=lambda: locate_loss(
-            (paddle_model, paddle_criterion, run_paddle),
-            (torch_model, torch_criterion, run_torch),
-            args.result_dir / "log" / "loss_layers.log",
-            pairing.layers,
-        ),
-        always_locate=args.layers,
-        pairing=pairing,
-        hint="the loss (mean or sum, label smoothing, softmax applied twice, class weights, "
-        "ignored labels) if the layers agree, else step 01",
+
+    log_dir = args.result_dir / "log"
+    threshold = {"loss_soft_labels": thresholds.SOFT_LOSS, "loss*": thresholds.LOSS}
+    report = StepReport(diff_helper, log_dir / "loss_diff.log", threshold, pairing=pairing)
+    report.note(notes)
+    if args.layers or not report.aligned:  # is it the model or the loss?
+        port = paddle_model, paddle_criterion, run_paddle
+        reference = torch_model, torch_criterion, run_torch
+        path = log_dir / "loss_layers.log"
+        report.locate(locate_loss(port, reference, path, pairing.layers))
+    return report.finish(
+        "the loss (mean or sum, label smoothing, softmax applied twice, class weights, ignored "
+        "labels) if the layers agree, else step 01"
     )
 
 

@@ -23,6 +23,7 @@ from alignment.files import shown
 from alignment.precision import to_float64
 from alignment.stages.fake import load_fake_data
 from alignment.stages.recipe import compare_recipe
+from alignment.step import StepReport
 from alignment.training.steps import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
@@ -81,65 +82,75 @@ def start(paddle_model, torch_model, inputs, labels):
     return port, Side(*parts, train_torch(x.to(next(torch_model.parameters())), y, *parts))
 
 
+def record_three_losses(args, inputs, labels, in_float64=False):
+    """(the reference's, the port's) losses and learning rates, each side on its own.
+
+    Without dropout: each would sample its own mask.
+    """
+    models = load_models(args, dropout=0.0)
+    if in_float64:
+        to_float64(*models)
+    port, reference = start(*models, inputs, labels)
+    return record_losses(reference, MAX_ITER), record_losses(port, MAX_ITER)
+
+
+def compare_recipes(args, pairing, path):
+    """Optimizers, schedules, weight decay, clipping, moving average; the log goes to `path`."""
+
+    def make_models():
+        return paddle_mv3.MODELS[args.model](**SMALL), torch_ref.MODELS[args.model](**SMALL)
+
+    table = partial(rules, layer_map=pairing.layers)
+    recipe = compare_recipe(paddle_mv3, torch_ref, make_models, table)
+    recipe.write(path)
+    return recipe.compared("the recipe", "the parts of torchvision's recipes", log=path)
+
+
 def main(args):
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
     log_dir = args.result_dir / "log"
 
-    # Float32, each side on its own. Without dropout: each would draw its own mask.
-    models = load_models(args, dropout=0.0)
-    port, reference = start(*models, inputs, labels)
-    save(record_losses(port, MAX_ITER), args.result_dir / "losses_paddle.npy")
-    save(record_losses(reference, MAX_ITER), args.result_dir / "losses_ref.npy")
+    # Float32, each side on its own.
+    torch_log, paddle_log = record_three_losses(args, inputs, labels)
+    save(paddle_log, args.result_dir / "losses_paddle.npy")
+    save(torch_log, args.result_dir / "losses_ref.npy")
 
     # Float64, every iteration of both sides from one state, the port's dropout masks for both: each
     # gradient, update, statistic. A part of the images will do.
     crop = inputs[:, :, :96, :96]
     models = load_models(args)
     notes = to_float64(*models)
-    sides = start(*models, crop, labels)
     pairing = args.pairing
-    training = compare_training(*sides, pairing.table, max(args.steps, MAX_ITER))
-    training.write(log_dir / "backward_training.log")
-
-    def compare_recipes():
-        def make_models():
-            return paddle_mv3.MODELS[args.model](**SMALL), torch_ref.MODELS[args.model](**SMALL)
-
-        recipe = compare_recipe(
-            paddle_mv3, torch_ref, make_models, partial(rules, layer_map=pairing.layers)
-        )
-        recipe.write(log_dir / "backward_recipe.log")
-        agrees, lines = recipe.findings("the parts of torchvision's recipes")
-        look = [f"Look at: {shown(log_dir / 'backward_recipe.log')}, the lines with 'differs'"]
-        return agrees, lines if agrees else lines + look
-
-    def losses_in_float64():
-        models = load_models(args, dropout=0.0)
-        to_float64(*models)
-        port, reference = start(*models, inputs, labels)
-        return record_losses(reference, MAX_ITER).data, record_losses(port, MAX_ITER).data
+    training = compare_training(
+        *start(*models, crop, labels), pairing.table, max(args.steps, MAX_ITER)
+    )
+    training_log = log_dir / "backward_training.log"
+    training.write(training_log)
 
     diff_helper = DiffHelper()
     torch_info = diff_helper.load_info(args.result_dir / "losses_ref.npy")
     paddle_info = diff_helper.load_info(args.result_dir / "losses_paddle.npy")
     diff_helper.compare_info(torch_info, paddle_info)
-    return diff_helper.report(
-        path=log_dir / "backward_diff.log",
-        diff_threshold={"loss_*": thresholds.TRAIN_LOSS, "lr_*": thresholds.LEARNING_RATE},
+
+    report = StepReport(
+        diff_helper,
+        log_dir / "backward_diff.log",
+        {"loss_*": thresholds.TRAIN_LOSS, "lr_*": thresholds.LEARNING_RATE},
         bound={"loss_*": thresholds.GRADIENT_FLOAT64, "lr_*": thresholds.LEARNING_RATE},
-        float64=losses_in_float64,
-        notes=notes,
-        findings=training.findings(advise=pairing.fits),
-        further=[compare_recipes],
-        locate=lambda: locate_training(
-            *start(*models, crop, labels),
-            log_dir / "backward_layers.log",
-            pairing.layers,
-        ),
-        always_locate=args.layers,
         pairing=pairing,
-        hint=f"{shown(log_dir / 'backward_training.log')}, every quantity of every iteration",
     )
+    report.note(notes)
+    if not report.within_thresholds:  # is that rounding?
+        torch64, paddle64 = record_three_losses(args, inputs, labels, in_float64=True)
+        report.judge_in_float64(torch64.data, paddle64.data)
+    report.add(training.compared("a training step", advise=pairing.fits, log=training_log))
+    if args.layers or not report.aligned:  # which layer is the first that differs?
+        sides = start(*models, crop, labels)
+        path = log_dir / "backward_layers.log"
+        report.locate(locate_training(*sides, path, pairing.layers))
+    if report.aligned:
+        report.add(compare_recipes(args, pairing, log_dir / "backward_recipe.log"))
+    return report.finish(f"{shown(training_log)}, every quantity of every iteration")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def run(step, arguments, log=None, writes_results=True):
     except KeyboardInterrupt:
         status = 130
     except Exception as error:  # most likely the port: its author needs to see where
-        from .diff import report_misfits
+        from .step import report_misfits
 
         pairing = getattr(args, "pairing", None)
         if log and pairing and not pairing.fits:

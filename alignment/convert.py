@@ -255,7 +255,7 @@ def _of_several_names(names, tensor, is_known):
 
 
 def _tied_on_one_side(table, tensor, tensor_reference):
-    """Lines on pairs of parameters that are one tensor in one model and two in the other."""
+    """[(name, what it is in the port, in the reference)] of what is tied on one side only."""
     found, first, first_reference = [], {}, {}
     for name, (source, rule) in table.items():
         if isinstance(source, tuple) or isinstance(rule, Piece):
@@ -263,9 +263,9 @@ def _tied_on_one_side(table, tensor, tensor_reference):
         mine, theirs = tensor[name], tensor_reference[source]
         other, other_reference = first.get(mine), first_reference.get(theirs)
         if other is not None and other_reference is None:
-            found.append(f"{name}: is {other} | is a parameter of its own")
+            found.append((name, f"is {other}", "is a parameter of its own"))
         elif other_reference is not None and other is None:
-            found.append(f"{name}: is a parameter of its own | is {other_reference}")
+            found.append((name, "is a parameter of its own", f"is {other_reference}"))
         first.setdefault(mine, name)
         first_reference.setdefault(theirs, name)
     return found

@@ -1,10 +1,13 @@
 """What a comparison has found: data, from which text and JSON are made."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Finding", "Report"]
+__all__ = ["Check", "Compared", "Finding", "Report"]
+
+SETTING = "Differs (port | reference)"  # title of what can be read off, and is no result
 
 
 @dataclass
@@ -12,7 +15,8 @@ class Finding:
     """One quantity that differs.
 
     Attributes:
-        check: "structure", "forward", "backward", "training" or "initialisation".
+        check: what was compared: "structure", "forward", "backward", "training",
+            "initialisation", "data", "metric", …
         where: the port's layer, parameter or output.
         quantity: what of it: "settings", "output", "gradient", "update", …
         port, reference: the value on each side, in words; "" where there is none to show.
@@ -20,6 +24,7 @@ class Finding:
         bound: the largest difference that passes.
         detail: further lines.
         hint: what to look at.
+        title: how this was found: "First layer that differs", SETTING; "" if as one of many.
     """
 
     check: str
@@ -31,17 +36,63 @@ class Finding:
     bound: float | None = None
     detail: list = field(default_factory=list)
     hint: str = ""
+    title: str = ""
 
     def text(self):
         """In one line: "features.0.1: epsilon 1e-05 | 0.001"."""
-        line = f"{self.where}: {self.quantity}" if self.where else self.quantity
-        if self.port or self.reference:
-            line += f" {self.port} | {self.reference}"
-        if self.difference is not None and (self.port or self.reference):
+        has_sides = bool(self.port or self.reference)
+        sides = f"{self.port} | {self.reference}" if has_sides else ""
+        what = " ".join(filter(None, [self.quantity, sides]))
+        line = f"{self.where}: {what}" if self.where else what
+        if self.difference is not None and has_sides:
             line += f" (relative difference {self.difference:.1e}, bound {self.bound:.0e})"
         elif self.difference is not None:
             line += f" differs by {self.difference:.1e} of its size (bound {self.bound:.0e})"
         return line
+
+    def lines(self):
+        """The same with its title, and what there is to say about it."""
+        first = f"{self.title}: {self.text()}" if self.title else self.text()
+        return [first, *self.detail]
+
+
+def settings_found(check, where, settings):
+    """[Finding] of what can be read off two layers and differs.
+
+    Args:
+        settings: [Setting].
+    """
+    return [Finding(check, where, *setting, title=SETTING) for setting in settings]
+
+
+@dataclass
+class Compared:
+    """The result of one comparison.
+
+    Attributes:
+        name: what was compared: "initialisation".
+        summary: in one line, for when all agrees.
+        findings: [Finding], in the order in which to look at them; [] if all agrees.
+        log: pathlib.Path of the file with every row, or None.
+    """
+
+    name: str
+    summary: str
+    findings: list = field(default_factory=list)
+    log: Path | None = None
+
+    @property
+    def agrees(self):
+        """Whether nothing differs."""
+        return not self.findings
+
+    def lines(self):
+        """For a terminal: what differs, or the summary.
+
+        Findings without a title are further ones of the same kind: they are in the log.
+        """
+        found = [line for each in self.findings if each.title for line in each.lines()]
+        return [*found, *([self.summary] if self.summary else [])]
 
 
 @dataclass

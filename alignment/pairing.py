@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .findings import SETTING, Finding
+
 SHOWN = 4  # lines on parameters that do not fit, and on layers of another name
 
 
@@ -82,7 +84,8 @@ class Pairing:
         layers: {layer of the port: layer of the reference}: a layer map's, and `renamed`.
         ignored: {name: why} of parameters that are not to be compared.
         unknown: [(name, kind of rule)] of parameters that a rule names and the port has not.
-        tied: lines on parameters that are one tensor on one side only.
+        tied: [(port's name, what it is in the port, in the reference)] of parameters that are one
+            tensor with another on one side only.
     """
 
     table: dict
@@ -109,27 +112,37 @@ class Pairing:
         ]
         return "the port is not built as the reference is: " + ", ".join(filter(None, found))
 
+    def findings(self):
+        """[Finding] of all that differs: entries, ties, names of layers."""
+        return [finding for kind in self._findings_by_kind() for finding in kind]
+
+    def _findings_by_kind(self):
+        return [
+            [Finding("structure", *row, title=SETTING) for row in rows]
+            for rows in (
+                [(name, "", _shape(a), _shape(b)) for name, a, b in self.misfits],
+                [(name, "", *sides) for name, *sides in self.tied],
+                [("the name of a layer", "", a, b) for a, b in self.renamed.items()],
+            )
+        ]
+
     def lines(self, proposal=None):
         """What differs, at most SHOWN parameters and SHOWN layers.
 
         Args:
             proposal: name of the file that holds `layers`, if it was written.
         """
-        found = []
-        for rows in (
-            [f"{name}: {_shape(a)} | {_shape(b)}" for name, a, b in self.misfits],
-            self.tied,
-            [f"the name of a layer: {a} | {b}" for a, b in self.renamed.items()],
-        ):
-            found += [f"Differs (port | reference): {row}" for row in rows[:SHOWN]]
-            if len(rows) > SHOWN:
-                found[-1] += f" (and {len(rows) - SHOWN} more)"
+        lines = []
+        for findings in self._findings_by_kind():
+            lines += [line for finding in findings[:SHOWN] for line in finding.lines()]
+            if len(findings) > SHOWN:
+                lines[-1] += f" (and {len(findings) - SHOWN} more)"
         if self.renamed:
             pairs = [f'"{a}": "{b}"' for a, b in self.renamed.items()]
             shown = ", ".join([*pairs[:SHOWN], *(["…"] if len(pairs) > SHOWN else [])])
             line = f"If these are the same layers, say so: --layer-map FILE with {{{shown}}}"
-            found.append(line + (f"; it is in {proposal}" if proposal else ""))
-        return found
+            lines.append(line + (f"; it is in {proposal}" if proposal else ""))
+        return lines
 
 
 def _count(count, noun, what):

@@ -85,7 +85,7 @@ def judge_training(model, seed, size=96, batch=4, steps=2, **arguments):
     sides = backward.start(port, reference, images, labels)
     training = compare_training(*sides, rules(port), steps)
     worst = max(row.value / (row.bound or 1) for row in training.differences)
-    return "aligned" if training.findings()[0] else "misaligned", worst, float("nan")
+    return "aligned" if training.compared("training").agrees else "misaligned", worst, float("nan")
 
 
 def cases(seeds):

@@ -128,7 +128,7 @@ def test_half_precision_is_found_in_the_free_run(run, monkeypatch):
     result = run(*SHORT)
     assert result.status == 1
     assert "NOT ALIGNED: the two trainings part" in result.out
-    assert "First to part: float32, step " in result.out and "free run" in result.out
+    assert "First difference: float32, step " in result.out and "free run" in result.out
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_a_line_is_on_all_steps_since_the_last(run, monkeypatch):
     monkeypatch.setattr(trainer.Window, "add", newest)
     result = run(SCRIPT, "--steps", "15", "--processes", "1")
     assert result.status == 1
-    assert "First to part: the time before step 2, log train loss" in result.out
+    assert "First difference: the time before step 2: log train loss" in result.out
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_preset_given_the_same_draws(policy, how):
             # Listening changes nothing.
             assert same(reference(image), expected)
             assert torch.equal(torch.get_rng_state(), after)
-            assert augmentation._first_to_part(port.steps(image, drawn), steps) is None
+            assert augmentation._first_different(port.steps(image, drawn), steps) is None
             out = port.apply(image, drawn)
             assert out.dtype == np.float32 and same(out, expected)
 
@@ -279,7 +279,7 @@ def test_draws_are_distributed_alike(image_dir, tmp_path, monkeypatch):
             size, random_erase_prob=0.3, hflip_prob=0.4, **policy, **options
         )
 
-    agrees, lines = augmentation.compare_augmentation(
+    compared = augmentation.compare_augmentation(
         presets(paddle_mv3, fused=FUSED),
         presets(torch_ref),
         POLICIES,
@@ -288,8 +288,8 @@ def test_draws_are_distributed_alike(image_dir, tmp_path, monkeypatch):
         tmp_path / "log",
         seed=1,
     )
-    assert agrees, lines
-    assert len(lines) == 1 and "statistics of the draws alike" in lines[0]
+    assert compared.agrees, compared.lines()
+    assert len(compared.lines()) == 1 and "statistics of the draws alike" in compared.lines()[0]
 
 
 @pytest.mark.parametrize("values", [2, 40, 600])
@@ -414,7 +414,7 @@ def test_what_parts_is_named(image_dir, tmp_path, monkeypatch):
             size, random_erase_prob=0.5, **policy, **options
         )
 
-    agrees, lines = augmentation.compare_augmentation(
+    compared = augmentation.compare_augmentation(
         preset(paddle_mv3, ra_magnitude=8),
         preset(torch_ref),
         ["ra"],
@@ -422,10 +422,10 @@ def test_what_parts_is_named(image_dir, tmp_path, monkeypatch):
         torch_ref.ImageFolder(str(image_dir)),
         tmp_path / "log",
     )
-    text = "\n".join(lines)
-    assert not agrees
+    text = "\n".join(compared.lines())
+    assert not compared.agrees
     assert "Differs (port | reference): policy ra, magnitude: 8 | 9" in text
-    assert "First to part in training: policy ra" in text and "stage Rotate" in text
+    assert "First difference in training: policy ra" in text and "stage Rotate" in text
     log = (tmp_path / "log").read_text()
     assert log.count("\nimage ") == 20 and log.count("\nbatch ") == augmentation.BATCHES
     assert any("erasing at all" in line and "differs" in line for line in log.splitlines())
@@ -456,10 +456,10 @@ def test_another_policy(policies, message, image_dir, tmp_path, monkeypatch):
     mixes = [side.get_mixup_cutmix(0.4, 0.7, 1000) for side in (paddle_mv3, torch_ref)]
     folder = torch_ref.ImageFolder(str(image_dir))
     log = tmp_path / "log"
-    agrees, lines = augmentation.compare_augmentation(
-        port, reference, ["wanted"], mixes, folder, log
+    compared = augmentation.compare_augmentation(port, reference, ["wanted"], mixes, folder, log)
+    assert not compared.agrees and compared.lines()[0].startswith(
+        "Differs (port | reference): policy wanted, policy: "
     )
-    assert not agrees and lines[0].startswith("Differs (port | reference): policy wanted, policy: ")
     assert any(message in line for line in log.read_text().splitlines() if "differs" in line)
 
 

@@ -10,6 +10,8 @@ from reprod_log import ReprodLogger
 
 from alignment.diff import DiffHelper, save
 from alignment.files import CannotRun, load_record
+from alignment.findings import SETTING, Compared, Finding
+from alignment.step import StepReport
 
 ONES = np.ones((2, 3), np.float32)
 
@@ -24,45 +26,52 @@ def test_equal_is_aligned_and_near_is_judged_by_the_threshold(tmp_path, capsys):
     assert judge({"a": ONES}, {"a": ONES.copy()}, tmp_path)
     assert judge({"a": ONES}, {"a": ONES + np.float32(1e-5)}, tmp_path, diff_threshold=1e-4)
     assert capsys.readouterr().out.splitlines()[-1].startswith("aligned: 1 array, largest mean")
-    assert not judge({"a": ONES}, {"a": ONES + np.float32(1e-5)}, tmp_path, hint="there")
+    assert not judge({"a": ONES}, {"a": ONES + np.float32(1e-5)}, tmp_path)
     out = capsys.readouterr().out.splitlines()
-    assert out[-2].startswith("NOT ALIGNED: a: mean difference 1") and out[-1] == "Look at: there"
+    assert out[-2].startswith("NOT ALIGNED: a: mean difference 1")
+    assert out[-1].startswith("Look at: ") and out[-1].endswith("x.log")
     assert out[-3].endswith("diff check failed")
     assert json.loads((tmp_path / "log" / "x.json").read_text())["verdict"] == "misaligned"
 
 
-def test_further_comparisons_run_while_all_agrees(tmp_path, capsys):
-    """In turn, up to the first that differs, whose lines stand alone; none on a red record."""
-    calls = []
+def step_report(reference, port, tmp_path):
+    helper = DiffHelper()
+    helper.compare_info(reference, port)
+    return StepReport(helper, tmp_path / "log" / "x.log", 1e-6)
 
-    def comparison(name, agrees):
-        def compare():
-            calls.append(name)
-            return agrees, [f"{name}: {agrees}"]
 
-        return compare
+def test_what_is_compared_beside_the_records_decides_too(tmp_path, capsys):
+    report = step_report({"a": ONES}, {"a": ONES.copy()}, tmp_path)
+    report.add(Compared("the first", "first: all agrees"))
+    assert report.aligned and report.finish("there")
+    assert capsys.readouterr().out.splitlines()[-1] == "first: all agrees"
 
-    def locate():
-        calls.append("locate")
-        return ["located"]
+    setting = Finding("second", "layer", "epsilon", "1", "2", title=SETTING)
+    found = Finding("second", "x", "value", "3", "4", hint="its value", title="First difference")
+    further = Finding("second", "y", "value", "5", "6")
+    report = step_report({"a": ONES}, {"a": ONES.copy()}, tmp_path)
+    report.add(Compared("the first", "first: all agrees"))
+    report.add(Compared("the second", "", [found, setting, further]))
+    assert not report.aligned and not report.finish("there")
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "NOT ALIGNED: the recorded arrays agree, the second does not",
+        "Differs (port | reference): layer: epsilon 1 | 2",
+        "First difference: x: value 3 | 4",
+        "Look at: its value",
+    ]
+    summary = json.loads((tmp_path / "log" / "x.json").read_text())
+    assert summary["verdict"] == "misaligned" and summary["records agree"]
+    assert [finding["where"] for finding in summary["findings"]] == ["layer", "x", "y"]
+    assert summary["findings"][1]["port"] == "3"
 
-    further = [comparison("first", True), comparison("second", False), comparison("third", True)]
-    options = {"further": further, "locate": locate, "hint": "there"}
-    assert not judge({"a": ONES}, {"a": ONES.copy()}, tmp_path, **options)
+
+def test_where_it_differs_stands_under_the_verdict(tmp_path, capsys):
+    report = step_report({"a": ONES}, {"a": ONES + 1}, tmp_path)
+    report.locate(Compared("layers", "All layers agree", log=tmp_path / "layers.log"))
+    assert not report.finish("there")
     out = capsys.readouterr().out.splitlines()
-    assert calls == ["first", "second"]
-    assert out[-2].startswith("NOT ALIGNED: the records agree") and out[-1] == "second: False"
-    assert json.loads((tmp_path / "log" / "x.json").read_text())["verdict"] == "misaligned"
-
-    calls.clear()
-    assert not judge({"a": ONES}, {"a": ONES + 1}, tmp_path, **options)
-    assert calls == ["locate"]
-    assert capsys.readouterr().out.splitlines()[-2:] == ["located", "Look at: there"]
-
-    calls.clear()
-    assert judge({"a": ONES}, {"a": ONES.copy()}, tmp_path, further=further[:1], locate=locate)
-    assert calls == ["first"]
-    assert capsys.readouterr().out.splitlines()[-1] == "first: True"
+    assert out[-3] == "All layers agree" and out[-1] == "Look at: there"
+    assert out[-2].startswith("Layers: ")
 
 
 def damaged(value):

@@ -180,13 +180,13 @@ def test_repeated_augmentation_by_its_definition():
 
 def test_repeated_augmentation_is_the_references():
     for repetitions in (1, 2, 4):
-        agrees, lines = compare_sampling(
+        compared = compare_sampling(
             lambda *a, n=repetitions: RASampler(*a, repetitions=n),
             lambda dataset, rank, world_size, n=repetitions: torch_ref.RASampler(
                 dataset, world_size, rank, repetitions=n
             ),
         )
-        assert agrees, lines
+        assert compared.agrees, compared.lines()
 
 
 def test_order_depends_on_seed_and_epoch_alone():
@@ -273,10 +273,10 @@ def test_wrong_samplers_are_found_and_named(found):
     def reference(dataset, rank, world_size):
         return TorchSampler(dataset, world_size, rank)
 
-    agrees, lines = compare_sampling(DistributedSampler, reference)
-    assert agrees and len(lines) == 1
-    agrees, lines = compare_sampling(WRONG_SAMPLERS[found], reference)
-    assert not agrees and found in lines[0]
+    compared = compare_sampling(DistributedSampler, reference)
+    assert compared.agrees and len(compared.lines()) == 1
+    compared = compare_sampling(WRONG_SAMPLERS[found], reference)
+    assert not compared.agrees and found in compared.lines()[0]
 
 
 def test_repetitions_that_are_drawn_alike_are_found():
@@ -284,10 +284,10 @@ def test_repetitions_that_are_drawn_alike_are_found():
         def __iter__(self):
             return (draw._replace(repetition=0) for draw in super().__iter__())
 
-    agrees, lines = compare_sampling(
+    compared = compare_sampling(
         Alike, lambda dataset, rank, world_size: torch_ref.RASampler(dataset, world_size, rank)
     )
-    assert not agrees and "augmented alike" in lines[0]
+    assert not compared.agrees and "augmented alike" in compared.lines()[0]
 
 
 # --- what draws depend on --------------------------------------------------------------------

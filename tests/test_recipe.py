@@ -27,8 +27,8 @@ def small_models():
 def test_recipe_is_torchvisions(seed):
     """Each optimizer for 20 steps: in float64 from shared states, in float32 freely."""
     comparison = compare_recipe(paddle_mv3, torch_ref, small_models, rules, seed=seed)
-    agrees, lines = comparison.findings()
-    assert agrees, lines
+    compared = comparison.compared("the recipe")
+    assert compared.agrees, compared.lines()
     where = {row.where for row in comparison.differences}
     for name in (*paddle_mv3.OPTIMIZERS, "sgd without momentum"):
         assert {f"optimizer {name}, step {i}" for i in range(20)} <= where
@@ -395,14 +395,14 @@ def test_adjusted_decay_of_the_published_recipe():
 @pytest.mark.parametrize("model", paddle_mv3.MODELS)
 def test_initialisation_over_many_seeds(model, tmp_path):
     makers = paddle_mv3.MODELS[model], torch_ref.MODELS[model]
-    agrees, lines = compare_initialisation(*makers, rules, tmp_path / "log", seeds=40)
-    assert agrees, lines
+    compared = compare_initialisation(*makers, rules, tmp_path / "log", seeds=40)
+    assert compared.agrees, compared.lines()
 
 
 def test_initialisation_of_the_large_model(tmp_path):
     makers = paddle_mv3.mobilenet_v3_large, torch_ref.mobilenet_v3_large
-    agrees, lines = compare_initialisation(*makers, rules, tmp_path / "log", seeds=4)
-    assert agrees, lines
+    compared = compare_initialisation(*makers, rules, tmp_path / "log", seeds=4)
+    assert compared.agrees, compared.lines()
     log = (tmp_path / "log").read_text().splitlines()
     names = {line.split()[0] for line in log[1:]}
     assert names == set(rules(paddle_mv3.mobilenet_v3_large()))
@@ -430,9 +430,9 @@ def test_small_errors_of_initialisation_are_found(change, test, tmp_path):
         torch.nn.init.zeros_(reference[0].bias)
         return reference
 
-    agrees, lines = compare_initialisation(make, make_reference, rules, tmp_path / "log")
-    assert not agrees
-    assert "0.weight" in lines[0] and test in lines[0], lines
+    compared = compare_initialisation(make, make_reference, rules, tmp_path / "log")
+    assert not compared.agrees
+    assert "0.weight" in compared.lines()[0] and test in compared.lines()[0]
 
 
 def test_conversion_of_a_small_model_is_whole():

@@ -9,13 +9,14 @@ import paddle
 import pytest
 import torch
 
-from alignment import layers
+from alignment import layers, locate
 from alignment.convert import convert
 from alignment.diff import DiffHelper
 from alignment.files import CannotRun
 from alignment.precision import to_float64
 from alignment.stages.data import describe_difference
 from alignment.stages.metric import locate_metric
+from alignment.step import StepReport
 from alignment.training.comparison import Comparison
 from alignment.training.steps import (
     Side,
@@ -60,7 +61,9 @@ def test_rounding_passes_and_says_so(tmp_path, capsys):
     port = (TRUE * (1 + 1e-7 * np.cos(5e3 * TRUE))).astype(np.float32)
     helper.compare_info({"a": REFERENCE}, {"a": port}, {"a": TRUE}, {"a": TRUE})
     log = tmp_path / "x.log"
-    assert helper.report(path=log, diff_threshold=1e-9, notes=["what was rounded"])
+    report = StepReport(helper, log, 1e-9)
+    report.note(["what was rounded"])
+    assert report.finish()
     out = capsys.readouterr().out.splitlines()
     assert out[-2].endswith("diff check failed") and out[-1].startswith("aligned, rounding: a")
     lines = log.read_text().splitlines()
@@ -69,18 +72,14 @@ def test_rounding_passes_and_says_so(tmp_path, capsys):
     assert summary["verdict"] == "rounding" and summary["aligned"] is True
 
 
-def test_costly_float64_is_computed_only_if_it_is_needed(tmp_path):
-    for threshold, calls_expected in ((1.0, 0), (1e-12, 1)):
-        calls = []
-
-        def float64(calls=calls):
-            calls.append(1)
-            return {"a": TRUE}, {"a": TRUE}
-
-        helper = DiffHelper()
-        helper.compare_info({"a": REFERENCE * 200}, {"a": REFERENCE * 200 + np.float32(1e-4)})
-        helper.report(path=tmp_path / "x.log", diff_threshold=threshold, float64=float64)
-        assert len(calls) == calls_expected
+def test_float64_may_be_had_later(tmp_path):
+    helper = DiffHelper()
+    helper.compare_info({"a": REFERENCE * 200}, {"a": REFERENCE * 200 + np.float32(1e-4)})
+    assert StepReport(helper, tmp_path / "x.log", 1.0).within_thresholds
+    report = StepReport(helper, tmp_path / "x.log", 1e-12)
+    assert not report.within_thresholds and not report.records_agree
+    report.judge_in_float64({"a": TRUE * 200}, {"a": TRUE * 200})
+    assert report.records_agree and not report.within_thresholds
 
 
 def test_float_attributes_of_the_reference_are_rounded_and_named():
@@ -218,8 +217,8 @@ def test_layers_of_other_names_correspond_by_order_and_kind(tmp_path):
     named = [("stem", "conv1"), ("norm", "bn1"), ("second", "conv2"), ("act", "out")]
     assert pairs == [*named, ("", "")]  # and the model itself
     assert max(row.output for row in rows) < 1e-13
-    lines = layers.locate_forward(port, reference, *run, tmp_path / "layers.log")
-    assert lines[0] == "All 4 layers agree"
+    located = locate.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    assert located.agrees and located.summary == "All 4 layers agree"
     assert len((tmp_path / "layers.log").read_text().splitlines()) == 2 + 4 + 1
 
 
@@ -227,10 +226,9 @@ def test_a_map_of_the_user_wins(tmp_path):
     port, reference, *run = small_pair()
     (tmp_path / "map.json").write_text('{"stem": "conv2"}')
     layer_map = layers.read_layer_map(tmp_path / "map.json", port, reference)
-    lines = layers.locate_forward(port, reference, *run, tmp_path / "x.log", layer_map)
-    assert any(
-        line.startswith("Differs (port | reference): stem: in_channels 3 | 4") for line in lines
-    )
+    located = locate.locate_forward(port, reference, *run, tmp_path / "x.log", layer_map)
+    text = "\n".join(located.lines())
+    assert "Differs (port | reference): stem: in_channels 3 | 4" in text
     for content in ("[1]", '{"a": 1}', "{"):
         (tmp_path / "map.json").write_text(content)
         with pytest.raises(CannotRun, match=r"map\.json"):
@@ -239,10 +237,16 @@ def test_a_map_of_the_user_wins(tmp_path):
 
 def test_setting_that_differs_is_read_off_and_the_layer_named(tmp_path):
     port, reference, *run = small_pair(slope=0.2)
-    lines = layers.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    located = locate.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    setting, first = located.findings
+    assert (setting.where, setting.quantity) == ("act", "negative_slope")
+    assert (setting.port, setting.reference) == ("0.2", "0.1")
+    assert (first.where, first.quantity) == ("act", "output") and first.difference > first.bound
+    lines = located.lines()
     assert lines[0] == "Differs (port | reference): act: negative_slope 0.2 | 0.1"
-    assert lines[1].startswith("First layer to part: act: LeakyReLU(negative_slope=0.2)")
-    assert "the mistake is in this layer" in lines[2]
+    assert lines[1].startswith("First layer that differs: act: output differs by ")
+    assert lines[2].startswith("LeakyReLU(negative_slope=0.2) | LeakyReLU(negative_slope=0.1)")
+    assert "the mistake is in this layer" in lines[3]
     trace_lines = (tmp_path / "layers.log").read_text().splitlines()
     differ = [line.endswith("<-- differs") for line in trace_lines[2:]]
     assert differ == [False, False, False, True, True]  # the activation, and so the model
@@ -251,9 +255,9 @@ def test_setting_that_differs_is_read_off_and_the_layer_named(tmp_path):
 def test_function_call_between_layers_is_not_blamed_on_the_next(tmp_path):
     port, reference, *run = small_pair()
     port.forward = lambda x: port.act(port.second(port.norm(port.stem(x))))  # the ReLU is gone
-    lines = layers.locate_forward(port, reference, *run, tmp_path / "layers.log")
-    assert lines[0].startswith("First layer to part: second")
-    assert "between norm and it" in lines[1]
+    located = locate.locate_forward(port, reference, *run, tmp_path / "layers.log")
+    assert located.findings[0].where == "second"
+    assert "between norm and it" in located.findings[0].detail[1]
 
 
 def test_what_differs_is_said_in_words():
@@ -275,7 +279,7 @@ def test_shapes_that_do_not_fit_are_named_in_every_comparison():
     def named(rows):
         comparison = Comparison()
         comparison.differences = rows
-        text = "\n".join(comparison.findings()[1])
+        text = "\n".join(comparison.compared("a step").lines())
         assert "by inf" not in text
         return text
 
@@ -287,11 +291,12 @@ def test_shapes_that_do_not_fit_are_named_in_every_comparison():
         compare("here", "update", {"w": b * np.nan}, {"w": b})
     )
     record = {"acc_top1": np.ones(1)}
-    lines = locate_metric({"acc_top1": np.ones((1, 1))}, record, [[1.0]], [[1.0, 2.0]])
-    assert lines[0] == "First to part: acc_top1 shape (1, 1) | (1,)"
-    assert locate_metric({}, record, [], [])[0] == "First to part: acc_top1 none in the port"
+    located = locate_metric({"acc_top1": np.ones((1, 1))}, record, [[1.0]], [[1.0, 2.0]])
+    assert located.lines()[0] == "First metric that differs: acc_top1: shape (1, 1) | (1,)"
+    located = locate_metric({}, record, [], [])
+    assert located.lines() == ["First metric that differs: acc_top1: none in the port"]
     layer, other = paddle.nn.Linear(2, 3), torch.nn.Linear(2, 4)
-    assert layers.different_weights(layer, other) == []
+    assert locate.different_weights(layer, other) == []
 
 
 def test_dropout_that_changes_the_shape_is_named():
@@ -438,6 +443,6 @@ def test_a_layer_that_is_called_twice_is_compared_twice(tmp_path):
     port.set_state_dict(convert(reference.state_dict(), port))
     x = np.random.default_rng(0).standard_normal((3, 4))
     runs = (lambda m: m(paddle.to_tensor(x))), (lambda m: m(torch.from_numpy(x)))
-    lines = layers.locate_forward(port, reference, *runs, tmp_path / "layers.log")
-    assert lines[0].startswith("First layer to part: linear (call 2): ")
-    assert "between linear and it" in lines[1]
+    located = locate.locate_forward(port, reference, *runs, tmp_path / "layers.log")
+    assert located.findings[0].where == "linear (call 2)"
+    assert "between linear and it" in located.findings[0].detail[1]

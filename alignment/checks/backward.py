@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import torch
 
-from .. import layers
+from .. import layers, locate
 from ..dropout import SharedDropout, without_inner_dropout
 from ..files import CannotRun
 from ..findings import Finding
@@ -12,6 +12,7 @@ from ..inputs import Inputs
 from ..paddle_internals import RECURRENT
 from ..pairing import counterpart
 from ..precision import default_float64, to_float64
+from ..settings import different_settings
 from ..structure import flatten, is_tensor
 from ..thresholds import GRADIENT_FLOAT64, TRAIN_FLOAT64
 from ..training import steps
@@ -310,20 +311,17 @@ class Backward(Base):
         rows = layers.compare(
             seen, result["seen_reference"], self.layer_map, self.pair.channels_last
         )
-        unpaired = layers.unpaired_between(seen, result["seen_reference"], rows)
-        lines = layers.first_forward(rows, limit, unpaired) or layers.first_backward(rows)
-        first.detail += lines
-        first.detail += self._settings_lines()
+        unpaired = locate.unpaired_between(seen, result["seen_reference"], rows)
+        finding = locate.first_forward(rows, limit, unpaired, "backward")
+        finding = finding or locate.first_backward(rows)
+        located = [*(self._located(finding) if finding else []), *self._settings_lines()]
         row = next((row for row in rows if row.output > limit), None)
-        if forward and row is not None and row.input <= limit:
-            found = layers.different_settings(row.port.layer, row.reference.layer)
-            if not row.name:
-                return
-            finding = Finding("backward", row.name, "output in train mode", "", "", None, limit)
-            if np.isfinite(row.output):
-                finding.difference = row.output
-            if found:
-                name, _, sides = found[0].partition(" ")
-                finding.quantity, (finding.port, finding.reference) = name, sides.split(" | ", 1)
-            finding.detail, first.detail = first.detail, []
+        if forward and row is not None and row.input <= limit and row.name:
+            finding.quantity = "output in train mode"
+            own = different_settings(row.port.layer, row.reference.layer)
+            if own:
+                finding.quantity, finding.port, finding.reference = own[0]
+            finding.detail, first.detail = [*first.detail, *located], []
             self.report.differences.insert(self.report.differences.index(first), finding)
+        else:
+            first.detail += located

@@ -7,12 +7,13 @@ import numpy as np
 import paddle
 import torch
 
-from .. import layers
+from .. import layers, locate
 from ..files import CannotRun, place_of, reason_of
-from ..findings import Finding, Report
+from ..findings import SETTING, Finding, Report
 from ..known import ACCEPTED, CURES, AsPaddle
 from ..paddle_internals import RECURRENT
 from ..pairing import layer_of
+from ..settings import different_settings, is_of_framework, is_one, kind
 from ..structure import SHALLOW, flatten, is_tensor, to_array
 from ..thresholds import AMPLIFICATION
 
@@ -171,9 +172,7 @@ class Base:
             reference = {name: module for name, module in self.reference.named_modules() if name}
             pairs = layers.match(port, reference, self.layer_map)
             self.exact = {
-                reference[other]
-                for name, other in pairs.items()
-                if not layers.is_of_framework(port[name])
+                reference[other] for name, other in pairs.items() if not is_of_framework(port[name])
             }
         return self.exact
 
@@ -294,7 +293,7 @@ class Base:
         matched = layers.match(kept, seen_reference, self.layer_map)
         lost += [name for name in kept if name and name not in matched]
         # What lies in attention or a recurrent layer is compared with it.
-        whole = [name for name in matched if layers.is_one(seen[name].layer)]
+        whole = [name for name in matched if is_one(seen[name].layer)]
         lost = [n for n in lost if not any(n.startswith(f"{name}.") for name in whole)]
         others = set(matched.values())
         lost_reference = [name for name in seen_reference if name and name not in others]
@@ -315,52 +314,43 @@ class Base:
         for name, other in layers.match(port, reference, self.layer_map).items():
             if name in packed:  # split, or joined from several
                 continue
-            for line in layers.different_settings(port[name], reference[other]):
-                if not line.startswith("type "):
-                    found.setdefault(line, []).append(name)
+            for setting in different_settings(port[name], reference[other]):
+                if setting.name != "type":
+                    found.setdefault(setting, []).append(name)
         self.settings = [
-            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {line}"
-            for line, names in found.items()
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {setting}"
+            for setting, names in found.items()
         ]
 
     def _locate(self, findings, rows, seen, seen_reference, limit):
         """Puts the first layer that differs before the outputs that do."""
-        unpaired = layers.unpaired_between(seen, seen_reference, rows)
+        unpaired = locate.unpaired_between(seen, seen_reference, rows)
         row = next((row for row in rows if row.output > limit), None)
-        lines = layers.first_forward(rows, limit, unpaired)
         if row is None:
             findings[0].detail = ["All layers agree: the mistake is in what is done with them"]
             return
+        finding = locate.first_forward(rows, limit, unpaired)
+        located = [*self._located(finding), *self._settings_lines()]
         if not row.name:  # the model itself: what comes out of it is told already
-            findings[0].detail = [*lines, *self._settings_lines()]
+            findings[0].detail = located
             findings[0].hint = self._cure(row.output)
             return
-        found = layers.different_settings(row.port.layer, row.reference.layer)
-        difference = row.output if np.isfinite(row.output) else None
-        if row.input > limit:
-            found = []  # the mistake lies before it
-        finding = Finding("forward", row.name, "output", "", "", difference, limit)
-        if not np.isfinite(row.output):
-            how = layers.how_far_all(
-                row.port.outputs, row.reference.outputs, self.pair.channels_last
-            )
-            quantity, _, sides = how.partition(" ")
-            finding.quantity = how
-            if " | " in sides:
-                finding.quantity = quantity
-                finding.port, finding.reference = sides.split(" | ", 1)
-            finding.bound = None
-        if found:
-            name, _, sides = found[0].partition(" ")
-            finding.quantity, (finding.port, finding.reference) = name, sides.split(" | ", 1)
-        finding.detail = [*lines, *self._settings_lines()]
-        if not found:
-            finding.hint = CURES.get(layers.kind(row.port.layer), "") or self._cure(row.output)
-        index = self.report.differences.index(findings[0])
-        self.report.differences.insert(index, finding)
+        # Where its input differs already, the mistake lies before it.
+        own = different_settings(row.port.layer, row.reference.layer) if row.input <= limit else []
+        if own:
+            finding.quantity, finding.port, finding.reference = own[0]
+        else:
+            finding.hint = CURES.get(kind(row.port.layer), "") or self._cure(row.output)
+        finding.detail = located
+        self.report.differences.insert(self.report.differences.index(findings[0]), finding)
+
+    def _located(self, finding):
+        """Lines on where two models differ; its title moves into them."""
+        title, finding.title = finding.title, ""
+        return [f"{title}: {finding.text()}", *finding.detail]
 
     def _settings_lines(self):
-        return [f"Differs (port | reference): {line}" for line in self.settings[:SETTINGS_SHOWN]]
+        return [f"{SETTING}: {line}" for line in self.settings[:SETTINGS_SHOWN]]
 
     def _settings_of(self, name):
         """Lines on what can be read off a layer of the port and its counterpart and differs."""
@@ -369,8 +359,8 @@ class Base:
         other = layers.match(port, reference, self.layer_map).get(name)
         if other is None:
             return []
-        found = layers.different_settings(port[name], reference[other])
-        return [f"Differs (port | reference): {name}: {line}" for line in found]
+        found = different_settings(port[name], reference[other])
+        return [f"{SETTING}: {name}: {setting}" for setting in found]
 
     def _cure(self, difference):
         """What to do about a small difference, if a function that was called is known for it."""

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import torch
 
-from .. import layers
+from .. import layers, locate
 from ..files import CannotRun
 from ..findings import Finding
 from ..precision import default_float64, to_float64
@@ -90,7 +90,7 @@ class Forward(Base):
         seen = self._comparable_layers(seen, seen_reference)
         rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
         if self.pair.log_dir is not None:
-            layers.write(rows, Path(self.pair.log_dir) / "compare_layers.log")
+            locate.write(rows, Path(self.pair.log_dir) / "compare_layers.log")
         different = [
             f
             for f in self.report.differences

@@ -49,11 +49,8 @@ class Structure(Base):
         for name, kind in pairing.unknown:
             text = f"named by Rule.{kind}, and the port has no such parameter"
             self._differs("structure", name, text)
-        for line in pairing.tied:
-            where, _, sides = line.partition(": ")
-            self.report.differences.append(
-                Finding("structure", where, "parameter", *sides.split(" | "))
-            )
+        for name, *sides in pairing.tied:
+            self._differs("structure", name, "parameter", *sides)
         renamed = pairing.renamed
         if renamed:
             shown_ = ", ".join(f"{a} is {b}" for a, b in list(renamed.items())[:3])

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ..files import shown, whole_file
+from ..findings import SETTING, Compared, Finding
 from ..statistics import same_distribution
 from ..threads import one_torch_thread
 from .data import describe_difference, load_reference
@@ -27,6 +28,8 @@ NARROW = {"a wide image": (600, 20), "a tall image": (20, 600)}
 DRAWS = 2500  # of each policy; a wrong distribution of crops shows at 12500, of all policies
 BATCHES = 30  # mixed
 CROP_SIZE = 224  # of the images that are compared
+FIRST = "First difference in training"
+SETTINGS_SHOWN = 3
 DRAW_SIZE = 64  # of those that draws are for: less work, and the same for what is drawn
 
 
@@ -47,7 +50,7 @@ def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0
         seed: of the draws of both sides.
 
     Returns:
-        (whether all agrees, lines) for `DiffHelper.report`.
+        Compared
     """
     comparison = _Comparison()
     with torch.random.fork_rng(devices=[]):
@@ -64,23 +67,26 @@ def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0
         comparison.draws(small, rng)
         comparison.draws_of_mixes(*mixes, rng)
     comparison.write(path)
-    return comparison.findings(path)
+    return comparison.compared(path)
 
 
 class _Comparison:
     def __init__(self):
-        self.different_settings = {}  # {name: line}
-        self.parted = None  # lines on the first image to part
+        self.different_settings = {}  # {name: Finding}
+        self.first = None  # Finding of the first image or batch that differs
         self.log = []
         self.tests = []  # (p, name, text)
 
     def settings(self, policy, port, reference):
         for name, value in reference.settings.items():
             other = port.settings.get(name)
-            line = f"{_title(policy)}, {name}: {other} | {value}"
+            where = f"{_title(policy)}, {name}"
+            line = f"{where}: {other} | {value}"
             differs = other != value
             if differs:  # in several policies: one line on the screen
-                self.different_settings.setdefault(name, line)
+                sides = str(other), str(value)
+                finding = Finding("augmentation", where, "", *sides, title=SETTING)
+                self.different_settings.setdefault(name, finding)
             self.log.append(f"setting   {'differs' if differs else 'same   '}  {line}")
 
     def images(self, presets, dataset, rng):
@@ -96,18 +102,19 @@ class _Comparison:
             _, drawn, steps = reference.record(image)
             forms = [type(d["augment"]) for d in (port.draw(*image.size, rng), drawn)]
             if forms[0] is forms[1]:
-                parted = _first_to_part(port.steps(image, drawn), steps)
+                different = _first_different(port.steps(image, drawn), steps)
             else:  # another policy, which cannot do what this one drew
                 kinds = " | ".join(form.__name__ for form in forms)
-                parted = "of the policy", f"draws of another type, {kinds}"
+                different = "of the policy", f"draws of another type, {kinds}"
             self.log.append(
-                f"image     {'differs' if parted else 'same   '}  {_title(policy)}, {shown(path)}: "
+                f"image     {_mark(different)}  {_title(policy)}, {shown(path)}: "
                 + ", ".join(label for label, _ in steps)
             )
-            if parted and not self.parted:
-                label, difference = parted
-                self.parted = [
-                    f"First to part in training: {_title(policy)}, {shown(path)}, stage {label}",
+            if different and not self.first:
+                label, difference = different
+                where = f"{_title(policy)}, {shown(path)}"
+                self.first = Finding("augmentation", where, f"stage {label}", title=FIRST)
+                self.first.detail = [
                     "It goes into this stage the same on both sides, with the same draws, and "
                     f"comes out with {difference}: the mistake is in this stage",
                 ]
@@ -119,17 +126,13 @@ class _Comparison:
             *expected, drawn = reference.record(torch.from_numpy(images), torch.from_numpy(labels))
             names = ("images", "soft labels")
             steps = list(zip(names, expected))
-            parted = _first_to_part(zip(names, port.apply(images, labels, drawn)), steps)
+            different = _first_different(zip(names, port.apply(images, labels, drawn)), steps)
             kind = "CutMix" if "box" in drawn else "mixup"
-            self.log.append(
-                f"batch     {'differs' if parted else 'same   '}  {kind} {number}: {drawn}"
-            )
-            if parted and not self.parted:
-                label, difference = parted
-                self.parted = [
-                    f"First to part in training: {kind}, its {label}",
-                    f"With the same draws they come out with {difference}",
-                ]
+            self.log.append(f"batch     {_mark(different)}  {kind} {number}: {drawn}")
+            if different and not self.first:
+                label, difference = different
+                self.first = Finding("augmentation", kind, f"its {label}", title=FIRST)
+                self.first.detail = [f"With the same draws they come out with {difference}"]
 
     def draws(self, presets, rng):
         blank = Image.new("RGB", SIZE)
@@ -179,32 +182,44 @@ class _Comparison:
                     f"draws     {mark}  {name}: {text}, p {'<=' if p < 1 else '='} {p:.1e}\n"
                 )
 
-    def findings(self, path):
+    def compared(self, path):
         bound = ERROR_RATE / max(1, len(self.tests))
         unlike = [test for test in self.tests if test[1] < bound]
-        if not (self.different_settings or self.parted or unlike):
-            return True, [
-                f"training data: {self.count} images and {BATCHES} batches the same for the same "
-                f"draws, {len(self.tests)} statistics of the draws alike (error rate {ERROR_RATE})"
-            ]
-        settings = list(self.different_settings.values())
-        lines = [f"Differs (port | reference): {line}" for line in settings[:3]]
-        lines += self.parted or [f"The same draws give the same images: {self.count} of them"]
+        compared = Compared("the training data", "", log=path)
+        compared.findings += list(self.different_settings.values())[:SETTINGS_SHOWN]
+        if self.first:
+            compared.findings.append(self.first)
         if unlike:
             # The one that is named is the one that is furthest off; a pair only if each by itself
             # is right.
-            name, p, text = min(unlike, key=lambda test: (" with " in test[0], test[1]))
-            lines.append(f"Drawn otherwise: {name}: {text} (p <= {p:.0e}; port | reference)")
-            lines.append(f"{len(unlike)} of {len(self.tests)} statistics of the draws differ")
-        lines.append(f"Look at: {shown(path)}, the lines with 'differs'")
-        return False, lines
+            unlike.sort(key=lambda test: (" with " in test[0], test[1]))
+            for name, p, text in unlike:
+                compared.findings.append(Finding("augmentation", name, f"{text} (p <= {p:.0e})"))
+            worst = next(finding for finding in compared.findings if not finding.title)
+            worst.title = "Distributed differently (port | reference)"
+            if not self.first:
+                same = f"The same draws give the same images: {self.count} of them"
+                worst.detail.append(same)
+            worst.detail.append(
+                f"{len(unlike)} of {len(self.tests)} statistics of the draws differ"
+            )
+        if not compared.findings:
+            compared.summary = (
+                f"training data: {self.count} images and {BATCHES} batches the same for the same "
+                f"draws, {len(self.tests)} statistics of the draws alike (error rate {ERROR_RATE})"
+            )
+        return compared
+
+
+def _mark(different):
+    return "differs" if different else "same   "
 
 
 def _title(policy):
     return "no policy" if policy is None else f"policy {policy}"
 
 
-def _first_to_part(steps, expected):
+def _first_different(steps, expected):
     """(label, what differs) of the first of two rows of (label, array) that differ, or None."""
     steps = iter(steps)
     for label_ref, b in expected:

@@ -1,58 +1,71 @@
-"""Where two data pipelines part: the class, the image, the stage."""
+"""Where two data pipelines differ: the class, the image, the stage."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 
 from ..files import CannotRun, reason_of, require_file, shown
+from ..findings import Compared, Finding, settings_found
+from ..settings import Setting
 
 
 def locate_image(port, reference):
-    """Lines that say where two image folders part.
+    """Where two image folders differ: the class, the file, the stage of the transform.
 
     Args:
         port, reference: data sets with `classes`, `samples` [(path, class index)], `loader` and
             `transform`, which has `settings` {name: value} and `stages` [(name, function)].
+
+    Returns:
+        Compared; its first findings are settings that can be read off and differ.
     """
-    lines = [
-        f"Differs (port | reference): {name} {value} | {reference.transform.settings.get(name)}"
+    settings = [
+        Setting(name, str(value), str(reference.transform.settings.get(name)))
         for name, value in port.transform.settings.items()
         if value != reference.transform.settings.get(name)
     ]
+    first = _first_finding(port, reference)
+    summary = ""
+    if first is None:
+        summary = "Every image and label agrees by itself: the mistake is in the loader (batches)"
+    found = settings_found("data", "", settings)
+    return Compared("images", summary, [*found, *([first] if first else [])])
+
+
+def _first_finding(port, reference):
+    """Finding of the first class, file, label or image that differs, or None."""
     if port.classes != reference.classes:
-        a, b = first_different(port.classes, reference.classes)
-        lines.append(f"First to part: the order of classes, at {a} | {b}")
-        return lines
+        sides = map(str, first_different(port.classes, reference.classes))
+        return Finding("data", "", "the order of classes, at", *sides, title="First difference")
     files, files_ref = ([path for path, _ in side.samples] for side in (port, reference))
     if files != files_ref:
-        a, b = (p and shown(p) for p in first_different(files, files_ref))
-        lines.append(f"First to part: the order of files, at {a} | {b}")
-        return lines
+        sides = (str(path and shown(path)) for path in first_different(files, files_ref))
+        return Finding("data", "", "the order of files, at", *sides, title="First difference")
+    image = partial(Finding, "data", title="First image that differs")
     for path, target, target_ref in zip(files, targets(port), targets(reference)):
         if target != target_ref:
-            lines.append(f"First image to part: {shown(path)}, its label: {target} | {target_ref}")
-            lines.append(
+            finding = image(shown(path), "label", str(target), str(target_ref))
+            finding.detail = [
                 f"The order of files and of classes agrees ({target_ref} is "
                 f"{reference.classes[target_ref]}): the mistake is in which index a class gets"
-            )
-            return lines
+            ]
+            return finding
     for index, (path, _) in enumerate(port.samples):
         stage = first_stage(path, port, reference)
         if stage:
             name, difference = stage
-            lines.append(f"First image to part: {shown(path)} (number {index}), stage {name}")
-            lines.append(
-                f"It goes into this stage the same on both sides and comes out with {difference}: "
-                "the mistake is in this stage"
-            )
-            return lines
+            finding = image(f"{shown(path)} (number {index})", f"stage {name}")
+            finding.detail = [
+                "It goes into this stage the same on both sides and comes out with "
+                f"{difference}: the mistake is in this stage"
+            ]
+            return finding
         target, target_ref = port[index][1], reference[index][1]
         if (target, np.asarray(target).dtype) != (target_ref, np.asarray(target_ref).dtype):
             kinds = (f"{type(t).__name__} {t}" for t in (target, target_ref))
-            lines.append(f"First image to part: {shown(path)}, its label: {' | '.join(kinds)}")
-            return lines
-    lines.append("Every image and label agrees by itself: the mistake is in the loader (batches)")
-    return lines
+            return image(shown(path), "label", *kinds)
+    return None
 
 
 def first_different(port, reference):

@@ -4,7 +4,8 @@ import numpy as np
 import paddle
 import torch
 
-from ..files import shown, whole_file
+from ..files import whole_file
+from ..findings import Compared, Finding
 from ..pairing import sources_of, to_port
 from ..statistics import same_distribution, same_value
 
@@ -29,14 +30,14 @@ def compare_initialisation(make_port, make_reference, rules, path, seeds=SEEDS):
         path: of the log, one line for each tensor and test.
 
     Returns:
-        (whether all agrees, lines), for `DiffHelper.report`.
+        Compared
     """
     rows, random, level = compare_tensors(make_port, make_reference, rules, seeds)
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(f"# port | reference, {seeds} seeds; p below {level:.1e} differs\n")
         for name, test, values, p, agrees in rows:
             file.write(f"{name}  {test}  {values}  p {p:.1e}{'' if agrees else '  <-- differs'}\n")
-    return _findings(rows, random, seeds, level, path)
+    return _compared(rows, random, seeds, level, path)
 
 
 def compare_tensors(make_port, make_reference, rules, seeds):
@@ -77,24 +78,31 @@ def _numbers(array):
     return array.astype(np.int8).ravel() if array.dtype == bool else array.ravel()
 
 
-def _findings(rows, random, seeds, level, path):
+def _compared(rows, random, seeds, level, path):
+    smallest = min((p for _, _, _, p, _ in rows), default=1.0)
+    constants = len({row[0] for row in rows}) - random
+    summary = (
+        f"initialisation, {seeds} seeds: {constants} constants are the same, {random} "
+        f"distributions agree (smallest p {smallest:.1e}, bound {level:.0e})"
+    )
+    compared = Compared("the initialisation", summary, log=path)
     wrong = [row for row in rows if not row[-1]]
-    if not wrong:
-        smallest = min((p for _, _, _, p, _ in rows), default=1.0)
-        constants = len({row[0] for row in rows}) - random
-        return True, [
-            f"initialisation, {seeds} seeds: {constants} constants are the same, {random} "
-            f"distributions agree (smallest p {smallest:.1e}, bound {level:.0e})"
-        ]
-    name, test, values, p, _ = wrong[0]
-    tensors = len({row[0] for row in wrong})
-    return False, [
-        f"First to part: the initialisation of {name}: {test} {values} (p {p:.0e}; "
-        f"{tensors} tensors differ)",
-        "The mistake is in how it is initialised: the distribution, fan-in or fan-out, groups, a "
-        "default of Paddle's layers that was left",
-        f"Look at: {shown(path)}, the lines with 'differs'",
-    ]
+    tensors = {}  # the first test of each
+    for name, test, values, p, _ in wrong:
+        tensors.setdefault(name, (test, values, p))
+    for name, (test, values, p) in tensors.items():
+        port, _, reference = values.partition(" | ")
+        finding = Finding("initialisation", name, test, port, reference)
+        finding.detail = [f"p {p:.0e}, bound {level:.0e}; tensors that differ: {len(tensors)}"]
+        compared.findings.append(finding)
+    if wrong:
+        first = compared.findings[0]
+        first.title = "First tensor that is initialised differently"
+        first.detail.append(
+            "The mistake is in how it is initialised: the distribution, fan-in or fan-out, groups, "
+            "a default of Paddle's layers that was left"
+        )
+    return compared
 
 
 def compare_constant(name, values, expected):

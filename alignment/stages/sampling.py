@@ -5,6 +5,8 @@ from unittest import mock
 import numpy as np
 import torch
 
+from ..findings import Compared, Finding
+
 LENGTHS = (256, 257, 600, 1023)
 WORLD_SIZES = (1, 2, 3, 8)
 EPOCHS = (0, 1, 2)
@@ -24,7 +26,7 @@ def compare_sampling(port_sampler_factory, reference_sampler_factory, lengths=LE
         lengths: of the data sets.
 
     Returns:
-        (whether all agrees, lines) for `DiffHelper.report`.
+        Compared
     """
     compared = 0
     for length in lengths:
@@ -42,13 +44,19 @@ def compare_sampling(port_sampler_factory, reference_sampler_factory, lengths=LE
                 line = _compare_epoch(port, reference, orders, seen)
                 if line:
                     name = type(port[0]).__name__
-                    return False, [
-                        f"First to part: {name}, {where}: {line}",
-                        f"Look at: {name}, how it shuffles, fills up and deals out to ranks",
-                    ]
+                    hint = f"{name}, how it shuffles, fills up and deals out to ranks"
+                    return _differs(
+                        f"the sampler {name}", "sampling", f"{name}, {where}", line, hint
+                    )
                 compared += world_size
     name = type(port[0]).__name__
-    return True, [f"{name}: each rank's images are the reference's ({compared} epochs of a rank)"]
+    summary = f"{name}: each rank's images are the reference's ({compared} epochs of a rank)"
+    return Compared(f"the sampler {name}", summary)
+
+
+def _differs(what, check, where, line, hint):
+    finding = Finding(check, where, line, hint=hint, title="First difference")
+    return Compared(what, "", [finding])
 
 
 def compare_items(dataset, draw, images=8):
@@ -75,9 +83,11 @@ def compare_items(dataset, draw, images=8):
     for what, other in (("epoch", items(4, 1)), ("repetition", items(3, 2))):
         if _same(first, other):
             line = f"images are the same with another {what}: it is not in the generator's seed"
+    what = "what a data set makes of an image"
     if line:
-        return False, [f"First to part: {name}: {line}", f"Look at: {name}, an item's generator"]
-    return True, [f"{name}: an image is augmented by its index, epoch and repetition alone"]
+        return _differs(what, "sampling", name, line, f"{name}, an item's generator")
+    summary = f"{name}: an image is augmented by its index, epoch and repetition alone"
+    return Compared(what, summary)
 
 
 def _same(arrays, others):

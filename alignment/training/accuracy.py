@@ -4,6 +4,7 @@ import numpy as np
 
 from ..diff import DiffHelper
 from ..files import CannotRun, load_record, missing, shown
+from ..step import StepReport
 from ..trainers import described_training, differences, load_training
 
 __all__ = [
@@ -51,12 +52,9 @@ def report(reference, port, tolerance, folder, lines=(), failure=None, hint=None
     """
     helper = Top1DiffHelper(failure)
     helper.compare_info(reference, port)
-    return helper.report(
-        diff_threshold=tolerance,
-        path=folder / "log" / "train_align_diff.log",
-        findings=(True, list(lines)),
-        hint=hint,
-    )
+    step = StepReport(helper, folder / "log" / "train_align_diff.log", tolerance)
+    step.say(*lines)
+    return step.finish(hint)
 
 
 def load_top1(path, made_by):

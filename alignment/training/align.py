@@ -149,7 +149,7 @@ def compare_float32(pair, args, start, steps, picture):
     comparison = Comparison()
     comparison.differences = compare_curves(curves)
     return comparison, (
-        f"float32, {len(losses.port)} steps, each on its own: losses part by "
+        f"float32, {len(losses.port)} steps, each on its own: losses differ by "
         f"{losses.port[0]:.0e} at first and {losses.port[-1]:.0e} at last; PyTorch's own, begun "
         f"{UNITS} units of rounding away, by {losses.copies[0]:.0e} and {losses.copies[-1]:.0e}"
     )
@@ -184,12 +184,13 @@ class Report:
             lines: to add where it does not.
         """
         self.all.differences += comparison.differences
-        self.aligned, found = comparison.findings(what)
+        compared = comparison.compared("training", what)
+        self.aligned = compared.agrees
         if not self.aligned:
-            print("NOT ALIGNED: the two trainings part")
-            print("\n".join([*found, *lines]), flush=True)
+            print("NOT ALIGNED: the two trainings differ")
+            print("\n".join([*compared.lines(), *lines]), flush=True)
         else:
-            print(line or "\n".join(found), flush=True)
+            print(line or compared.summary, flush=True)
         return self.aligned
 
     def write(self):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..files import whole_file
+from ..findings import SETTING, Compared, Finding
 
 __all__ = ["ADVICE", "Comparison", "Difference"]
 
@@ -26,6 +27,16 @@ class Difference:
     def agrees(self):
         return self.value <= self.bound
 
+    @property
+    def difference(self):
+        """`value`, or None where no number can tell."""
+        return self.value if np.isfinite(self.value) and not self.reason else None
+
+    def text(self):
+        """What differs: "gradient features.0.0.weight", with the reason if no number can tell."""
+        what = f"{self.kind} {self.name}".rstrip()
+        return f"{what}: {self.reason}" if self.reason else what
+
 
 class Comparison:
     """What was compared of two trainings, in the order in which things happen."""
@@ -43,48 +54,60 @@ class Comparison:
                 value = f"{row.value:.1e}" if np.isfinite(row.value) else row.reason or "other"
                 file.write(f"{row.where}  {row.kind:20}  {value}  {row.name}{mark}\n")
 
-    def findings(self, what="{count} iterations, each from one state", advise=True):
-        """(whether all agrees, lines) for `DiffHelper.report`.
+    def compared(self, name, what="{count} iterations, each from one state", advise=True, log=None):
+        """All of it as a Compared.
 
         Args:
-            what: was compared; {count} stands for the number of moments.
+            name: of what was compared, for the verdict.
+            what: the same for the summary; {count} stands for the number of moments.
             advise: say what the mistake may be in. Not where a cause is known already.
+            log: where `write` has put every row.
         """
         first = next((row for row in self.differences if not row.agrees), None)
         if first is None:
-            worst = {}
-            for row in self.differences:
-                if row.kind not in worst or row.value > worst[row.kind].value:
-                    worst[row.kind] = row
-            shown = ", ".join(f"{kind} {row.value:.0e}" for kind, row in worst.items())
-            what = what.format(count=len({row.where for row in self.differences}))
-            return True, [f"float64, {what}, largest: {shown}"]
-        lines = [f"Differs (port | reference): {line}" for line in self.settings]
-        named, advice = self._name(first)
-        return False, [*lines, *named, *([advice] if advise else [])]
+            return Compared(name, self._summary(what), log=log)
+        settings = [Finding("training", "", line, title=SETTING) for line in self.settings]
+        others = [
+            Finding("training", row.where, row.text(), difference=row.difference, bound=row.bound)
+            for row in self.differences
+            if not row.agrees and row is not first
+        ]
+        return Compared(name, "", [*settings, self._first(first, advise), *others], log)
 
-    def _name(self, first):
-        """(lines on the first quantity that differs, a line on what the mistake may be in)"""
+    def _summary(self, what):
+        worst = {}
+        for row in self.differences:
+            if row.kind not in worst or row.value > worst[row.kind].value:
+                worst[row.kind] = row
+        shown = ", ".join(f"{kind} {row.value:.0e}" for kind, row in worst.items())
+        what = what.format(count=len({row.where for row in self.differences}))
+        return f"float64, {what}, largest: {shown}"
+
+    def _first(self, first, advise):
+        """Finding of the first quantity that differs, and what the mistake may be in."""
         same = [r for r in self.differences if (r.where, r.kind) == (first.where, first.kind)]
         count = sum(not row.agrees for row in same)
         also = f" ({count} of {len(same)} differ)" if len(same) > 1 else ""
-        by = f": differs by {first.value:.1e}" if np.isfinite(first.value) else ""
-        by = f": {first.reason}" if first.reason else by
-        what = f"{first.kind} {first.name}".rstrip()
-        lines = [f"First to part: {first.where}, {what}{by}{also}"]
+        finding = Finding("training", first.where, first.text(), title="First difference")
+        if first.difference is not None:
+            finding.quantity += f": differs by {first.value:.1e}"
+        finding.quantity += also
         norm = next(
             (r for r in self.differences if (r.where, r.kind) == (first.where, "gradient norm")),
             None,
         )
         if norm and first.kind == "gradient":
-            lines.append(f"Norm of all gradients (port | reference): {norm.name}")
+            finding.detail.append(f"Norm of all gradients (port | reference): {norm.name}")
         before = self.differences[: self.differences.index(same[0])]
         kinds = dict.fromkeys(r.kind for r in before if r.where == first.where)
         if kinds:
-            lines.append(f"In {first.where} these agree: {', '.join(kinds)}")
+            finding.detail.append(f"In {first.where} these agree: {', '.join(kinds)}")
         if first.where != self.differences[0].where and first.kind == "gradient":
-            lines.append(f"Before {first.where} all agrees: are the gradients cleared?")
-        return lines, first.hint or f"The mistake is in {ADVICE[first.kind]}"
+            finding.detail.append(f"Before {first.where} all agrees: are the gradients cleared?")
+        if advise:
+            advice = first.hint or f"The mistake is in {ADVICE[first.kind]}"
+            finding.detail.append(advice)
+        return finding
 
 
 ADVICE = {

@@ -162,9 +162,9 @@ def why_images_differ(pair, args, epoch):
     """
     args = type(args)(**{**vars(args), "mixup_alpha": 0.0, "cutmix_alpha": 0.0})
     loader, batches, dataset = pair.port_data.training_data(args, 0, 1)
-    agrees, lines = compare_items(dataset, pair.port.Draw)
-    if not agrees:
-        return lines
+    items = compare_items(dataset, pair.port.Draw)
+    if not items.agrees:
+        return items.lines()
     batches.set_epoch(epoch)
     for number, (draws, (images, *_)) in enumerate(zip(list(batches), loader)):
         for image, draw in zip(images.numpy(), draws):

@@ -13,7 +13,8 @@ import paddle
 import torch
 from reprod_log import ReprodLogger
 
-from ..layers import different_settings, incomparable, locate_backward, match, relative
+from ..layers import incomparable, match, relative
+from ..locate import locate_backward
 from ..paddle_internals import (
     OPTIMIZER_SETTINGS,
     optimizer_accumulators,
@@ -22,6 +23,7 @@ from ..paddle_internals import (
     parameters_of,
 )
 from ..pairing import layer_of, sources_of, to_port
+from ..settings import different_settings
 from ..thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
 from .comparison import Comparison, Difference
 
@@ -78,7 +80,7 @@ def compare_training(port, reference, rules, steps):
     """
     training = Comparison(optimizer_settings(port, reference))
     scheduler = different_settings(port.scheduler, reference.scheduler)
-    training.settings += [f"schedule: {line}" for line in scheduler]
+    training.settings += [f"schedule: {setting}" for setting in scheduler]
     found = training.differences
     dropouts = share_dropout(port.model, reference.model)
     outputs = _listen_to_outputs(port.model, reference.model)
@@ -646,7 +648,7 @@ def _without_group(model, optimizer):
 
 
 def locate_training(port, reference, path, layer_map=None):
-    """Lines that say in which layer two trainings part, in the first forward and backward pass.
+    """In which layer two trainings differ, in the first forward and backward pass: Compared.
 
     Args:
         port, reference: fresh Sides, as for `compare_training`.

@@ -254,7 +254,7 @@ def _(patch):
 @bug(
     "01",
     "replicated border in place of zeros",
-    ["features.0.0", "First layer to part"],
+    ["features.0.0", "First layer that differs"],
     "logits off by little",
     "padding_mode of the port",
     "padding_mode='zeros'",
@@ -283,7 +283,7 @@ def _(patch):
 @bug(
     "01",
     "average pooling that counts the padding in",
-    ["avgpool", "First layer to part"],
+    ["avgpool", "First layer that differs"],
     "logits off",
     "PyTorch's pooling counts the padding (count_include_pad), Paddle's does not (exclusive)",
     "`exclusive` is the opposite of `count_include_pad`",
@@ -2059,7 +2059,7 @@ def _(patch):
 @bug(
     "02",
     "policy with the default interpolation",
-    ["interpolation of the policy: nearest | bilinear", "First to part in training: policy"],
+    ["interpolation of the policy: nearest | bilinear", "First difference in training: policy"],
     "jagged edges in rotated images",
     "interpolation was passed to the crop only",
     "pass it to the policy too",

@@ -1,0 +1,296 @@
+"""Where two models differ: the first layer, with its settings and weights."""
+
+import numpy as np
+import paddle
+
+from .files import whole_file
+from .findings import SETTING, Compared, Finding, settings_found
+from .layers import (
+    common_outputs,
+    compare,
+    how_far_all,
+    incomparable,
+    match,
+    output_gradients,
+    record,
+    relative,
+)
+from .paddle_internals import RENAMED, STATISTICS
+from .settings import different_settings, is_container, settings
+from .thresholds import FORWARD_FLOAT64, GRADIENT_FLOAT64, TRAIN_FLOAT64
+
+__all__ = [
+    "compare_settings",
+    "first_backward",
+    "first_forward",
+    "locate_backward",
+    "locate_forward",
+    "locate_loss",
+    "unpaired_between",
+    "write",
+]
+
+SHOWN = 8  # settings that differ: of another width, hundreds do
+MISSING_SHOWN = 3  # layers that only one side has
+THE_MODEL = "the model"
+
+
+def compare_settings(port_model, reference_model, layer_map=None):
+    """[Finding]: settings that differ, over all layers, and layers that only one side has."""
+    port = dict(port_model.named_sublayers())
+    reference = {name: module for name, module in reference_model.named_modules() if name}
+    pairs = match(port, reference, layer_map)
+    where = {}
+    for name, other in pairs.items():
+        for setting in different_settings(port[name], reference[other]):
+            where.setdefault(setting, []).append(name)
+    found = []
+    for setting, names in where.items():
+        also = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        found += settings_found("settings", f"{names[0]}{also}", [setting])
+    paired = set(pairs.values())
+    found += _missing([n for n in port if n not in pairs], port, "only in the port")
+    found += _missing([n for n in reference if n not in paired], reference, "only in the reference")
+    return found
+
+
+def _missing(names, layers, side):
+    """[Finding] of layers that have no counterpart; one inside of another is no news."""
+    top = [name for name in names if name.rpartition(".")[0] not in names]
+    found = [
+        Finding("settings", name, f"{type(layers[name]).__name__}, {side}", title=SETTING)
+        for name in top[:MISSING_SHOWN]
+    ]
+    if len(top) > MISSING_SHOWN:
+        more = f"… and {len(top) - MISSING_SHOWN} more layers {side}"
+        found.append(Finding("settings", "", more, title=SETTING))
+    return found
+
+
+def _described(layer):
+    shown = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in settings(layer).items()
+    ]
+    return f"{type(layer).__name__}({', '.join(shown)})"
+
+
+def write(rows, path, backward=False):
+    """Writes one line for each row to `path`."""
+    width = max((len(row.name or THE_MODEL) for row in rows), default=0)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        columns = "input    output" + ("   gradient" if backward else "")
+        file.write("# differences in float64, relative to the largest value\n")
+        file.write(f"{'layer':{width}}  {columns}   port | reference\n")
+        for row in rows:
+            values = [row.input, row.output, *([row.output_gradient] if backward else [])]
+            numbers = " ".join(f"{x:<8.1e}" if np.isfinite(x) else "other   " for x in values)
+            agree = row.output <= (TRAIN_FLOAT64 if backward else FORWARD_FLOAT64) and (
+                not backward or row.output_gradient <= GRADIENT_FLOAT64
+            )
+            mark = "" if agree else "  <-- differs"
+            sides = f"{_described(row.port.layer)} | {_described(row.reference.layer)}"
+            file.write(f"{row.name or THE_MODEL:{width}}  {numbers}  {sides}{mark}\n")
+
+
+def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None, check="forward"):
+    """Finding that names the first layer whose output differs; None if none does.
+
+    Args:
+        unpaired: function (row that agrees or None, row) -> lines on layers between these that only
+            one side has.
+    """
+    agreed = None
+    for row in rows:
+        if row.output <= bound:
+            agreed = row
+            continue
+        finding = Finding(check, row.name or THE_MODEL, "output", title="First layer that differs")
+        if np.isfinite(row.output):
+            finding.difference, finding.bound = row.output, bound
+        else:
+            outputs = common_outputs(row.port.outputs, row.reference.outputs)
+            finding.quantity = f"output, {how_far_all(*outputs)}"
+        finding.detail = [
+            f"{_described(row.port.layer)} | {_described(row.reference.layer)}",
+            _why(row, bound, agreed, unpaired),
+            *different_weights(row.port.layer, row.reference.layer),
+        ]
+        return finding
+    return None
+
+
+def _why(row, bound, agreed, unpaired):
+    """A sentence on what the input of the first layer that differs says."""
+    if row.input > bound:
+        since = f"between {agreed.name} and it" if agreed else "before it"
+        missing = unpaired(agreed, row) if unpaired else []
+        what = f": {', '.join(missing)}" if missing else ", in a function call or a residual"
+        how = f"by {row.input:.1e}" if np.isfinite(row.input) else _how_inputs(row)
+        return f"Its input differs already, {how}: the mistake lies {since}{what}"
+    agrees = f"Its input agrees ({row.input:.0e})"
+    if row.port.layer.training != row.reference.layer.training:
+        modes = ["train" if x.layer.training else "eval" for x in (row.port, row.reference)]
+        return (
+            f"{agrees}, its output does not: it is in {modes[0]} mode in the port and in "
+            f"{modes[1]} mode in the reference"
+        )
+    if is_container(row.port.layer):
+        return (
+            f"{agrees} and so does each layer in it: the mistake is in what "
+            f"{row.name or THE_MODEL} does with them (residual, function calls, a missing layer)"
+        )
+    return (
+        f"{agrees}, its output does not: the mistake is in this layer, its settings or its weights"
+    )
+
+
+def different_weights(port, reference):
+    """Lines on the weights of two leaf layers that are not the same numbers."""
+    names = {new: old for each in RENAMED.values() for new, old in each.items()}
+    lines = []
+    if is_container(port):
+        return lines
+    tensors = dict(reference.state_dict())
+    for name, tensor in port.state_dict().items():
+        other = tensors.get(names.get(name, name))
+        if other is None:
+            continue
+        a, b = tensor.numpy(), other.detach().cpu().numpy()
+        a = a.T if isinstance(port, paddle.nn.Linear) and a.ndim == 2 else a
+        # In train mode batch norm has moved its statistics away from what was converted.
+        moved = name in STATISTICS and port.training != reference.training
+        if a.shape == b.shape and relative(a, b) > 1e-6 and not moved:
+            how = incomparable(a, b) or f"{relative(a, b):.1e}"
+            lines.append(
+                f"Its {name} is not the reference's {names.get(name, name)} ({how}): "
+                "look at the conversion of the weights"
+            )
+    return lines
+
+
+def _how_inputs(row):
+    """Why the inputs of a layer cannot be subtracted."""
+    floats = [
+        {path: array for path, array in seen.inputs.items() if array.dtype.kind == "f"}
+        for seen in (row.port, row.reference)
+    ]
+    return how_far_all(*floats)
+
+
+def first_backward(rows, bound=GRADIENT_FLOAT64):
+    """Finding that names the first layer, from the loss back, whose output's gradient differs."""
+    agreed = None
+    for row in reversed(rows):
+        if row.output_gradient <= bound:
+            agreed = row
+            continue
+        finding = Finding("backward", row.name or THE_MODEL, "gradient of its output")
+        finding.title = "First gradient that differs, from the loss back"
+        finding.detail = [f"{_described(row.port.layer)} | {_described(row.reference.layer)}"]
+        if row.reference.wants_gradient and not row.port.wants_gradient:
+            finding.title = "First layer without a gradient, from the loss back"
+            finding.quantity = "no gradient in the port"
+            finding.detail.append(
+                "Its output needs none: its parameters are frozen (stop_gradient is True), or its "
+                "input is detached"
+            )
+            return finding
+        if not row.port.output_gradients:
+            finding.quantity = "no gradient reaches it in the port"
+        elif not row.reference.output_gradients:
+            finding.quantity = "no gradient reaches it in the reference"
+        elif np.isfinite(row.output_gradient):
+            finding.difference, finding.bound = row.output_gradient, bound
+        else:
+            gradients = output_gradients(row.port, row.reference)
+            finding.quantity += f", {how_far_all(*gradients)}"
+        after = "between it and the loss"
+        if agreed:
+            after = f"between it and {agreed.name}, whose output's gradient still agrees"
+        finding.detail.append(f"The mistake lies {after}")
+        return finding
+    return None
+
+
+def unpaired_between(port, reference, rows):
+    """Function for `first_forward`: which layers only one side has between two rows.
+
+    Args:
+        port, reference: {name: Seen} in the order in which layers finish.
+    """
+    paired = {row.name for row in rows}, {row.reference_name for row in rows}
+
+    def between(agreed, row):
+        found = []
+        for side, seen, known, ends in (
+            ("port", port, paired[0], (agreed and agreed.name, row.name)),
+            (
+                "reference",
+                reference,
+                paired[1],
+                (agreed and agreed.reference_name, row.reference_name),
+            ),
+        ):
+            names = list(seen)
+            start = names.index(ends[0]) + 1 if agreed else 0
+            only = [n for n in names[start : names.index(ends[1])] if n not in known]
+            # A layer finishes after those that lie in it: the outermost says it all.
+            top = [n for n in only if not any(n.startswith(f"{other}.") for other in only)]
+            found += [f"only the {side} has {name}" for name in top[:3]]
+        return found
+
+    return between
+
+
+def locate_forward(port, reference, run_port, run_reference, path, layer_map=None):
+    """Where two models differ going forward; the whole trace goes to `path`.
+
+    Args:
+        port, reference: the models, in float64.
+        run_port, run_reference: called with the model; do the forward pass.
+        path: of the trace, one line for each layer.
+        layer_map: {name in the port: name in the reference}.
+
+    Returns:
+        Compared; its first findings are settings that can be read off and differ.
+    """
+    seen, seen_reference = record(port, run_port), record(reference, run_reference)
+    rows = compare(seen, seen_reference, layer_map)
+    write(rows, path)
+    first = first_forward(rows, unpaired=unpaired_between(seen, seen_reference, rows))
+    return _located(port, reference, rows, first, path, layer_map)
+
+
+def locate_backward(port, reference, run_port, run_reference, path, layer_map=None):
+    """The same going forward and back: `run_port`, `run_reference` end with the backward pass."""
+    seen, seen_reference = record(port, run_port), record(reference, run_reference)
+    rows = compare(seen, seen_reference, layer_map)
+    write(rows, path, backward=True)
+    unpaired = unpaired_between(seen, seen_reference, rows)
+    first = first_forward(rows, TRAIN_FLOAT64, unpaired, "backward") or first_backward(rows)
+    return _located(port, reference, rows, first, path, layer_map, ", forward and backward")
+
+
+def locate_loss(port, reference, path, layer_map=None):
+    """The same for a loss on top of a model: is it the model or the loss?
+
+    Args:
+        port, reference: (model, criterion, run), as for `locate_forward`.
+    """
+    located = locate_forward(port[0], reference[0], port[2], reference[2], path, layer_map)
+    if all(finding.title == SETTING for finding in located.findings):
+        settings_ = different_settings(port[1], reference[1])
+        located.findings += settings_found("loss", "loss", settings_)
+        located.summary += ". The logits agree: if the loss does not, the mistake is in the loss"
+    return located
+
+
+def _located(port, reference, rows, first, path, layer_map, passes=""):
+    found = compare_settings(port, reference, layer_map)
+    if len(found) > SHOWN:
+        more = f"… and {len(found) - SHOWN} more settings"
+        found[SHOWN:] = [Finding("settings", "", more, title=SETTING)]
+    count = sum(bool(row.name) for row in rows)
+    summary = "" if first else f"All {count} layers agree{passes}"
+    return Compared("layers", summary, [*found, *([first] if first else [])], path)

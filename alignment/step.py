@@ -1,0 +1,288 @@
+"""The report of a numbered script: its verdict, what differs and where, as lines, log and JSON."""
+
+import contextlib
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from reprod_log.utils import check_print_diff, init_logger
+
+from .diff import VERDICTS
+from .files import CannotRun, place_of, reason_of, shown, whole_file, write_json
+from .findings import SETTING
+from .screen import printable
+from .thresholds import FORWARD_FLOAT64
+
+__all__ = ["StepReport", "report_misfits"]
+
+MISFITS_HINT = "the parameters and layers that are named first, beside the reference's"
+
+
+class StepReport:
+    """Collects what a step finds, and says it.
+
+    Args:
+        helper: DiffHelper whose `compare_info` has been called.
+        path: of the log; the same with the suffix .json is for other programs.
+        diff_threshold: the largest difference that passes in float32; or {pattern of keys:
+            threshold}, the first pattern that fits counts.
+        bound: the largest difference that passes in float64, relative to the largest value; or
+            {pattern: bound}.
+        diff_method: "mean", "max" or "min" of the absolute difference.
+        pairing: the Pairing of both models' parameters; one that does not fit is a finding.
+
+    Raises:
+        CannotRun: there is nothing to compare.
+    """
+
+    def __init__(
+        self,
+        helper,
+        path,
+        diff_threshold,
+        bound=FORWARD_FLOAT64,
+        diff_method="mean",
+        pairing=None,
+    ):
+        if not helper.diff_dict:
+            raise CannotRun("there is nothing to compare: both records are empty")
+        self.helper, self.path, self.pairing = helper, Path(path), pairing
+        self.judged_by = diff_method, diff_threshold, bound
+        self.verdicts = helper.judge(*self.judged_by)
+        self.compared, self.located, self.lines, self.notes = [], [], [], []
+
+    def judge_in_float64(self, reference64, port64):
+        """Judges anew: of records whose float64 is costly, and wanted only if float32 differs.
+
+        Args:
+            reference64, port64: {key: array}, as for `DiffHelper.compare_info`.
+        """
+        self.helper.compare_info(*self.helper.records, reference64, port64)
+        self.verdicts = self.helper.judge(*self.judged_by)
+
+    @property
+    def within_thresholds(self):
+        """Whether every recorded array agrees in float32."""
+        return all(verdict.name == "aligned" for verdict in self.verdicts.values())
+
+    @property
+    def records_agree(self):
+        """Whether every recorded array agrees but for rounding."""
+        return all(v.name in ("aligned", "rounding") for v in self.verdicts.values())
+
+    @property
+    def fits(self):
+        """Whether the port has the reference's parameters."""
+        return self.pairing is None or self.pairing.fits
+
+    @property
+    def aligned(self):
+        """Whether all that was compared so far agrees."""
+        return self.records_agree and self.fits and all(each.agrees for each in self.compared)
+
+    def add(self, compared):
+        """Adds a Compared to what the verdict depends on."""
+        self.compared.append(compared)
+
+    def locate(self, located):
+        """Adds a Compared that says where the step differs, and no more."""
+        self.located.append(located)
+
+    def say(self, *lines):
+        """Adds lines that stand under the verdict."""
+        self.lines += lines
+
+    def note(self, lines):
+        """Adds lines on how the comparison was made; for the log only."""
+        self.notes += lines
+
+    def finish(self, hint=None):
+        """Prints the verdict and what differs; writes the log and its JSON.
+
+        Args:
+            hint: what to look at if the step is not aligned.
+
+        Returns:
+            bool, whether the step is aligned.
+
+        Raises:
+            CannotRun: the log cannot be written.
+        """
+        lines = [printable(line) for line in self._all_lines(hint)]
+        with whole_file(self.path) as temporary:
+            self._write_records(temporary)
+            with open(temporary, "a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in [*lines, *self.notes])
+        write_json(self._summary(), self.path.with_suffix(".json"))
+        print("\n".join(lines), flush=True)
+        return self.aligned
+
+    def _write_records(self, path):
+        """What reprod_log's own report says, on the screen and in a file."""
+        helper, passed = self.helper, True
+        with _logger_of_reprod_log(path) as logger:
+            for key, diff in helper.diff_dict.items():
+                threshold = -1.0 if key in helper.reasons else self.verdicts[key].threshold
+                passed &= check_print_diff({key: diff}, self.judged_by[0], threshold, logger.info)
+            logger.info("diff check passed" if passed else "diff check failed")
+
+    @property
+    def _worst(self):
+        """The key of the record that differs most."""
+
+        def severity(key):
+            return VERDICTS.index(self.verdicts[key].name), self.verdicts[key].excess
+
+        return max(self.verdicts, key=severity)
+
+    @property
+    def findings(self):
+        """[Finding]: what can be read off comes first."""
+        found = [finding for each in [*self.compared, *self.located] for finding in each.findings]
+        return sorted(found, key=lambda finding: finding.title != SETTING)
+
+    def _all_lines(self, hint):
+        lines = [self._verdict(), *self.lines]
+        if not self.fits:
+            lines += [
+                self._records_beside_misfits(),
+                *_misfit_lines(self.pairing, self.path.parent),
+            ]
+        for finding in self.findings:
+            if finding.title:  # others are in the log, and in the JSON
+                lines += finding.lines()
+        red = next((each for each in self.compared if not each.agrees), None)
+        if red is None:
+            lines += [each.summary for each in self.compared if each.summary]
+        for each in self.located:
+            lines += [each.summary] if each.summary else []
+            lines += [f"Layers: {shown(each.log)}"] if each.log else []
+        if not self.aligned:
+            lines.append(f"Look at: {self._look_at(red, hint)}")
+        return lines
+
+    def _look_at(self, red, hint):
+        if not self.fits:
+            return MISFITS_HINT
+        if red is not None and self.records_agree:
+            own = next((finding.hint for finding in red.findings if finding.hint), None)
+            if own:
+                return own
+            if red.log:
+                return f"{shown(red.log)}, the lines with 'differs'"
+        return hint or shown(self.path)
+
+    def _verdict(self):
+        if not self.fits:
+            return f"NOT ALIGNED: {self.pairing.verdict()}"
+        key = self._worst
+        worst = self.verdicts[key]
+        if worst.name == "misaligned":
+            return f"NOT ALIGNED: {worst.text}"
+        red = next((each for each in self.compared if not each.agrees), None)
+        if red is not None:
+            return f"NOT ALIGNED: the recorded arrays agree, {red.name} does not"
+        if worst.name == "imprecise":
+            return f"NOT ALIGNED, imprecise: {worst.text}"
+        if worst.name == "rounding":
+            return f"aligned, rounding: {worst.text}"
+        count = len(self.verdicts)
+        line = (
+            f"aligned: {'1 array' if count == 1 else f'{count} arrays'}, largest "
+            f"{self.judged_by[0]} difference {worst.difference:.2g} ({key}), threshold "
+            f"{worst.threshold:g}"
+        )
+        if self.helper.float64:
+            largest = max(difference for difference, _ in self.helper.float64.values())
+            line += f"; in float64 {largest:.1e} of their size"
+        return line
+
+    def _records_beside_misfits(self):
+        """A line on the records of models whose parameters do not all fit."""
+        how = "agree" if self.records_agree else "differ"
+        return f"With the weights that fit, the records {how}: {self.verdicts[self._worst].text}"
+
+    def _summary(self):
+        helper, key = self.helper, self._worst
+        worst = self.verdicts[key]
+        beside = self.fits and all(each.agrees for each in self.compared)
+        return {
+            "aligned": self.aligned,
+            "records agree": self.records_agree,
+            "verdict": worst.name if beside else "misaligned",
+            "compared": list(helper.diff_dict),
+            "worst": key,
+            "difference": worst.difference if np.isfinite(worst.difference) else "inf",
+            "threshold": worst.threshold,
+            "float64": {name: str(value) for name, (value, _) in helper.float64.items()},
+            "verdicts": {name: verdict.name for name, verdict in self.verdicts.items()},
+            "reasons": helper.reasons,
+            "beside": {each.name: each.agrees for each in self.compared},
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def report_misfits(pairing, error, path):
+    """The report of a step whose port broke off, as it is not built as the reference is.
+
+    Args:
+        pairing: a Pairing that does not fit.
+        error: the exception.
+        path: of the log.
+    """
+    reason = f"{type(error).__name__}: {reason_of(error)}"
+    lines = [
+        f"NOT ALIGNED: {pairing.verdict()}",
+        *_misfit_lines(pairing, path.parent),
+        f"With the weights that fit, the port cannot be run: {reason}{place_of(error)}",
+        f"Look at: {MISFITS_HINT}",
+    ]
+    with whole_file(path) as temporary:
+        with _logger_of_reprod_log(temporary) as logger:
+            logger.info("diff check failed")
+        with open(temporary, "a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    print("\n".join(lines), flush=True)
+    summary = {
+        "aligned": False,
+        "records agree": False,
+        "verdict": "misaligned",
+        "compared": ["parameters"],
+        "worst": pairing.verdict(),
+        "difference": "inf",
+        "threshold": 0.0,
+        "findings": [asdict(finding) for finding in pairing.findings()],
+    }
+    write_json(summary, path.with_suffix(".json"))
+
+
+def _misfit_lines(pairing, folder):
+    """What does not fit; writes a layer map that pairs it, if there may be one, into `folder`."""
+    if not pairing.renamed:
+        return pairing.lines()
+    proposal = folder / "layer_map.json"
+    write_json(pairing.layers, proposal)
+    return pairing.lines(shown(proposal))
+
+
+@contextlib.contextmanager
+def _logger_of_reprod_log(path):
+    """reprod_log's logger with the handlers of this report only: screen and file, each once."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    for handler in before:
+        root.removeHandler(handler)
+    try:
+        yield init_logger(str(path))
+    finally:
+        for handler in root.handlers[:]:
+            root.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+            else:
+                with contextlib.suppress(OSError):  # of the screen; `screen.leave` tells it
+                    handler.flush()
+        for handler in before:
+            root.addHandler(handler)
+        root.setLevel(level)
