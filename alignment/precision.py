@@ -13,7 +13,7 @@ import torch
 
 from .paddle_internals import buffers_of, is_made
 
-# Attributes that Paddle 3.3.1 keeps as float64, as measured (tests/test_verdict.py).
+# Attributes that Paddle 3.3.1 keeps as float64, as measured (tests/alignment/test_verdict.py).
 KEPT = (torch.nn.LeakyReLU, torch.nn.GroupNorm, torch.nn.Softplus)
 
 

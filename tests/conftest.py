@@ -34,13 +34,16 @@ paddle.set_device("cpu")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Of the slow tests one in SLOW_SAMPLE, always the same ones: for CI, which has less time."""
+    """Of the slow tests one in SLOW_SAMPLE, always the same ones: for CI, which has less time.
+
+    They are chosen by the names of file and test, not by the folder: a file may move to another.
+    """
     share = int(os.environ.get("SLOW_SAMPLE", 1))
-    left_out = [
-        item
-        for item in items
-        if item.get_closest_marker("slow") and zlib.crc32(item.nodeid.encode()) % share
-    ]
+
+    def number(item):
+        return zlib.crc32(f"tests/{item.path.name}::{item.name}".encode())
+
+    left_out = [item for item in items if item.get_closest_marker("slow") and number(item) % share]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bugs import BUGS, document
 
 import torch_ref
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = {path.name[:2]: path.name for path in ROOT.glob("0[1-5]_test_*.py")}
 TRAINING = [name for name, bug in BUGS.items() if bug.step == "06"]
 RANKS = [name for name, bug in BUGS.items() if bug.step == "06, two processes"]

@@ -252,8 +252,9 @@ def test_augmix_arguments(arguments, how):
 
 def test_augmix_on_another_cpu(spawn):
     """Without fused multiply-add torchvision rounds otherwise, and so does the port when told."""
+    paths = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
     code = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        f"import sys; sys.path[:0] = {paths}\n"
         "import test_augmentation as t\n"
         "assert t.FUSED[1] is False, t.FUSED\n"
         "t.test_operations_on_tensors('augmix', (40, 31))\n"

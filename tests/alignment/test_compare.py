@@ -24,7 +24,7 @@ from alignment.compare import propose_map
 from alignment.inputs import parse
 from alignment.layers import relative
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FORWARD = ("forward",)
 
 

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from alignment.torchvision_import import import_torchvision
 
 import_torchvision()
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import paddle_vision  # noqa: E402

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 import torch
+from conftest import ROOT
 
 from alignment import layers, locate
 from alignment.convert import convert
@@ -30,7 +30,7 @@ from alignment.training.steps import (
 )
 from paddle_mv3.norm import BatchNorm2D, kernel_is_biased
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import false_alarms
 
 TRUE = np.linspace(1, 2, 1000)

@@ -1,10 +1,10 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "accelerators.py"
+SCRIPT = ROOT / "benchmarks" / "accelerators.py"
 
 
 @pytest.mark.slow

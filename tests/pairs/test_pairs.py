@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-FILES = sorted((Path(__file__).parent / "pairs").glob("[!_]*.py"))
-PAIRS = {path.stem: importlib.import_module(f"pairs.{path.stem}") for path in FILES}
+NAMES = sorted({path.stem for path in Path(__file__).parent.glob("[!_]*.py")} - {"test_pairs"})
+PAIRS = {name: importlib.import_module(f"pairs.{name}") for name in NAMES}
 BROKEN = {
     f"{name}: {broken.name}": (pair, broken)
     for name, pair in PAIRS.items()
