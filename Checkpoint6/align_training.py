@@ -12,11 +12,11 @@ weights. Compared are:
    gradient, update, optimizer state, running statistic, the moving average, what the loops report
    and evaluate. One step overflows on purpose, as in mixed precision; once the port is stopped and
    goes on from its checkpoint.
-2. in float32, each on its own: the curves, and how far rounding lets them part.
+2. in float32, each on its own: the curves, and how far rounding lets them differ.
 3. two processes against one, and against two of PyTorch.
 
 The flags are train.py's; without any, a recipe that has all of torchvision's parts, on lite_data.
-Exit status: 0 aligned, 1 not aligned, with the first step and the first quantity that part, 2 it
+Exit status: 0 aligned, 1 not aligned, with the first step and the first quantity that differ, 2 it
 could not run.
 """
 

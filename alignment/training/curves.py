@@ -146,7 +146,7 @@ def plot(curves, path):
         label=f"PyTorch, moved by {UNITS} units",
     )
     right.semilogy(steps, np.maximum(mine, 1e-9), color="tab:blue", ls="--", label="Paddle")
-    right.set(xlabel="step", ylabel="loss, difference from PyTorch's", title="how far they part")
+    right.set(xlabel="step", ylabel="loss, difference from PyTorch's", title="how far they differ")
     right.legend(fontsize=8)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png")
