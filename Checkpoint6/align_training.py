@@ -16,7 +16,7 @@ weights. Compared are:
 3. two processes against one, and against two of PyTorch.
 
 The flags are train.py's; without any, a recipe that has all of torchvision's parts, on lite_data.
-Exit status: 0 aligned, 1 not aligned, with the first step and the first quantity that differ, 2 it
+Exit status: 0 aligned, 1 not aligned, with the first step and quantity that differ, 2 it
 could not run.
 """
 

@@ -12,11 +12,11 @@ not aligned, else 0.
 from . import environment  # isort: skip  (first)
 
 import json
-import subprocess
+import os
 import sys
-import time
 from pathlib import Path
 
+from .processes import Job, can_fork, processors, run_in_turn
 from .screen import CANNOT_RUN, leave
 
 NOT_ALIGNED = 1
@@ -37,53 +37,52 @@ TRAINING = (
 )
 
 
-def run_step(script, summary_file, options, own=()):
-    """Runs a script with its `own` options and the shared ones, its output on ours.
-
-    Returns:
-        (exit status, its row of the table)
-    """
-    print(f"\n$ python {' '.join([script, *own])}", flush=True)
-    summary_file.unlink(missing_ok=True)
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, ROOT / script, *own, *options])
-    with environment.cleaned_up(lambda: environment.end(process)):
-        status = process.wait()
-    seconds = time.perf_counter() - start
-    if not summary_file.exists() and status == NOT_ALIGNED:
-        return status, [Path(script).name, "", "", "", "misaligned", seconds]
+def row(script, job, summary_file):
+    """A step's row of the table."""
     if not summary_file.exists():
-        return status, [Path(script).name, "", "", "", f"could not run (exit {status})", seconds]
+        broken = job.returncode != NOT_ALIGNED
+        verdict = f"could not run (exit {job.returncode})" if broken else "misaligned"
+        return [Path(script).name, "", "", "", verdict, job.seconds]
     summary = json.loads(summary_file.read_text(encoding="utf-8"))
     keys = summary["compared"]
     what = ", ".join(keys[:3]) + (f", … ({len(keys)})" if len(keys) > 3 else "")
     difference, threshold = summary["difference"], summary["threshold"]
     if summary["records agree"] and not summary["aligned"]:
         what, difference, threshold = "beside the records", "", ""
-    return status, [Path(script).name, what, difference, threshold, summary["verdict"], seconds]
+    return [Path(script).name, what, difference, threshold, summary["verdict"], job.seconds]
 
 
 @environment.ended_by_signals()
 def main(args):
     options = sys.argv[1:]
-    results = [
-        run_step(script, args.result_dir / "log" / f"{stem}.json", options)
-        for script, stem in STEPS.items()
-    ]
-    script, stem, short = TRAINING
-    summary_file = args.result_dir / "log" / f"{stem}.json"
+    log_dir = args.result_dir / "log"
+    steps = [(script, stem, (), options) for script, stem in STEPS.items()]
     shared = ["--result-dir", str(args.result_dir)]
     if args.model:
         shared += ["--model", args.model]
     if args.layer_map:
         shared += ["--layer-map", str(args.layer_map)]
-    results.append(run_step(script, summary_file, shared, short))
+    steps.append((*TRAINING, shared))
+    jobs = []
+    for script, stem, own, given in steps:
+        (log_dir / f"{stem}.json").unlink(missing_ok=True)
+        jobs.append(Job(ROOT / script, [*own, *given]))
+    # On a GPU they would share its memory.
+    at_once = processors() if args.device == "cpu" else 1
+    # The longest first; of the others, the first that is read.
+    order = [jobs[-1], *jobs[:-1]] if at_once > 1 else jobs
+    rows = []
+    done = run_in_turn(jobs, order, at_once, can_fork(args.device))
+    for job, (script, stem, own, _) in zip(done, steps):
+        print(f"\n$ python {' '.join([script, *own])}", flush=True)
+        job.show()
+        rows.append(row(script, job, log_dir / f"{stem}.json"))
     from tabulate import tabulate
 
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")
-    print(f"\n{tabulate([row for _, row in results], headers, floatfmt=formats)}")
-    leave(max(status for status, _ in results))
+    print(f"\n{tabulate(rows, headers, floatfmt=formats)}")
+    leave(max(job.returncode for job in jobs))
 
 
 def run():
@@ -106,7 +105,13 @@ def run():
             f"reference in PyTorch?) or {program()} map (which layer is which?). See {program()} "
             "compare --help",
         )
+    # Steps run at the same time: a thread for each processor in each of them would be in the way.
+    threads = max(1, processors() // (len(STEPS) + 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     from . import cli
+
+    sys.path.insert(0, str(ROOT))
+    import torch_ref  # noqa: F401  (with the frameworks: what each step would import)
 
     cli.run(main, cli.parser(__doc__))
 

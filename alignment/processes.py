@@ -1,0 +1,146 @@
+"""Scripts as processes: forked from one that has imported the frameworks, or started anew.
+
+A process that has imported PaddlePaddle and PyTorch and computed nothing can be forked: the child
+saves the seconds that the imports take. Once one of them has computed, its threads are there, and
+a child would wait for them for ever.
+"""
+
+import contextlib
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from . import environment
+
+__all__ = ["Job", "can_fork", "processors", "run_in_turn"]
+
+POLL = 0.02  # seconds
+
+
+def processors():
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def can_fork(device):
+    """Whether a child that was forked can compute.
+
+    Args:
+        device: "cpu" or "gpu"; a CUDA context does not outlive a fork.
+    """
+    # macOS has fork, but its system libraries do not survive it.
+    return hasattr(os, "fork") and sys.platform != "darwin" and device == "cpu"
+
+
+class Job:
+    """One script with its arguments, and what it prints, kept until it is asked for.
+
+    Args:
+        script: pathlib.Path.
+        arguments: texts.
+
+    Attributes:
+        returncode: exit status; None while it runs, or before.
+        seconds: from its start to its end.
+    """
+
+    def __init__(self, script, arguments):
+        self.script, self.arguments = Path(script), [str(each) for each in arguments]
+        self.returncode, self.pid, self.seconds = None, None, 0.0
+        self._popen = None
+
+    def start(self, fork):
+        """Starts it; `fork`: see `can_fork`."""
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._begin = time.perf_counter()
+        if not fork:
+            command = [sys.executable, self.script, *self.arguments]
+            self._popen = subprocess.Popen(command, stdout=self._out, stderr=self._err)
+            self.pid = self._popen.pid
+            return
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be_the_script()
+
+    def _be_the_script(self):
+        """In the child: the script as `python script arguments` would run it, and no return."""
+        status = 1
+        try:
+            for number in environment.ENDING:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.dup2(self._out.fileno(), 1)
+            os.dup2(self._err.fileno(), 2)
+            sys.argv = [str(self.script), *self.arguments]
+            sys.path[0] = str(self.script.parent)
+            runpy.run_path(str(self.script), run_name="__main__")
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(status)
+
+    def poll(self):
+        """Whether it has ended."""
+        if self.returncode is None and self.pid is not None:
+            if self._popen is not None:
+                self.returncode = self._popen.poll()
+            else:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+            if self.returncode is not None:
+                self.seconds = time.perf_counter() - self._begin
+        return self.returncode is not None
+
+    def show(self):
+        """Prints what it has printed, on the same streams."""
+        for file, stream in ((self._out, sys.stdout), (self._err, sys.stderr)):
+            file.seek(0)
+            stream.write(file.read().decode("utf-8", "backslashreplace"))
+            stream.flush()
+            file.close()
+
+    def end(self):
+        """Ends it, if it runs."""
+        if self.pid is not None and self.returncode is None:
+            environment.end(self)
+
+
+def run_in_turn(jobs, order, at_once, fork):
+    """Runs jobs, some at the same time; yields each when it and all before it have ended.
+
+    Args:
+        jobs: [Job], in the order in which they are wanted.
+        order: the same, in the order in which to start them.
+        at_once: how many may run at the same time.
+        fork: see `can_fork`.
+    """
+    waiting, wanted = list(order), list(jobs)
+    with contextlib.ExitStack() as stack:
+        while wanted:
+            running = [job for job in jobs if job.pid is not None and not job.poll()]
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                stack.enter_context(environment.cleaned_up(job.end))
+                job.start(fork)
+                running.append(job)
+            while wanted and wanted[0].poll():
+                yield wanted.pop(0)
+            time.sleep(POLL)
