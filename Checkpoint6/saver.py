@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from alignment.files import CannotRun, shown
-from alignment.trainers import HEAD, NEW_HEAD, classes_of_head, not_finite, other_classes
+from alignment.trainers import classes_of_head, new_head, not_finite, other_classes
 from Checkpoint6 import checkpoint
 from Checkpoint6.trainer import Diverged
+from paddle_mv3 import HEAD
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,4 +115,4 @@ def load_weights(args, model, num_classes, say):
         if not np.isfinite(array).all():
             raise CannotRun(not_finite(shown(path), name))
     if anew:
-        say(f"{counts}: {NEW_HEAD}")
+        say(f"{counts}: {new_head(HEAD)}")

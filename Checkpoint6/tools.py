@@ -121,15 +121,16 @@ def load_trained(args):
         **{n: v for n, v in vars(args).items() if n in DEFAULTS and v is not None},
     }
     _require_usable(chosen, path)
-    if "classifier.3.bias" not in arrays:
+    bias_name = f"{paddle_mv3.HEAD}.bias"
+    if bias_name not in arrays:
         raise CannotRun(
-            f"{shown(path)} holds no weights of a MobileNetV3: there is no classifier.3.bias in it"
+            f"{shown(path)} holds no weights of a MobileNetV3: there is no {bias_name} in it"
         )
     # A model of as many classes as a damaged bias is long would not fit into memory.
-    bias = arrays["classifier.3.bias"]
+    bias = arrays[bias_name]
     if bias.ndim != 1 or not 0 < bias.size <= MAX_CLASSES:
         raise CannotRun(
-            f"{shown(path)} does not fit the model: classifier.3.bias is {list(bias.shape)}, "
+            f"{shown(path)} does not fit the model: {bias_name} is {list(bias.shape)}, "
             f"wanted one number for each of up to {MAX_CLASSES:,} classes"
         )
     num_classes = bias.size

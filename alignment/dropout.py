@@ -1,7 +1,10 @@
-"""Dropout with the same masks on both sides, whatever its form: layers, functions, attention.
+"""Dropout with the same masks on both sides: the port samples them, its rate and scaling compared.
 
-The port samples a mask, where it calls dropout; the reference's call of the same number uses it.
-Its rate and its scaling are compared on the way.
+In one of two ways. `SharedDropout` is for one pass of any model: it takes dropout of every form,
+layers, functions, attention, and the reference's call of a number uses the mask of the port's call
+of that number. `share_dropout` is for a whole training: it takes dropout layers, pairs them by name
+and stays in the models. So it knows which layer was left out, where calls can only be counted, and
+several references can use the masks of one port.
 """
 
 import contextlib
@@ -14,10 +17,17 @@ import paddle
 import torch
 from torch.nn import functional as F
 
+from .layers import match
 from .paddle_internals import RECURRENT
 from .patching import replaced
 
-__all__ = ["SharedDropout", "without_inner_dropout"]
+__all__ = [
+    "SharedDropout",
+    "check_dropout",
+    "check_masks",
+    "share_dropout",
+    "without_inner_dropout",
+]
 
 IN_PORT = ("dropout", "alpha_dropout", "feature_alpha_dropout")
 # Those of PyTorch: whether they drop whole channels.
@@ -209,8 +219,7 @@ class SharedDropout:
         kept = np.asarray(kept, order="C").reshape(tuple(x.shape))
         sampled, is_whole = _granularity(kept)
         share = 1 - kept.mean()
-        sigma = math.sqrt(rate * (1 - rate) / sampled)
-        note(f"drops {share:.3f} | {rate:.3g}", abs(share - rate) <= SIGMAS * sigma + 1e-12)
+        note(f"drops {share:.3f} | {rate:.3g}", _rate_agrees(share, rate, sampled))
         if is_whole is not None:
             size = kept.size // sampled
             by_chance = (rate**size + (1 - rate) ** size) ** sampled
@@ -223,8 +232,7 @@ class SharedDropout:
             _affine(rate, is_alpha),
         ):
             if 0 < rate < 1:
-                agrees = abs(mine - theirs) <= 1e-6 * max(1, abs(theirs))
-                note(f"{what} {mine:.6g} | {theirs:.6g}", agrees)
+                note(f"{what} {mine:.6g} | {theirs:.6g}", _constant_agrees(mine, theirs))
         return call, torch.from_numpy(kept).to(x.device)
 
     def _run_attention(self, function, *args, **kwargs):
@@ -251,6 +259,16 @@ class SharedDropout:
         if call is not None:
             weights = _apply(call, kept, weights)
         return weights @ value
+
+
+def _rate_agrees(share, rate, sampled):
+    """Whether so many values, of which a share was dropped, can have been sampled with a rate."""
+    sigma = math.sqrt(rate * (1 - rate) / sampled)
+    return abs(share - rate) <= SIGMAS * sigma + 1e-12
+
+
+def _constant_agrees(mine, theirs):
+    return abs(mine - theirs) <= 1e-6 * max(1, abs(theirs))
 
 
 def _affine(rate, is_alpha):
@@ -308,3 +326,108 @@ def without_inner_dropout(port_model, reference_model):
     finally:
         for layer, rate in found:
             layer.dropout = rate
+
+
+def share_dropout(port_model, reference_model):
+    """Makes each Dropout of the reference use the mask that the port's has drawn.
+
+    Returns:
+        {name: (PyTorch module, {"shape" of the input, "factor" by which each value was multiplied};
+        empty until the port's layer is called)}
+    """
+    port = {
+        name: layer
+        for name, layer in port_model.named_sublayers()
+        if isinstance(layer, paddle.nn.Dropout)
+    }
+    reference = {
+        name: module
+        for name, module in reference_model.named_modules()
+        if isinstance(module, torch.nn.Dropout)
+    }
+    pairs = {other: name for name, other in match(port, reference).items()}
+    shared = {}
+    for other, module in reference.items():
+        seen = {}
+        if other in pairs:
+            _see_masks(port[pairs[other]], seen)
+
+        def forward(x, module=module, seen=seen):
+            if not module.training or "factor" not in seen or seen["factor"].shape != x.shape:
+                return x
+            mask = torch.from_numpy(seen["factor"] != 0).to(x)
+            # Paddle subtracts in float32.
+            return x * mask / float(np.float32(1) - np.float32(module.p))
+
+        module.forward = forward
+        shared[other] = module, seen
+    return shared
+
+
+def _see_masks(layer, seen):
+    """Has a Dropout of the port note by what it multiplies, seen on ones: what goes in may be 0."""
+    original = layer.forward
+
+    def forward(x):
+        with paddle.no_grad():
+            factor = original(paddle.ones_like(x))
+        seen["shape"], seen["factor"] = tuple(x.shape), factor.numpy()
+        return x * factor if factor.shape == x.shape else original(x)
+
+    layer.forward = forward
+
+
+def check_dropout(shared):
+    """[(what, 0 or inf)]: whether rate and scaling of each dropout are the reference's.
+
+    The share of zeros has to be its p to 5 sigma, what is kept has to be scaled by 1 / (1 - p).
+    """
+    found = []
+
+    def note(text, agrees):
+        found.append((text, 0.0 if agrees else np.inf))
+
+    for name, (module, seen) in shared.items():
+        if "factor" not in seen:
+            note(f"{name}: the port has none, or does not call it", False)
+            continue
+        factor, rate = seen["factor"], module.p
+        if seen["shape"] != factor.shape:
+            note(f"{name}: takes shape {seen['shape']} and gives {factor.shape}", False)
+            continue
+        kept = factor != 0
+        share = 1 - kept.mean()
+        note(f"{name}: drops {share:.3f} | {rate:.3g}", _rate_agrees(share, rate, kept.size))
+        scale, scale_ref = float(np.median(factor[kept])) if kept.any() else 0.0, 1 / (1 - rate)
+        agrees = _constant_agrees(scale, scale_ref)
+        note(f"{name}: scales by {scale:.6g} | {scale_ref:.6g}", agrees)
+    return found
+
+
+def check_masks(shared, earlier):
+    """[(what, 0 or inf)]: whether the mask of a step's first image is drawn for it alone.
+
+    Args:
+        shared: of `share_dropout`.
+        earlier: {name: [what is kept]} of the steps before; this step's is added.
+    """
+    found = []
+    for name, (module, seen) in shared.items():
+        if "factor" not in seen or seen["shape"] != seen["factor"].shape:
+            continue  # check_dropout says so
+        first, *others = (factor != 0 for factor in seen["factor"])
+        before = earlier.setdefault(name, [])
+        for what, masks in (("another image's", others), ("an earlier step's", before)):
+            same = any(_same_mask(first, mask, module.p) for mask in masks)
+            text = f"{name}: an image's mask is {what}" if same else f"{name}: not {what} mask"
+            found.append((text, np.inf if same else 0.0))
+        before.append(first)
+    return found
+
+
+def _same_mask(one, other, rate):
+    """Whether two masks agree, and not by chance."""
+    if one.shape != other.shape:
+        return False
+    chance = (rate**2 + (1 - rate) ** 2) ** one.size
+    return chance < 1e-9 and np.array_equal(one, other)

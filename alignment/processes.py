@@ -59,7 +59,8 @@ class Job:
 
     def start(self, fork):
         """Starts it; `fork`: see `can_fork`."""
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        # Closed when they were shown.
+        self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
         self._begin = time.perf_counter()
         if not fork:
             command = [sys.executable, self.script, *self.arguments]

@@ -10,12 +10,11 @@ from .files import CannotRun, reason_of, shown, whole_file
 from .origin import sha256_of
 
 __all__ = [
-    "HEAD",
-    "NEW_HEAD",
     "classes_of_head",
     "described_training",
     "differences",
     "load_training",
+    "new_head",
     "not_finite",
     "other_classes",
     "other_epochs",
@@ -23,8 +22,10 @@ __all__ = [
     "write_top1",
 ]
 
-HEAD = "classifier.3"  # the layer whose width is the number of classes
-NEW_HEAD = f"its last layer, {HEAD}, is initialised anew, all others are as in the file"
+
+def new_head(head):
+    """What a fine-tuning begins with; `head` is the name of the layer that gives the logits."""
+    return f"its last layer, {head}, is initialised anew, all others are as in the file"
 
 
 def classes_of_head(weight, bias, width):

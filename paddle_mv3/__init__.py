@@ -13,7 +13,7 @@ from .data.transforms import (
     RandomErasing,
     normalize_batch,
 )
-from .model import MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
+from .model import HEAD, MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
 from .norm import BatchNorm2D, synchronize_batch_norm
 from .training.ema import ExponentialMovingAverage, adjusted_decay
 from .training.loss import CrossEntropyLoss
@@ -30,6 +30,7 @@ from .training.optim import OPTIMIZERS, RMSProp, create_optimizer, weight_decay_
 from .training.schedule import LR_SCHEDULERS, LR_WARMUP_METHODS, WarmupSchedule
 
 __all__ = [
+    "HEAD",
     "LR_SCHEDULERS",
     "LR_WARMUP_METHODS",
     "MODELS",

@@ -14,7 +14,7 @@ from paddle.nn import functional as F
 
 from .norm import BatchNorm2D
 
-__all__ = ["MODELS", "MobileNetV3", "mobilenet_v3_large", "mobilenet_v3_small"]
+__all__ = ["HEAD", "MODELS", "MobileNetV3", "mobilenet_v3_large", "mobilenet_v3_small"]
 
 
 class Hardsigmoid(nn.Layer):
@@ -264,6 +264,7 @@ def mobilenet_v3_small(**kwargs):
     return MobileNetV3(16, SMALL, 1024, **kwargs)
 
 
+HEAD = "classifier.3"  # the layer whose width is the number of classes
 MODELS = {
     "mobilenet_v3_small": mobilenet_v3_small,
     "mobilenet_v3_large": mobilenet_v3_large,

@@ -69,6 +69,31 @@ def test_what_paddle_does_not_promise_is_read_in_one_place():
                 assert known, (file, ast.unparse(node))
 
 
+def strings(tree):
+    """String constants of a module, without those that stand by themselves: docstrings."""
+    alone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in alone:
+            yield node.value
+
+
+def test_the_engine_knows_no_network():
+    """Names of models and of their layers are handed over."""
+    for file in (ROOT / "alignment").rglob("*.py"):
+        for text in strings(ast.parse(file.read_text())):
+            assert not re.search(r"mobilenet|\bclassifier\b", text, re.IGNORECASE), (file, text)
+
+
+def test_two_models_take_their_steps_in_one_place():
+    """alignment/training/steps.py; who compares trainings hands over how a step is taken."""
+    found = set()
+    for file in (ROOT / "alignment").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".optimizer.step"):
+                found.add(file.relative_to(ROOT).as_posix())
+    assert found == {"alignment/training/steps.py"}
+
+
 def test_the_reference_takes_from_alignment_what_is_free_of_paddle():
     taken = set()
     for file in (ROOT / "torch_ref").rglob("*.py"):

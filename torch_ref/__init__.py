@@ -24,12 +24,14 @@ from .sampler import RASampler  # noqa: E402
 from .schedule import create_lr_scheduler  # noqa: E402
 from .weights import WEIGHTS  # noqa: E402
 
+HEAD = "classifier.3"  # the layer whose width is the number of classes
 MODELS = {
     "mobilenet_v3_small": mobilenet_v3_small,
     "mobilenet_v3_large": mobilenet_v3_large,
 }
 
 __all__ = [
+    "HEAD",
     "MODELS",
     "OPTIMIZERS",
     "WEIGHTS",

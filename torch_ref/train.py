@@ -64,9 +64,8 @@ from alignment.files import (  # noqa: E402
 from alignment.screen import leave, printable  # noqa: E402
 from alignment.torch_files import load_torch_file  # noqa: E402
 from alignment.trainers import (  # noqa: E402
-    HEAD,
-    NEW_HEAD,
     classes_of_head,
+    new_head,
     not_finite,
     other_classes,
     other_epochs,
@@ -421,7 +420,7 @@ def load_weights(model, args):
     else:
         state = load(args.weights)
     fresh, line = model.state_dict(), None
-    head = (f"{HEAD}.weight", f"{HEAD}.bias")
+    head = (f"{torch_ref.HEAD}.weight", f"{torch_ref.HEAD}.bias")
     try:
         if "model_ema" in state:
             average = state["model_ema"].items()
@@ -435,7 +434,7 @@ def load_weights(model, args):
                 line = other_classes(args.weights, trained_for, args.data_path, num_classes)
                 if args.test_only:
                     raise CannotRun(f"{line}: to be evaluated, both have to be the same")
-                line += f": {NEW_HEAD}"
+                line += f": {new_head(torch_ref.HEAD)}"
                 state |= {name: fresh[name] for name in head}
         model.load_state_dict(state)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:

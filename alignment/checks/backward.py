@@ -13,10 +13,11 @@ from ..paddle_internals import RECURRENT
 from ..pairing import counterpart
 from ..precision import default_float64, to_float64
 from ..settings import different_settings
+from ..state import put, torch_gradients_now
 from ..structure import flatten, is_tensor
 from ..thresholds import GRADIENT_FLOAT64, TRAIN_FLOAT64
-from ..training import steps
 from ..training.comparison import Difference
+from ..training.quantities import compare_gradients_now
 from .base import (
     Base,
     NoGradient,
@@ -206,12 +207,10 @@ class Backward(Base):
             Difference(each.where, "dropout", each.text, 0.0 if each.agrees else np.inf, 0.0)
             for each in masks.checks
         ]
-        mine = steps.paddle_gradients_now(self.port, self.table)
-        theirs = steps.torch_gradients_now(self.reference, self.table)
-        reasons = steps.why_no_gradient(self.port, self.reference, self.table)
-        rows = steps.compare("", "gradient", mine, theirs, reasons=reasons)
+        rows = compare_gradients_now("", self.port, self.reference, self.table)
         rows += self._input_gradients(inputs)
         result["gradients"] = rows
+        theirs = torch_gradients_now(self.reference, self.table)
         result["any_gradient"] = any(x is not None and np.any(x) for x in theirs.values())
         result["any_gradient"] |= any(
             x.grad is not None and bool(x.grad.any()) for x in floats(inputs["reference"])
@@ -305,7 +304,7 @@ class Backward(Base):
 
     def _locate_backward(self, first, limit, forward):
         # The forward pass has moved running statistics: both from one state again.
-        steps.put(self.port, self.reference, self.table)
+        put(self.port, self.reference, self.table)
         result = self._gradients(record=True)
         seen = self._comparable_layers(result["seen"], result["seen_reference"])
         rows = layers.compare(

@@ -9,7 +9,7 @@ from ..convert import pair_weights
 from ..files import CannotRun, load_pdparams, shown
 from ..findings import Finding
 from ..pairing import layer_of
-from ..training import steps
+from ..state import put, torch_arrays_now
 from ..weights import load_state, make_alive
 from .base import Base, ReferenceBroken, does_not_take, some
 
@@ -37,7 +37,7 @@ class Structure(Base):
         if torch_file is None and not own:
             self._make_weights()
         if paddle_file is None:
-            steps.put(self.port, self.reference, self.table)
+            put(self.port, self.reference, self.table)
         else:
             self._load_own(paddle_file)
         for name, mine, theirs in pairing.misfits:
@@ -81,7 +81,7 @@ class Structure(Base):
         """Loads the port's own weights, and compares them with the reference's."""
         state = load_pdparams(path)
         wanted = self.port.state_dict()
-        expected = steps.torch_arrays_now(self.reference, self.table)
+        expected = torch_arrays_now(self.reference, self.table)
         extra = [name for name in state if name not in wanted]
         if extra:
             self.report.not_compared.append(

@@ -4,7 +4,8 @@ import numpy as np
 import paddle
 import torch
 
-from ..training import steps
+from ..state import give_gradients_to_port, put
+from ..training.steps import Side, Stepping
 from .backward import Backward
 from .base import NoGradient, counted
 
@@ -44,35 +45,40 @@ class Training(Backward):
         if not any(p.requires_grad for p in self.reference.parameters()):
             self.report.not_compared.append("training: the reference has no parameter to train")
             return None
-        port = steps.Side(self.port)
-        reference = steps.Side(self.reference)
         make, make_reference = OPTIMIZERS[self.optimizer]
-        port.optimizer = make([p for p in self.port.parameters() if not p.stop_gradient])
-        trained = [p for p in self.reference.parameters() if p.requires_grad]
-        reference.optimizer = make_reference(trained)
-        rows, worst = [], {}
-        steps.put(self.port, self.reference, self.table)
+        trained = [p for p in self.port.parameters() if not p.stop_gradient]
+        trained_ref = [p for p in self.reference.parameters() if p.requires_grad]
+        stepping = Stepping(
+            Side(self.port, optimizer=make(trained)),
+            Side(self.reference, optimizer=make_reference(trained_ref)),
+            self.table,
+        )
+
+        def gradients(where):
+            result = self._gradients()
+            for row in [*result["loss"], *result["gradients"]]:
+                row.where = where
+            return [*result["dropout"], *result["loss"], *result["gradients"]]
+
+        def update():
+            give_gradients_to_port(self.port, self.reference, self.table)
+            stepping.update()
+
+        worst = {}
+        put(self.port, self.reference, self.table)
         for step in range(self.count):
-            start = steps.torch_arrays(self.reference, self.table)
             try:
-                result = self._gradients()
+                rows = stepping.step(f"step {step}", gradients, update, rates=False)
             except NoGradient as error:
                 self.report.not_compared.append(f"training: {error}")
                 return None
-            self._same_gradients()
-            port.optimizer.step()
-            reference.optimizer.step()
-            where = f"step {step}"
-            rows = [*result["dropout"], *result["loss"], *result["gradients"]]
-            rows += steps.compare_updates(where, port, reference, self.table, start)
             for row in rows:
-                row.where = row.where if row.kind == "dropout" else where
                 if np.isfinite(row.value) and row.cause not in self.pair.accept:
                     worst[row.kind] = max(worst.get(row.kind, 0.0), row.value)
             self._add_rows("training", rows)
             if len(self.report.differences) > before:
                 break
-            steps.restart(port, reference, self.table)
+            stepping.restart()
         found = self.report.differences[before:]
         if found:
             found[0].detail += self._settings_lines()
@@ -81,13 +87,3 @@ class Training(Backward):
             f"{counted(self.count, 'step')} of {self.optimizer}, each from one state; largest "
             f"difference: {shown_}"
         )
-
-    def _same_gradients(self):
-        """The reference's gradients for the port, too: of one that is zero in theory, an optimizer
-        that divides by its size makes a step of full size out of rounding."""
-        theirs = steps.torch_gradients_now(self.reference, self.table)
-        parameters = steps.paddle_parameters(self.port)
-        for name in theirs:
-            gradient, mine = theirs[name], parameters[name].grad
-            if gradient is not None and mine is not None:
-                mine.set_value(np.asarray(gradient.astype(mine.numpy().dtype), order="C"))

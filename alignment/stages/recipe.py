@@ -11,22 +11,19 @@ import paddle
 import torch
 
 from ..precision import to_float64
-from ..threads import one_torch_thread
-from ..thresholds import FREE_RUN, TRAIN_FLOAT64
-from ..training.comparison import Comparison, Difference
-from ..training.steps import (
-    Side,
+from ..state import (
     as_paddle,
-    compare,
-    compare_updates,
-    in_no_group,
-    optimizer_settings,
     paddle_arrays,
     paddle_gradients,
-    restart,
+    put,
     torch_arrays,
     torch_gradients,
 )
+from ..threads import one_torch_thread
+from ..thresholds import FREE_RUN, TRAIN_FLOAT64
+from ..training.comparison import Comparison, Difference
+from ..training.quantities import compare, compare_updates, in_no_group, optimizer_settings
+from ..training.steps import Side, Stepping
 
 # (--wd, --norm-weight-decay, --bias-weight-decay)
 DECAYS = ((1e-2, None, None), (1e-2, 0.0, None), (1e-2, None, 0.0), (1e-2, 1e-3, 0.1))
@@ -93,7 +90,7 @@ def live_models(make_models, rules, rng):
     with torch.no_grad():
         for tensor in float_tensors(torch_model):
             tensor.copy_(torch.from_numpy(0.1 + 0.1 * rng.standard_normal(tensor.shape)))
-    restart(Side(paddle_model), Side(torch_model), rules(paddle_model))
+    put(paddle_model, torch_model, rules(paddle_model))
     return paddle_model, torch_model
 
 
@@ -154,22 +151,20 @@ def set_gradients(models, rules, rng, scale=0.01):
 
 def compare_optimizers(title, sides, rules, steps, rng):
     """The worst of each kind at each step, each from one state, in float64."""
-    found = []
+    stepping, found = Stepping(*sides, rules), []
+
+    def gradients(where):
+        set_gradients(stepping.models, rules, rng)
+        return []  # they are the same on both sides
+
     for step in range(steps):
-        before = torch_arrays(sides[1].model, rules)
-        take_step(sides, rules, rng)
-        rows = compare_updates(f"{title}, step {step}", *sides, rules, before)
+        where = f"{title}, step {step}"
+        rows = stepping.step(where, gradients, stepping.update, rates=False)
         found += worst_of_each_kind(row for row in rows if row.kind != "running statistic")
         if not all(row.agrees for row in found):
             break
-        restart(*sides, rules)
+        stepping.restart()
     return found
-
-
-def take_step(sides, rules, rng):
-    set_gradients([side.model for side in sides], rules, rng)
-    for side in sides:
-        side.optimizer.step()
 
 
 def worst_of_each_kind(rows):
@@ -182,9 +177,11 @@ def worst_of_each_kind(rows):
 
 def compare_free_run(title, sides, rules, steps, rng):
     """How far apart the weights are after `steps` in float32, over the way that they have gone."""
+    stepping = Stepping(*sides, rules)
     before = torch_arrays(sides[1].model, rules)
     for _ in range(steps):
-        take_step(sides, rules, rng)
+        set_gradients(stepping.models, rules, rng)
+        stepping.update()
     rows = compare_updates(f"{title}, {steps} steps", *sides, rules, before)
     worst = max((row for row in rows if row.kind == "update"), key=lambda row: row.value)
     return [Difference(worst.where, "free run", worst.name, worst.value, FREE_RUN)]
@@ -245,7 +242,7 @@ def compare_moving_average(port, reference, models, rules, rng):
         with torch.no_grad():
             for tensor in float_tensors(models[1]):
                 tensor.add_(torch.from_numpy(rng.standard_normal(tensor.shape)))
-        restart(Side(models[0]), Side(models[1]), rules)
+        put(*models, rules)
         average.update(models[0])
         average_ref.update_parameters(models[1])
         sides = paddle_arrays(average.module), torch_arrays(average_ref.module, rules)

@@ -13,6 +13,7 @@ from ..arguments import file_path, steps
 from ..convert import pair_weights
 from ..files import CannotRun, require_writable, shown, whole_file
 from ..layers import read_layer_map
+from ..state import torch_arrays
 from ..weights import make_alive
 from .comparison import Comparison
 from .curves import UNITS, compare_curves, divergence, free_runs, plot
@@ -20,7 +21,6 @@ from .loops import Loops
 from .ranks import PROCESSES, compare_ranks
 from .replay import Draws, subset
 from .sides import Start
-from .steps import torch_arrays
 
 __all__ = ["DEFAULTS", "add_flags", "align"]
 

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..dropout import share_dropout
 from ..files import whole_file
 from ..thresholds import LEARNING_RATE
 from .comparison import Difference
 from .sides import Ended, Port, Reference
-from .steps import share_dropout
 
 __all__ = ["UNITS", "Divergence", "compare_curves", "divergence", "free_runs", "plot"]
 

@@ -8,36 +8,34 @@ from unittest import mock
 import numpy as np
 import torch
 
+from ..dropout import share_dropout
 from ..paddle_internals import (
     optimizer_groups,
     scale_in_float64,
     scaler_works_on_cpu,
 )
-from ..thresholds import LEARNING_RATE, TRAIN_FLOAT64
-from .comparison import Comparison, Difference
-from .replay import why_images_differ
-from .sides import Ended, Port, Reference
-from .steps import (
-    Side,
-    as_paddle,
-    check_dropout,
-    check_masks,
-    compare,
-    compare_gradients,
-    compare_logits,
-    compare_losses,
-    compare_rates,
-    compare_updates,
-    optimizer_settings,
+from ..state import (
+    give_gradients_to_reference,
     paddle_arrays,
     paddle_gradients,
-    rates_at_use,
-    restart,
-    share_dropout,
+    put,
     torch_arrays,
     torch_gradients,
+)
+from ..thresholds import LEARNING_RATE, TRAIN_FLOAT64
+from .comparison import Comparison, Difference
+from .quantities import (
+    compare,
+    compare_dropout,
+    compare_forward,
+    compare_gradients,
+    compare_rates,
+    optimizer_settings,
     why_no_gradient,
 )
+from .replay import why_images_differ
+from .sides import Ended, Port, Reference
+from .steps import Side, Stepping
 
 __all__ = ["Loops", "compare_reports"]
 
@@ -137,11 +135,10 @@ class Loops:
     def _prepare(self):
         mine, theirs = self.port.trainer, self.reference.trainer
         scale_in_float64(mine.scaler)
+        sides = [Side(trainer.model, optimizer=trainer.optimizer) for trainer in (mine, theirs)]
+        self.stepping = Stepping(*sides, self.rules)
         if not self.resumed:
-            self.comparison.settings += optimizer_settings(
-                Side(mine.model, optimizer=mine.optimizer),
-                Side(theirs.model, optimizer=theirs.optimizer),
-            )
+            self.comparison.settings += optimizer_settings(*sides)
             self.comparison.settings += self._decays()
         self.dropouts = share_dropout(mine.model, theirs.model)
 
@@ -202,49 +199,56 @@ class Loops:
         self._require_agreement()
         if self.before is not None:
             self._compare_states()
-        lrs = mine.optimizer.get_lr(), theirs.optimizer.param_groups[0]["lr"]
-        self._note_values("learning rate", *lrs, LEARNING_RATE, scale=1.0)
+        rates = mine.optimizer.get_lr(), theirs.optimizer.param_groups[0]["lr"]
+        self.found.append(compare_rates(self.where, *rates))
         self._compare_scales()
         self._require_agreement()
 
-        before = torch_arrays(reference.trainer.model, self.rules)
         before_ema = self._averages()[1]
+        self.found += self.stepping.step(
+            self.where,
+            lambda where: self._take_steps(where, images, labels),
+            # Paddle's scaler calls the optimizer in a step that overflowed, and stops it within.
+            rates=self.number != self.overflow,
+        )
+        if mine.model_ema:
+            self._compare_averages(before_ema)
+        self._compare_scales()
+        self._require_agreement()
+
+        self.stepping.restart()
+        if mine.model_ema:
+            put(mine.model_ema.module, theirs.model_ema.module, self.rules)
+        self.before = self._state()
+        self.resumed = False
+        if self.number == self.stop:
+            port.stop.signal = 15
+        self.number += 1
+        return port.loss, port.output
+
+    def _take_steps(self, where, images, labels):
+        """Both trainers take a step, as a whole. [Difference] of what led up to the updates."""
+        mine, theirs = self.port.trainer, self.reference.trainer
         hooks, self.theirs = [], {}
         if self.number == self.overflow:
             hooks += self._make_infinite()
         scalers = mine.scaler, theirs.scaler
         if self.number < self.overflow:
             mine.scaler = theirs.scaler = None  # as without --amp
-        with rates_at_use(mine.optimizer, theirs.optimizer) as used:
-            with contextlib.redirect_stdout(None):  # Paddle says that there was an overflow
-                loss, output = port.step(images, labels)
-            hooks.append(self._give_gradients())
-            reference.step()
+        with contextlib.redirect_stdout(None):  # Paddle says that there was an overflow
+            self.port.step(images, labels)
+        hooks.append(self._give_gradients())
+        self.reference.step()
         mine.scaler, theirs.scaler = scalers
         for hook in hooks:
             hook.remove()
-        self._compare_forward(loss, output)
+        sides = self.port, self.reference
+        rows = compare_dropout(where, self.dropouts, self.masks)
+        losses, logits = [float(x.loss) for x in sides], [x.output.numpy() for x in sides]
+        rows += compare_forward(where, losses, logits)
         if self.number != self.overflow:
-            self._compare_gradients()
-            # Paddle's scaler calls the optimizer in a step that overflowed, and stops it within.
-            rates = used.get("port"), used.get("reference")
-            self.found.append(compare_rates(self.where, *rates, at_use=True))
-        sides = [Side(trainer.model, optimizer=trainer.optimizer) for trainer in (mine, theirs)]
-        self.found += compare_updates(self.where, *sides, self.rules, before)
-        if mine.model_ema:
-            self._compare_averages(before_ema)
-        self._compare_scales()
-        self._require_agreement()
-
-        restart(*sides, self.rules)
-        if mine.model_ema:
-            restart(Side(mine.model_ema.module), Side(theirs.model_ema.module), self.rules)
-        self.before = self._state()
-        self.resumed = False
-        if self.number == self.stop:
-            port.stop.signal = 15
-        self.number += 1
-        return loss, output
+            rows += self._compare_gradients(where)
+        return rows
 
     def _compare_reports(self):
         """What both loops have said, and evaluated, since the last step."""
@@ -343,13 +347,6 @@ class Loops:
         pair = next((x, y) for x, y in pairs if y is not None)
         return [parameter.register_hook(lambda grad: grad * float("inf")) for parameter in pair]
 
-    def _compare_forward(self, loss, output):
-        checks = check_dropout(self.dropouts) + check_masks(self.dropouts, self.masks)
-        self.found += [Difference(self.where, "dropout", *check, 0.0) for check in checks]
-        logits = compare_logits(self.where, output.numpy(), self.reference.output.numpy())
-        losses = float(loss), float(self.reference.loss)
-        self.found += [*logits, compare_losses(self.where, *losses, after=logits)]
-
     def _give_gradients(self):
         """Lets the reference's optimizer, too, use the gradients that the port's has used.
 
@@ -357,28 +354,20 @@ class Loops:
         two right updates are opposite. Gradients are compared by themselves, the reference's as
         they were before.
         """
-        model = self.reference.trainer.model
-        mine = paddle_gradients(self.port.trainer.model, self.rules)
-        parameters = dict(model.named_parameters())
+        port, reference = self.stepping.models
 
         def give(optimizer, *_):
-            theirs = torch_gradients(model, self.rules)
-            self.theirs = {n: None if x is None else x.copy() for n, x in theirs.items()}
-            with torch.no_grad():
-                for name, gradient in mine.items():
-                    source, rule = self.rules[name]
-                    if source in parameters and gradient is not None:
-                        gradient = np.array(as_paddle(gradient, rule))
-                        parameters[source].grad.copy_(torch.from_numpy(gradient))
+            self.theirs = torch_gradients(reference, self.rules)
+            give_gradients_to_reference(port, reference, self.rules)
 
         return self.reference.trainer.optimizer.register_step_pre_hook(give)
 
-    def _compare_gradients(self):
-        """As the optimizer gets them: unscaled, clipped."""
-        models = self.port.trainer.model, self.reference.trainer.model
+    def _compare_gradients(self, where):
+        """As the optimizers get them: unscaled, clipped."""
+        models = self.stepping.models
         mine = paddle_gradients(models[0], self.rules)
         reasons = why_no_gradient(*models, self.rules)
-        self.found += compare_gradients(self.where, mine, self.theirs, reasons=reasons)
+        return compare_gradients(where, mine, self.theirs, reasons=reasons)
 
     def _averages(self):
         trainers = self.port.trainer, self.reference.trainer

@@ -20,20 +20,13 @@ import torch
 
 from .. import environment
 from ..files import CannotRun, reason_of
+from ..state import as_paddle, paddle_arrays, paddle_gradients, torch_arrays, torch_gradients
 from ..thresholds import GRADIENT_FLOAT64
 from .comparison import Difference
 from .loops import compare_reports
+from .quantities import compare, compare_gradients
 from .replay import Draws
 from .sides import Ended, Port, Reference, Start
-from .steps import (
-    as_paddle,
-    compare,
-    compare_gradients,
-    paddle_arrays,
-    paddle_gradients,
-    torch_arrays,
-    torch_gradients,
-)
 
 __all__ = ["PROCESSES", "compare_ranks", "main"]
 

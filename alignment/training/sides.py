@@ -11,8 +11,8 @@ import torch
 
 from ..paddle_internals import optimizer_accumulators
 from ..precision import round_attributes
+from ..state import OPTIMIZER_STATE, as_paddle
 from .lockstep import Follower
-from .steps import OPTIMIZER_STATE, as_paddle
 
 __all__ = ["Ended", "Port", "Reference", "Start"]
 
@@ -171,6 +171,9 @@ class Port:
         start: Start.
         one_step: called in place of `Trainer.step`, with its arguments; calls `step` of this.
         rank, world_size: of this process.
+
+    Attributes:
+        loss, output: of the step that was taken.
     """
 
     def __init__(self, pair, args, start, one_step, rank=0, world_size=1):
@@ -231,6 +234,6 @@ class Port:
         self.watch.in_step = True
         if labels.ndim == 2:
             labels = labels.astype(self.watch.dtype)
-        result = self._step(images, labels)
+        self.loss, self.output = self._step(images, labels)
         self.watch.in_step = False
-        return result
+        return self.loss, self.output

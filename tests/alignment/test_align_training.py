@@ -9,10 +9,11 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from alignment.dropout import check_masks
 from alignment.training import curves as free_runs
 from alignment.training.lockstep import Follower
+from alignment.training.quantities import compare_gradients
 from alignment.training.replay import subset
-from alignment.training.steps import check_masks, compare_gradients
 from paddle_mv3 import ImageFolder
 
 SCRIPT = "Checkpoint6/align_training.py"

@@ -12,22 +12,20 @@ from conftest import ROOT
 from alignment import layers, locate
 from alignment.convert import convert
 from alignment.diff import DiffHelper
+from alignment.dropout import check_dropout, check_masks
 from alignment.files import CannotRun
 from alignment.precision import to_float64
 from alignment.stages.data import describe_difference
 from alignment.stages.metric import locate_metric
 from alignment.step import StepReport
 from alignment.training.comparison import Comparison
-from alignment.training.steps import (
-    Side,
-    check_dropout,
-    check_masks,
+from alignment.training.quantities import (
     compare,
     compare_logits,
     compare_rates,
     optimizer_settings,
-    rates_at_use,
 )
+from alignment.training.steps import Side, rates_at_use
 from paddle_mv3.norm import BatchNorm2D, kernel_is_biased
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
