@@ -5,6 +5,7 @@ they call on the way is listened to, and nothing of them is written anew.
 """
 
 import contextlib
+import functools
 from unittest import mock
 
 import torch
@@ -148,7 +149,7 @@ class ClassificationPresetTrain:
         )
         zeros = torch.zeros(1).expand(3, self.crop_size, self.crop_size)
         result = []
-        with _Recorder(self, blank) as recorder:
+        with _Recorder(self, blank) as recorder, self._magnitudes_kept():
             for _ in range(count):
                 recorder.clear()
                 self.flip(self.crop(image))
@@ -157,6 +158,16 @@ class ClassificationPresetTrain:
                 self.erase(zeros)
                 result.append(recorder.drawn)
         return result
+
+    @contextlib.contextmanager
+    def _magnitudes_kept(self):
+        """Within, a policy's table of magnitudes is made once, not for each image of one size."""
+        if self.augment is None:
+            yield
+            return
+        table = functools.cache(self.augment._augmentation_space)
+        with mock.patch.object(self.augment, "_augmentation_space", table):
+            yield
 
 
 class _Recorder:

@@ -140,13 +140,22 @@ def compare_weight_decay(port, reference, models, rules):
 def set_gradients(models, rules, rng, scale=0.01):
     """The same normal gradients for both, of the models' dtype."""
     theirs = dict(models[1].named_parameters())
-    for name, parameter in models[0].named_parameters():
-        source, rule = rules[name]
-        if source in theirs:
-            gradient = torch.from_numpy(scale * rng.standard_normal(theirs[source].shape))
-            theirs[source].grad = gradient.to(theirs[source])
-            array = as_paddle(theirs[source].grad.cpu().numpy(), rule)
-            parameter.grad = paddle.to_tensor(np.ascontiguousarray(array))
+    pairs = [
+        (parameter, theirs[rules[name][0]], rules[name][1])
+        for name, parameter in models[0].named_parameters()
+        if rules[name][0] in theirs
+    ]
+    values = torch.from_numpy(scale * rng.standard_normal(sum(p.numel() for _, p, _ in pairs)))
+    start = 0
+    for mine, other, rule in pairs:
+        gradient = values[start : start + other.numel()].reshape(other.shape).to(other)
+        start += other.numel()
+        other.grad = gradient
+        array = np.ascontiguousarray(as_paddle(gradient.cpu().numpy(), rule))
+        if mine.grad is None:
+            mine.grad = paddle.to_tensor(array)
+        else:
+            mine.grad.set_value(array)
 
 
 def compare_optimizers(title, sides, rules, steps, rng):

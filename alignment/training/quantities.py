@@ -95,30 +95,34 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64, rea
         port, reference: {name: array or None}.
         reasons: {name: (reason, hint)} for what one side has not.
     """
-    largest = {
-        name: np.abs(x).max(initial=0.0) if x is not None else 0.0 for name, x in reference.items()
-    }
-    blocks = {}
-    for name, value in largest.items():
-        block = name.rpartition(".")[0].rpartition(".")[0]
-        blocks[block] = max(blocks.get(block, 0.0), value)
+    lost, reasons = lost or {}, reasons or {}
+    # Each array is looked at once: it may be made for that.
+    largest, differences, told = {}, {}, {}
+    for name in reference:
+        a, b = port.get(name), reference[name]
+        block = _block_of(name)
+        if b is not None:
+            largest[block] = max(largest.get(block, 0.0), float(np.abs(b).max(initial=0.0)))
+        if a is None and b is None:
+            differences[name] = 0.0
+        elif reason := incomparable(a, b):
+            differences[name] = np.inf
+            told[name] = reasons.get(name, (reason, ""))
+        else:
+            difference = float(np.abs(a - b).max(initial=0.0)) - lost.get(name, 0.0)
+            differences[name] = max(0.0, difference)
     rows = []
     # Gradients come into being from the loss back.
-    order = reversed(list(reference)) if what == "gradient" else reference
-    for name in order:
-        a, b = port.get(name), reference[name]
-        reason, hint = "", ""
-        if a is None and b is None:
-            difference = 0.0
-        elif reason := incomparable(a, b):
-            difference = np.inf
-            reason, hint = (reasons or {}).get(name, (reason, ""))
-        else:
-            scale = blocks[name.rpartition(".")[0].rpartition(".")[0]]
-            difference = np.abs(a - b).max(initial=0.0)
-            difference = np.maximum(0.0, difference - (lost or {}).get(name, 0.0)) / (scale or 1.0)
-        rows.append(Difference(where, what, name, _finite(float(difference)), bound, reason, hint))
+    for name in reversed(differences) if what == "gradient" else differences:
+        value = differences[name] / (largest.get(_block_of(name)) or 1.0)
+        reason, hint = told.get(name, ("", ""))
+        rows.append(Difference(where, what, name, _finite(float(value)), bound, reason, hint))
     return rows
+
+
+def _block_of(name):
+    """The layer in which the layer of a parameter lies."""
+    return name.rpartition(".")[0].rpartition(".")[0]
 
 
 def _finite(value):
