@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,9 +66,10 @@ def free_runs(pair, args, start, steps):
 
     port = Port(pair, args, start, one_step)
     try:
-        port.run(share_masks)
-        for reference in references:
-            reference.go_on()
+        with without_evaluation(pair.port_trainer), without_evaluation(pair.reference_trainer):
+            port.run(share_masks)
+            for reference in references:
+                reference.go_on()
     except Ended:
         pass
     finally:
@@ -81,6 +83,11 @@ def free_runs(pair, args, start, steps):
         name: {value: np.array([line[value] for line in found[:shortest]]) for value in VALUES}
         for name, found in zip(names, lines)
     }
+
+
+def without_evaluation(trainer):
+    """Within, a trainer's loop evaluates nothing: that has been compared, step by step."""
+    return mock.patch.object(trainer, "evaluate", lambda *arguments: 0.0)
 
 
 class Divergence(NamedTuple):
