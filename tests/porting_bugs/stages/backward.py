@@ -342,7 +342,7 @@ def optimizer(patch, name, build):
 @bug(
     "05",
     "Paddle's RMSProp for PyTorch's",
-    ["optimizer rmsprop, step 0, update"],
+    ["optimizer rmsprop, step 0: update"],
     "the first update is a third off; losses run apart",
     "epsilon stands inside the root, the learning rate inside the momentum",
     "paddle_mv3.RMSProp",
@@ -361,7 +361,7 @@ def _(patch):
 @bug(
     "05",
     "RMSprop with the default epsilon",
-    ["optimizer rmsprop, step 0, update", "epsilon 1e-08 | 0.0316"],
+    ["optimizer rmsprop, step 0: update", "epsilon 1e-08 | 0.0316"],
     "updates many times too large where gradients are small",
     "the recipe's 0.0316 is not the default, 1e-8",
     "epsilon=0.0316, rho=0.9",
@@ -380,7 +380,7 @@ def _(patch):
 @bug(
     "05",
     "learning rate inside the momentum buffer",
-    ["optimizer rmsprop, step 0, optimizer state"],
+    ["optimizer rmsprop, step 0: optimizer state"],
     "right as long as the learning rate stays; wrong after each step of the schedule",
     "Paddle's RMSProp and TensorFlow's sum up updates, PyTorch's sums up directions",
     "multiply by the learning rate when the weights are changed",
@@ -406,7 +406,7 @@ def _(patch):
 @bug(
     "05",
     "Adam with L2 for AdamW",
-    ["optimizer adamw, step 0, update"],
+    ["optimizer adamw, step 0: update"],
     "weights decay too little where gradients are large",
     "AdamW takes the decay off the weights, not through the gradient",
     "paddle.optimizer.AdamW",
@@ -425,7 +425,7 @@ def _(patch):
 @bug(
     "05",
     "Nesterov's momentum left out",
-    ["optimizer sgd_nesterov, step 0, update"],
+    ["optimizer sgd_nesterov, step 0: update"],
     "slower convergence",
     "use_nesterov is off by default",
     "use_nesterov=True",
@@ -524,7 +524,7 @@ def _(patch):
 @bug(
     "05",
     "steps counted from the end of warm-up as from the start",
-    ["steplr with linear warm-up, epoch 6, learning rate"],
+    ["steplr with linear warm-up, epoch 6: learning rate"],
     "the learning rate falls in the wrong epoch",
     "SequentialLR starts the second schedule at its own epoch 0",
     "epoch - lr_warmup_epochs",
@@ -579,7 +579,7 @@ def _(patch):
 @bug(
     "05",
     "moving average that begins at the initial weights",
-    ["update 0, moving average"],
+    ["update 0: moving average"],
     "the average drags random weights along",
     "the first update has to copy, as each does during warm-up",
     "copy while n_averaged is 0",
@@ -609,7 +609,7 @@ def _(patch):
 @bug(
     "05",
     "RMSprop's alpha left at Paddle's default",
-    ["optimizer rmsprop, step 0, update", "rho 0.95 | alpha 0.9"],
+    ["optimizer rmsprop, step 0: update", "rho 0.95 | alpha 0.9"],
     "updates too large",
     "PyTorch's alpha is Paddle's rho, and each has a default of its own",
     "rho=0.9",

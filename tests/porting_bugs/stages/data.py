@@ -381,7 +381,7 @@ def _(patch):
 @bug(
     "02",
     "one magnitude too few",
-    ["num_magnitude_bins: 30 | 31", "Drawn otherwise: policy"],
+    ["num_magnitude_bins: 30 | 31", "Distributed differently (port | reference): policy"],
     "each magnitude a little too strong",
     "bins counted by the gaps between them",
     "31 magnitudes, both ends among them",
@@ -394,7 +394,7 @@ def _(patch):
 @bug(
     "02",
     "RandAugment at the next magnitude",
-    ["Drawn otherwise: policy ra"],
+    ["Distributed differently (port | reference): policy ra"],
     "augmentation a little too strong",
     "magnitudes counted from 1",
     "magnitudes[magnitude], counted from 0",
@@ -414,7 +414,7 @@ def _(patch):
 @bug(
     "02",
     "signs never negative",
-    ["Drawn otherwise: policy", "| "],
+    ["Distributed differently (port | reference): policy", "| "],
     "images turned and shifted to one side only",
     "the sign is drawn apart from the magnitude, and was left out",
     "negative half of the time, where an operation has a sign",
@@ -431,7 +431,7 @@ def _(patch):
 @bug(
     "02",
     "AutoAugment does both operations always",
-    ["Drawn otherwise: policy imagenet"],
+    ["Distributed differently (port | reference): policy imagenet"],
     "augmentation too strong",
     "each operation of a sub-policy has a probability of its own",
     "draw for each",
@@ -477,7 +477,7 @@ def _(patch):
 @bug(
     "02",
     "AugMix also draws the magnitude after the last",
-    ["Drawn otherwise: policy augmix"],
+    ["Distributed differently (port | reference): policy augmix"],
     "augmentation a little too strong",
     "severity 3 means the first three magnitudes, 0 among them",
     "an index below severity",
@@ -497,7 +497,7 @@ def _(patch):
 @bug(
     "02",
     "crop: side in place of area drawn uniformly",
-    ["Drawn otherwise: crop", "area of the crop"],
+    ["Distributed differently (port | reference): crop", "area of the crop"],
     "objects too large",
     "scale is a range of areas",
     "draw the area, take the root",
@@ -523,7 +523,7 @@ def _(patch):
 @bug(
     "02",
     "crop: aspect ratio drawn uniformly",
-    ["Drawn otherwise: crop", "aspect ratio of the crop"],
+    ["Distributed differently (port | reference): crop", "aspect ratio of the crop"],
     "wide crops more often than tall ones",
     "ratio 3/4 to 4/3 is uniform in its logarithm",
     "exp(uniform(log(3 / 4), log(4 / 3)))",
@@ -548,7 +548,7 @@ def _(patch):
 @bug(
     "02",
     "crop: the whole image where no crop fits",
-    ["Drawn otherwise: crop of a", "box"],
+    ["Distributed differently (port | reference): crop of a", "box"],
     "very wide images squeezed",
     "the last resort was left out",
     "the largest centred crop with an allowed ratio",
@@ -620,7 +620,7 @@ def _(patch):
 @bug(
     "02",
     "mixup: lambda for the other image",
-    ["mixup, its images"],
+    ["mixup: its images"],
     "none in the mean; other batches for the same draws",
     "which of the two lambda belongs to differs between codes",
     "lambda of the own image, 1 - lambda of the one before",
@@ -654,7 +654,7 @@ def _(patch):
 @bug(
     "02",
     "CutMix: lambda as drawn, where the box was clipped",
-    ["Drawn otherwise: mixup and CutMix", "lambda plus the box's share"],
+    ["Distributed differently (port | reference): mixup and CutMix", "lambda plus the box's share"],
     "labels off for boxes at the rim",
     "a box at the rim is smaller than was drawn",
     "1 - the area of the clipped box over the image's",
@@ -675,7 +675,7 @@ def _(patch):
 @bug(
     "02",
     "CutMix from the image after in place of the one before",
-    ["CutMix, its images"],
+    ["CutMix: its images"],
     "labels belong to another image",
     "the batch is rolled by one; images and labels in opposite directions",
     "roll both by 1",
@@ -793,7 +793,7 @@ def _(patch):
 @bug(
     "02",
     "flip and crop from one random number",
-    ["Drawn otherwise", "with flip"],
+    ["Distributed differently", "with flip"],
     "flips and crops are distributed as they should be, each by itself",
     "a draw that was used twice",
     "a draw for each",
@@ -811,7 +811,7 @@ def _(patch):
 @bug(
     "02",
     "crops from a tenth of the area",
-    ["Drawn otherwise", "area of the crop"],
+    ["Distributed differently", "area of the crop"],
     "the smallest crops never come; nothing else shows",
     "a lower bound remembered wrongly",
     "scale=(0.08, 1.0)",
