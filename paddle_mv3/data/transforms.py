@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .autoaugment import AugMix, AutoAugment, RandAugment, RandomTransform, TrivialAugmentWide
+from .memory import empty
 
 __all__ = [
     "ClassificationPresetEval",
@@ -98,12 +99,7 @@ def normalize_planes(planes, table, out):
 def normalize_batch(images):
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, for images that presets left as bytes."""
     table = normalization_table()
-    shape = len(images), 3, *images.shape[1:3]
-    # From a multiple of 64 bytes on, as Paddle's tensors: DataLoader then takes it without a copy.
-    size = math.prod(shape)
-    memory = np.empty(size + 16, dtype=np.float32)
-    start = -memory.ctypes.data % 64 // 4
-    batch = memory[start : start + size].reshape(shape)
+    batch = empty((len(images), 3, *images.shape[1:3]))
     for image, planes in zip(images, batch):
         normalize_planes(np.moveaxis(image, 2, 0), table, planes)
     return batch
