@@ -115,6 +115,8 @@ class ClassificationPresetEval:
             worker then has a quarter as much to send.
     """
 
+    thread_safe = True  # called, it changes nothing of its own
+
     def __init__(
         self,
         crop_size=224,
@@ -257,6 +259,8 @@ class ClassificationPresetTrain(RandomTransform):
     Raises:
         ValueError: an unknown policy, an argument out of range, or random erasing of bytes.
     """
+
+    thread_safe = True
 
     def __init__(
         self,
