@@ -45,10 +45,11 @@ class DataLoader(paddle.io.DataLoader):
         batch_transform: called in the worker, so without Paddle, with the fields of a batch as
             arrays and a numpy Generator; returns the fields to use in their place.
         seed: with the Draw of the batch's first item, all that this Generator depends on.
-        finish: called in the main process with the first field of a batch as an array; returns the
-            array to use in its place, which nobody may write to any more. For what makes a batch
-            larger, as `normalize_batch` does: most of the time of a worker beside decoding goes
-            into sending.
+        finish: called in the main process with the first field of a batch as an array, which it may
+            read until it returns; returns what to use in its place: an array that nobody may write
+            to any more, or a tensor on the device. For what makes a batch larger, as
+            `normalize_on_device` does: most of the time of a worker beside decoding goes into
+            sending. It may be given dtypes that tensors do not have, as those of NumPy's records.
         skip_corrupt: how many different files the data set may fail to read, with an OSError. They
             are left out of their batches, which nothing fills up; a batch of which nothing is left
             comes as None, so that batches can still be counted.
@@ -219,6 +220,11 @@ def _tensor(array, own):
     """
     if isinstance(array, paddle.Tensor):
         return array
+    if array.dtype.names:
+        raise ValueError(
+            f"a field is of records of {', '.join(array.dtype.names)}, which no tensor can hold: "
+            "give the loader a `finish` that makes an array of them, such as normalize_on_device"
+        )
     if own and paddle.get_device() == "cpu" and array.ctypes.data % ALIGNMENT == 0:
         return _without_copy(array)
     return paddle.to_tensor(array)

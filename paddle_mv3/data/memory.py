@@ -24,8 +24,8 @@ class Slots:
     """Shared memory in which a worker leaves batches, made before the worker is forked.
 
     Paddle makes a file in /dev/shm for each batch and maps it twice: 0.25 ms an image of 150 KB
-    goes into pages that are new each time. These stay. They are files without a name, so they are
-    gone with the last process that has them, and /dev/shm may be as small as in a container.
+    goes into pages that are new each time. These stay. They are a file without a name, so it is
+    gone with the last process that has it, and /dev/shm may be as small as in a container.
 
     Args:
         count: of batches that may be on their way at the same time.
@@ -37,59 +37,62 @@ class Slots:
     def __init__(self, count):
         if not hasattr(os, "memfd_create"):
             raise OSError("memfd_create is Linux's")
-        self.files = []
-        self.maps = [None] * count
         # A byte for each slot: 1 from when the worker has written until the reader has read.
         self.taken = mmap.mmap(-1, count)
-        try:
-            for _ in range(count):
-                self.files.append(os.memfd_create("batch"))
-        except OSError:
-            self.close()
-            raise
+        self.file = os.memfd_create("batches")
+        self.memory = None
 
     def close(self):
         """What is mapped stays so as long as an array lies in it."""
-        while self.files:
-            os.close(self.files.pop())
+        if self.file is not None:
+            os.close(self.file)
+        self.file = self.memory = None
 
     def put(self, arrays):
         """In the worker: copies C-contiguous arrays. Returns the slot; None: all are taken, or
-        memory is short.
+        those of before are too small and not all free, or memory is short.
         """
         slot = self.taken.find(b"\0")
-        if slot < 0:
-            return None
-        places = layout(array.nbytes for array in arrays)
+        *places, end = layout(array.nbytes for array in arrays)
         try:
-            memory = self._mapped(slot, places[-1])
+            if slot < 0 or not self._fit(end):
+                return None
+            memory = self._bytes()[slot * self._slot_size() :]
         except OSError:
             return None
-        for array, start in zip(arrays, places):
-            end = start + array.nbytes
-            np.frombuffer(memory, np.uint8)[start:end] = array.reshape(-1).view(np.uint8)
+        for array, place in zip(arrays, places):
+            memory[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
         self.taken[slot] = 1
         return slot
 
     def get(self, slot, forms):
         """In the reader: the arrays, [(dtype, shape)], where they lie. `free` ends their life."""
         sizes = [math.prod(shape) * dtype.itemsize for dtype, shape in forms]
-        places = layout(sizes)
-        memory = np.frombuffer(self._mapped(slot, places[-1]), np.uint8)
+        memory = self._bytes()[slot * self._slot_size() :]
         return [
-            memory[start : start + size].view(dtype).reshape(shape)
-            for start, size, (dtype, shape) in zip(places, sizes, forms)
+            memory[place : place + size].view(dtype).reshape(shape)
+            for place, size, (dtype, shape) in zip(layout(sizes), sizes, forms)
         ]
 
     def free(self, slot):
         self.taken[slot] = 0
 
-    def _mapped(self, slot, size):
-        if self.maps[slot] is None or len(self.maps[slot]) < size:
-            if os.fstat(self.files[slot]).st_size < size:
-                os.ftruncate(self.files[slot], size)
-            self.maps[slot] = mmap.mmap(self.files[slot], size)
-        return self.maps[slot]
+    def _size(self):
+        return os.fstat(self.file).st_size
+
+    def _slot_size(self):
+        return self._size() // len(self.taken)
+
+    def _fit(self, size):
+        """Whether a slot has so many bytes; makes all larger where nobody reads."""
+        if self._slot_size() < size and self.taken.find(b"\1") < 0:
+            os.ftruncate(self.file, size * len(self.taken))
+        return self._slot_size() >= size
+
+    def _bytes(self):
+        if self.memory is None or len(self.memory) != self._size():
+            self.memory = np.frombuffer(mmap.mmap(self.file, self._size()), np.uint8)
+        return self.memory
 
 
 def layout(sizes):
