@@ -12,6 +12,9 @@ centre crop, normalise. The port's workers send bytes, and the main process norm
 workers its images are made by a thread for each core, torch's by one. Decoding is what one thread
 needs to decode an image, as a share of the port's time without workers.
 
+"CPU ratio" is that of processor times, of all processes: on a machine that does other work as well
+it is the steadier one, and it knows nothing of what runs at the same time.
+
 With --against the port of another commit takes its turn too, from a temporary copy: "to REF" is
 how many times as fast this port is, so below 1 it has become slow. Erase is the train preset with
 random erasing, for which torchvision is not run.
@@ -124,12 +127,12 @@ class Port:
         self.process.wait()
 
     def seconds(self, preset, workers=0):
-        """For an image."""
+        """For an image: by the clock and of the processor; to decode it, by the clock alone."""
         print(preset, workers, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             sys.exit(f"the port has ended with status {self.process.wait()}")
-        return float(answer)
+        return tuple(map(float, answer.split()))
 
 
 def check_out(ref, folder):
@@ -151,20 +154,27 @@ def assert_same(loaders):
 
 def row(preset, workers, port, old, reference, runs):
     """One line of the table. `old` or `reference`, a function that makes a loader, may be None."""
-    times = []
+    clock, processor, decoding = [], [], []
     for _ in range(runs):
-        mine = port.seconds(preset, workers)
-        decode = port.seconds("decode") if workers == 0 else np.nan
-        theirs = data_port.seconds_per_image(reference()) if reference else np.nan
-        times.append((mine, theirs, decode, old.seconds(preset, workers) if old else np.nan))
-    mine, theirs, _, before = (statistics.median(column) for column in zip(*times))
-    shown = [theirs and f"{1 / theirs:.0f}", f"{1 / mine:.0f}"]
-    shown.append(f"{statistics.median(theirs / mine for mine, theirs, *_ in times):.2f}")
-    share = statistics.median(decode / mine for mine, _, decode, _ in times)
-    shown.append(f"{share:.0%}")
+        nothing = np.nan, np.nan
+        sides = [
+            port.seconds(preset, workers),
+            data_port.seconds_per_image(reference) if reference else nothing,
+            old.seconds(preset, workers) if old else nothing,
+        ]
+        for times, column in zip((clock, processor), zip(*sides)):
+            times.append(column)
+        decode = port.seconds("decode")[0] if workers == 0 else np.nan
+        decoding.append(decode / clock[-1][0])
+
+    def ratio(times, side):
+        return f"{statistics.median(run[side] / run[0] for run in times):.2f}"
+
+    speeds = [f"{1 / statistics.median(column):.0f}" for column in zip(*clock)]
+    shown = [speeds[1], speeds[0], ratio(clock, 1), ratio(processor, 1)]
+    shown.append(f"{statistics.median(decoding):.0%}")
     if old:
-        ratio = statistics.median(before / mine for mine, *_, before in times)
-        shown += [f"{1 / before:.0f}", f"{ratio:.2f}"]
+        shown += [speeds[2], ratio(clock, 2), ratio(processor, 2)]
     return [preset, workers, *("" if "nan" in text else text for text in shown)]
 
 
@@ -216,9 +226,10 @@ def main():
                 rows.append(
                     row(preset, workers, port, old, reference if known else None, args.runs)
                 )
-    headers = ["preset", "workers", "torchvision images/s", "port images/s", "ratio", "decoding"]
+    headers = ["preset", "workers", "torchvision images/s", "port images/s", "ratio", "CPU ratio"]
+    headers.append("decoding")
     if args.against:
-        headers += [f"{args.against} images/s", f"to {args.against}"]
+        headers += [f"{args.against} images/s", f"to {args.against}", "by CPU"]
     print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
 
 

@@ -3,11 +3,13 @@
     python benchmarks/data_port.py ROOT IMAGES BATCH_SIZE EPOCHS
 
 Takes paddle_mv3 from ROOT. For each line "PRESET WORKERS" that it reads, it loads the images and
-answers with a line: seconds for an image.
+answers with a line: seconds for an image, by the clock and of the processor.
 """
 
+import resource
 import sys
 import time
+from functools import partial
 
 __all__ = ["batches_of", "decode_seconds", "loader", "seconds_per_image"]
 
@@ -48,13 +50,24 @@ def batches_of(count, batch_size, epochs):
     return [indices[i : i + batch_size] for i in range(0, count, batch_size)] * epochs
 
 
-def seconds_per_image(loader):
-    """From the first batch to the last, so without starting the workers."""
-    batches = iter(loader)
-    next(batches)
+def seconds_per_image(make):
+    """Of a loader that `make` makes: from the first batch to the last, so without starting the
+    workers; and of processor time, of all processes from their start to their end.
+    """
+    used = processor_seconds()
+    batches = iter(make())
+    first = len(next(batches)[1])
     start = time.perf_counter()
     images = sum(len(targets) for _, targets in batches)
-    return (time.perf_counter() - start) / images
+    seconds = time.perf_counter() - start
+    del batches  # its workers end: until then their time is not known
+    return seconds / images, (processor_seconds() - used) / (first + images)
+
+
+def processor_seconds():
+    """Of this process and of those that it has started and that have ended."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def decode_seconds(images):
@@ -74,10 +87,10 @@ def main():
     for line in sys.stdin:
         preset, workers = line.split()
         if preset == "decode":
-            seconds = decode_seconds(dataset(images, "eval"))
+            print(decode_seconds(dataset(images, "eval")), flush=True)
         else:
-            seconds = seconds_per_image(loader(images, preset, int(workers), batches))
-        print(seconds, flush=True)
+            make = partial(loader, images, preset, int(workers), batches)
+            print(*seconds_per_image(make), flush=True)
 
 
 if __name__ == "__main__":
