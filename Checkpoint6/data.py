@@ -16,8 +16,8 @@ def training_data(args, rank, world_size):
         ValueError: more processes than images.
         OSError: no such folder, or a class without images.
     """
-    # Workers send bytes, a quarter of float32, unless what follows in them needs normalised images.
-    as_bytes = not (args.mixup_alpha or args.cutmix_alpha or args.random_erase)
+    # Workers send bytes, a quarter of float32, unless they mix images, which normalising precedes.
+    as_bytes = not (args.mixup_alpha or args.cutmix_alpha)
     preset = paddle_mv3.ClassificationPresetTrain(
         crop_size=args.train_crop_size,
         interpolation=Image.Resampling[args.interpolation.upper()],
@@ -40,7 +40,7 @@ def training_data(args, rank, world_size):
         batch_sampler=batches,
         batch_transform=mix,
         seed=args.seed,
-        finish=paddle_mv3.normalize_batch if as_bytes else None,
+        finish=paddle_mv3.normalize_on_device if as_bytes else None,
         num_workers=args.workers,
         worker_init_fn=distributed.in_worker,
         skip_corrupt=args.skip_corrupt,
@@ -60,7 +60,7 @@ def evaluation_data(args, rank, world_size):
     loader = paddle_mv3.DataLoader(
         dataset,
         batch_sampler=paddle_mv3.EvalBatchSampler(len(dataset), args.batch_size, rank, world_size),
-        finish=paddle_mv3.normalize_batch,
+        finish=paddle_mv3.normalize_on_device,
         num_workers=args.workers,
         worker_init_fn=distributed.in_worker,
         skip_corrupt=args.skip_corrupt,

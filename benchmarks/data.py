@@ -2,29 +2,43 @@
 
     python benchmarks/data.py
     python benchmarks/data.py --workers 0 4 8 --runs 9
+    python benchmarks/data.py --against HEAD~1
 
 Makes JPEGs of ImageNet's size (500 x 375, some 100 KB) from lite_data.tar in a temporary folder,
 then reads them with torchvision's pipeline in torch's DataLoader and with the port's in Paddle's,
 in turn; first it asserts that both give the same images. Prints medians; the goal is a ratio of
-1.1. Train: random resized crop, flip, normalise, with the same boxes on both sides. Eval: resize,
-centre crop, normalise. The port's workers send bytes, and the main process normalises them. The
-decoder's share is of the port's time without workers.
+1.25. Train: random resized crop, flip, normalise, with the same boxes on both sides. Eval: resize,
+centre crop, normalise. The port's workers send bytes, and the main process normalises them; without
+workers its images are made by a thread for each core, torch's by one. Decoding is what one thread
+needs to decode an image, as a share of the port's time without workers.
+
+"CPU ratio" is that of processor times, of all processes: on a machine that does other work as well
+it is the steadier one, and it knows nothing of what runs at the same time.
+
+With --against the port of another commit takes its turn too, from a temporary copy: "to REF" is
+how many times as fast this port is, so below 1 it has become slow. Erase is the train preset with
+random erasing, for which torchvision is not run.
 """
 
 import argparse
+import contextlib
+import io
 import statistics
+import subprocess
 import sys
+import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "benchmarks"))
 
 import torch_ref  # noqa: E402  isort: skip  (before torchvision, which it may have to help)
 
+import data_port  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from tabulate import tabulate  # noqa: E402
@@ -95,20 +109,41 @@ class Recorder(paddle_mv3.ClassificationPresetTrain):
         return drawn["crop"], float(drawn["flip"])
 
 
-def seconds_per_image(loader):
-    """From the first batch to the last, so without starting the workers."""
-    batches = iter(loader)
-    next(batches)
-    start = time.perf_counter()
-    images = sum(len(targets) for _, targets in batches)
-    return (time.perf_counter() - start) / images
+class Port:
+    """paddle_mv3 of a folder, in a process of its own, which it leaves when it is closed."""
+
+    def __init__(self, root, images, args):
+        script = ROOT / "benchmarks" / "data_port.py"
+        command = [sys.executable, script, root, images, str(args.batch_size), str(args.epochs)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def seconds(self, preset, workers=0):
+        """For an image: by the clock and of the processor; to decode it, by the clock alone."""
+        print(preset, workers, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"the port has ended with status {self.process.wait()}")
+        return tuple(map(float, answer.split()))
 
 
-def decode_seconds(dataset):
-    start = time.perf_counter()
-    for path, _ in dataset.samples:
-        load_image(path)
-    return (time.perf_counter() - start) / len(dataset)
+def check_out(ref, folder):
+    """The files of a commit, in `folder`; ends with status 2 if there is no such commit."""
+    done = subprocess.run(["git", "-C", ROOT, "archive", ref], capture_output=True)
+    if done.returncode:
+        print(f"error: --against {ref}: {done.stderr.decode().strip()}", file=sys.stderr)
+        sys.exit(2)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def assert_same(loaders):
@@ -117,27 +152,30 @@ def assert_same(loaders):
         assert np.array_equal(targets.numpy(), expected_targets.numpy())
 
 
-def row(preset, workers, port, reference, batches, runs):
-    """One line of the table."""
-    makers = (
-        lambda: paddle_mv3.DataLoader(
-            port,
-            batch_sampler=batches,
-            num_workers=workers,
-            finish=paddle_mv3.normalize_batch,
-        ),
-        lambda: torch.utils.data.DataLoader(reference, batch_sampler=batches, num_workers=workers),
-    )
-    assert_same([make() for make in makers])
-    times = []
+def row(preset, workers, port, old, reference, runs):
+    """One line of the table. `old` or `reference`, a function that makes a loader, may be None."""
+    clock, processor, decoding = [], [], []
     for _ in range(runs):
-        mine, theirs = (seconds_per_image(make()) for make in makers)
-        times.append((mine, theirs, decode_seconds(port) if workers == 0 else np.nan))
-    mine, theirs, _ = (statistics.median(column) for column in zip(*times))
-    ratio = statistics.median(theirs / mine for mine, theirs, _ in times)
-    share = statistics.median(decode / mine for mine, _, decode in times)
-    shown = f"{share:.0%}" if workers == 0 else ""
-    return [preset, workers, f"{1 / theirs:.0f}", f"{1 / mine:.0f}", f"{ratio:.2f}", shown]
+        nothing = np.nan, np.nan
+        sides = [
+            port.seconds(preset, workers),
+            data_port.seconds_per_image(reference) if reference else nothing,
+            old.seconds(preset, workers) if old else nothing,
+        ]
+        for times, column in zip((clock, processor), zip(*sides)):
+            times.append(column)
+        decode = port.seconds("decode")[0] if workers == 0 else np.nan
+        decoding.append(decode / clock[-1][0])
+
+    def ratio(times, side):
+        return f"{statistics.median(run[side] / run[0] for run in times):.2f}"
+
+    speeds = [f"{1 / statistics.median(column):.0f}" for column in zip(*clock)]
+    shown = [speeds[1], speeds[0], ratio(clock, 1), ratio(processor, 1)]
+    shown.append(f"{statistics.median(decoding):.0%}")
+    if old:
+        shown += [speeds[2], ratio(clock, 2), ratio(processor, 2)]
+    return [preset, workers, *("" if "nan" in text else text for text in shown)]
 
 
 def main():
@@ -151,35 +189,47 @@ def main():
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=count, default=5)
     parser.add_argument("--torch-threads", type=count, default=1, help="of torch without workers")
+    parser.add_argument("--against", metavar="REF", help="a commit whose port takes its turn too")
     args = parser.parse_args()
     # Of one image's operations a second thread makes none faster, and on a busy machine all slower.
     torch.set_num_threads(args.torch_threads)
 
-    with tempfile.TemporaryDirectory() as folder:
-        root = make_images(Path(folder), args.images, args.quality)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        folder = Path(folder)
+        before = check_out(args.against, folder / "before") if args.against else None
+        root = make_images(folder, args.images, args.quality)
         recorder = paddle_mv3.ImageFolder(root, Recorder())
         draws = [recorder[index][0] for index in range(len(recorder))]
-        presets = {
-            "train": (
-                paddle_mv3.ImageFolder(root, paddle_mv3.ClassificationPresetTrain(normalize=False)),
-                RecordedTrain(root, draws),
-            ),
-            "eval": (
-                paddle_mv3.ImageFolder(root, paddle_mv3.ClassificationPresetEval(normalize=False)),
-                torch_ref.ImageFolder(root, torch_ref.ClassificationPresetEval()),
-            ),
+        references = {
+            "train": RecordedTrain(root, draws),
+            "eval": torch_ref.ImageFolder(root, torch_ref.ClassificationPresetEval()),
         }
         size = statistics.mean(path.stat().st_size for path in root.rglob("*.jpg"))
         print(f"{args.images} JPEGs of {SIZE[0]} x {SIZE[1]}, {size / 1e3:.0f} KB on average")
-        indices = list(range(args.images))
-        step = args.batch_size
-        batches = [indices[i : i + step] for i in range(0, args.images, step)] * args.epochs
-        rows = [
-            row(preset, workers, *sides, batches, args.runs)
-            for preset, sides in presets.items()
-            for workers in args.workers
-        ]
-    headers = ["preset", "workers", "torchvision images/s", "port images/s", "ratio", "decoding"]
+        once = data_port.batches_of(args.images, args.batch_size, 1)
+        batches = once * args.epochs
+        port = stack.enter_context(Port(ROOT, root, args))
+        old = stack.enter_context(Port(before, root, args)) if before else None
+        rows = []
+        for preset in ("train", "eval", *(["erase"] if old else [])):
+            for workers in args.workers:
+
+                def reference(batches=batches, preset=preset, workers=workers):
+                    return torch.utils.data.DataLoader(
+                        references[preset], batch_sampler=batches, num_workers=workers
+                    )
+
+                known = preset in references
+                if known:
+                    mine = data_port.loader(root, preset, workers, once)
+                    assert_same([mine, reference(once)])
+                rows.append(
+                    row(preset, workers, port, old, reference if known else None, args.runs)
+                )
+    headers = ["preset", "workers", "torchvision images/s", "port images/s", "ratio", "CPU ratio"]
+    headers.append("decoding")
+    if args.against:
+        headers += [f"{args.against} images/s", f"to {args.against}", "by CPU"]
     print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
 
 

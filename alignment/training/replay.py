@@ -169,7 +169,7 @@ def why_images_differ(pair, args, epoch):
     for number, (draws, (images, *_)) in enumerate(zip(list(batches), loader)):
         for image, draw in zip(images.numpy(), draws):
             item = np.asarray(dataset[draw][0])
-            if item.dtype == np.uint8:
+            if item.dtype != np.float32:
                 item = pair.port.normalize_batch(item[None])[0]
             if not np.array_equal(image, item):
                 return [

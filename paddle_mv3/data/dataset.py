@@ -95,6 +95,11 @@ class ImageFolder(paddle.io.Dataset):
         self.samples = find_samples(self.root, self.classes, cache)
 
     @property
+    def thread_safe(self):
+        """Whether several threads may ask for items at the same time: if the transform bears it."""
+        return self.transform is None or getattr(self.transform, "thread_safe", False)
+
+    @property
     def targets(self):
         """The class index of each item, [int]."""
         return self.samples.targets.tolist()

@@ -2,13 +2,14 @@
 
 import gc
 import glob
-import json
 import os
+import pickle
 import signal
 import sys
 import threading
 import traceback
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import connection
 
@@ -17,6 +18,7 @@ import paddle
 from paddle.base import core
 from paddle.io.dataloader.dataloader_iter import _DataLoaderIterMultiProcess
 
+from .memory import ALIGNMENT, Slots, empty
 from .sampler import BATCH, as_draw, generator
 
 __all__ = ["DataLoader"]
@@ -43,10 +45,11 @@ class DataLoader(paddle.io.DataLoader):
         batch_transform: called in the worker, so without Paddle, with the fields of a batch as
             arrays and a numpy Generator; returns the fields to use in their place.
         seed: with the Draw of the batch's first item, all that this Generator depends on.
-        finish: called in the main process with the first field of a batch as an array; returns the
-            array to use in its place, which nobody may write to any more. For what makes a batch
-            larger, as `normalize_batch` does: most of the time of a worker beside decoding goes
-            into sending.
+        finish: called in the main process with the first field of a batch as an array, which it may
+            read until it returns; returns what to use in its place: an array that nobody may write
+            to any more, or a tensor on the device. For what makes a batch larger, as
+            `normalize_on_device` does: most of the time of a worker beside decoding goes into
+            sending. It may be given dtypes that tensors do not have, as those of NumPy's records.
         skip_corrupt: how many different files the data set may fail to read, with an OSError. They
             are left out of their batches, which nothing fills up; a batch of which nothing is left
             comes as None, so that batches can still be counted.
@@ -102,19 +105,40 @@ class DataLoader(paddle.io.DataLoader):
         self.on_restart = on_restart
 
     def __iter__(self):
-        for report, *batch in self._sent():
-            self._check(json.loads(report.numpy().tobytes()))
-            if not batch:
+        for slots, report, *fields in self._sent():
+            # Reports and bytes are read on the host, where they came: from a GPU, reading would
+            # wait for all that it is doing.
+            report = pickle.loads(report.numpy().tobytes())
+            self._check(report)
+            forms, slot = report["forms"], report["slot"]
+            if not forms:
                 yield None
                 continue
-            if self.finish is not None:
-                batch[0] = _tensor(self.finish(batch[0].numpy()))
-            # Reports and bytes have been read on the host, where they came: from a GPU, reading
-            # would wait for all that it is doing.
-            yield batch if paddle.get_device() == "cpu" else [field.cuda() for field in batch]
+            if slot is None:
+                fields = [
+                    np.from_dlpack(field).view(dtype).reshape(shape)
+                    for field, (dtype, shape) in zip(fields, forms)
+                ]
+                yield self._finished(fields, lent=False)
+            else:
+                batch = self._finished(slots[slot[0]].get(slot[1], forms), lent=True)
+                slots[slot[0]].free(slot[1])
+                yield batch
+
+    def _finished(self, fields, lent):
+        """The fields of a batch, arrays, as tensors on the device.
+
+        Args:
+            lent: whether the memory of the fields is used again for a later batch.
+        """
+        keep = [not lent] * len(fields)
+        if self.finish is not None:
+            given, fields[0] = fields[0], self.finish(fields[0])
+            keep[0] = not (lent and _may_share(given, fields[0]))
+        return [_tensor(field, own) for field, own in zip(fields, keep)]
 
     def _sent(self):
-        """What `_Batches` gives for each batch of an epoch."""
+        """For each batch of an epoch the slots of its workers, and what `_Batches` gives."""
         drawn = self.batch_sampler.drawn = _Drawn(self.batch_sampler.batch_sampler)
         batches = super().__iter__() if self.num_workers == 0 else self._start_workers()
         done = deaths = 0
@@ -129,7 +153,7 @@ class DataLoader(paddle.io.DataLoader):
                 else:
                     done, deaths = done + 1, 0
                     drawn.owed.popleft()
-                    yield fields
+                    yield (getattr(batches, "slots", ()), *fields)
                     continue
                 deaths += 1
                 if deaths == DEATHS:
@@ -184,12 +208,24 @@ class DataLoader(paddle.io.DataLoader):
             raise OSError(message) if kind == "OSError" else RuntimeError(message)
 
 
-def _tensor(array):
-    """On the device. On the CPU, if it lies as Paddle's own do, it is the array's memory: to copy a
-    batch of float32 takes twice as long as to normalise it. Elsewhere than on a multiple of 64
-    bytes kernels may round otherwise, which then depends on the address.
+def _may_share(array, finished):
+    return isinstance(finished, np.ndarray) and np.may_share_memory(array, finished)
+
+
+def _tensor(array, own):
+    """On the device. On the CPU, if nobody else writes there (`own`) and it lies as Paddle's own
+    do, it is the array's memory: to copy a batch of float32 takes twice as long as to normalise it.
+    Elsewhere than on a multiple of 64 bytes kernels may round otherwise, which then depends on the
+    address.
     """
-    if paddle.get_device() == "cpu" and array.ctypes.data % 64 == 0:
+    if isinstance(array, paddle.Tensor):
+        return array
+    if array.dtype.names:
+        raise ValueError(
+            f"a field is of records of {', '.join(array.dtype.names)}, which no tensor can hold: "
+            "give the loader a `finish` that makes an array of them, such as normalize_on_device"
+        )
+    if own and paddle.get_device() == "cpu" and array.ctypes.data % ALIGNMENT == 0:
         return _without_copy(array)
     return paddle.to_tensor(array)
 
@@ -246,6 +282,7 @@ class _Workers(_DataLoaderIterMultiProcess):
 
     death = None  # how a worker has died
     leaving = False
+    slots = ()  # of each worker
 
     def __init__(self, loader):
         self._ended = threading.Event()  # a worker, and `death` says how
@@ -257,10 +294,20 @@ class _Workers(_DataLoaderIterMultiProcess):
         # them would wait forever for their threads, of which a fork has none.
         gc.freeze()
         try:
+            self.slots = self._dataset.slots = self._new_slots()
             super()._init_workers()
         finally:
             gc.unfreeze()
         core._erase_process_pids(id(self))  # nothing for that handler to look at
+
+    def _new_slots(self):
+        """As many for each worker as batches that it may owe, one that is read, and one more."""
+        slots = []
+        if self._use_shared_memory:
+            with suppress(OSError):
+                for _ in range(self._num_workers):
+                    slots.append(Slots(self._prefetch_factor + 2))
+        return slots
 
     def _watch(self):
         ended = connection.wait([worker.sentinel for worker in self._workers])
@@ -308,6 +355,8 @@ class _Workers(_DataLoaderIterMultiProcess):
     def stop(self):
         """Returns when the workers have ended."""
         self._try_shutdown_all()
+        for slots in self.slots:
+            slots.close()
 
     def _try_shutdown_all(self, timeout=None):
         if self._shutdown or self._data_queue is None:  # None: interrupted while it was made
@@ -346,7 +395,15 @@ def _ending(worker):
 
 
 class _Batches(paddle.io.Dataset):
-    """A data set whose items are the other's batches, each behind a field for its failure."""
+    """A data set whose items are the other's batches, each behind a report.
+
+    The report is a pickle in (bytes,) uint8: {"skipped": {file: message}, "error": None or (kind,
+    message), "forms": [(dtype, shape)] of the fields, "slot": None or (worker, number)}. Fields
+    are in the slot, or follow as their bytes.
+    """
+
+    slots = ()
+    threads = None
 
     def __init__(self, dataset, transform, seed, skip, prefetch_factor, pickled):
         self.dataset = dataset
@@ -365,18 +422,31 @@ class _Batches(paddle.io.Dataset):
             if self.transform is not None and fields:
                 rng = generator(self.seed, as_draw(draws[0]), BATCH)
                 fields = self.transform(*fields, rng)
+            fields = [np.asarray(field, order="C") for field in fields]
         except OSError as failure:
-            error = "OSError", str(failure)
+            fields, error = [], ("OSError", str(failure))
         except Exception:
-            error = "RuntimeError", traceback.format_exc()
-        report = json.dumps({"skipped": skipped, "error": error}).encode()
-        fields = [np.frombuffer(report, dtype=np.uint8), *([] if error else fields)]
+            fields, error = [], ("RuntimeError", traceback.format_exc())
+        slot = self.put(fields) if fields else None
+        forms = [(field.dtype, field.shape) for field in fields]
+        report = {"skipped": skipped, "error": error, "forms": forms, "slot": slot}
+        sent = [np.frombuffer(pickle.dumps(report), dtype=np.uint8)]
+        if slot is None:
+            sent += [field.reshape(-1).view(np.uint8) for field in fields]
         if self.pickled:
-            return fields
+            return sent
         # Of an array Paddle would make a tensor by a copy, and then copy that to the main process.
-        tensors = [_without_copy(field) for field in fields]
+        tensors = [_without_copy(field) for field in sent]
         self.unsent.append(tensors)
         return tensors
+
+    def put(self, fields):
+        """(worker, number) of the slot where they are; None: there is none."""
+        worker = paddle.io.get_worker_info()
+        if worker is None or worker.id >= len(self.slots):
+            return None
+        number = self.slots[worker.id].put(fields)
+        return None if number is None else (worker.id, number)
 
     def stack(self, draws, skipped):
         """The fields of the items, stacked, and in `skipped` {file: message} for those left out.
@@ -392,17 +462,15 @@ class _Batches(paddle.io.Dataset):
             ValueError: items of different shapes or dtypes.
         """
         fields, count = None, 0
-        for draw in draws:
-            try:
-                item = [np.asarray(value) for value in self.dataset[draw]]
-            except OSError as error:
+        for draw, (item, error) in zip(draws, self.items(draws)):
+            if error is not None:
                 if not self.skip:
-                    raise
+                    raise error
                 name = getattr(error, "path", None) or error.filename or error
                 skipped[str(name)] = str(error)
                 continue
             if fields is None:
-                fields = [np.empty((len(draws), *x.shape), x.dtype) for x in item]
+                fields = [empty((len(draws), *x.shape), x.dtype) for x in item]
             wanted = [(field.shape[1:], field.dtype) for field in fields]
             if [(x.shape, x.dtype) for x in item] != wanted:
                 raise ValueError(
@@ -413,6 +481,32 @@ class _Batches(paddle.io.Dataset):
                 field[count] = x
             count += 1
         return [field[:count] for field in fields or []]
+
+    def items(self, draws):
+        """For each draw in turn the item's arrays, or None, and the OSError with which it failed.
+
+        Without workers several at a time, if the data set bears it: PIL holds no lock of Python's
+        while it decodes and scales.
+        """
+        if paddle.io.get_worker_info() or not getattr(self.dataset, "thread_safe", False):
+            return map(self.item, draws)
+        if self.threads is None:
+            self.threads = ThreadPoolExecutor(_threads(), "Dataloader_item")
+        return self.threads.map(self.item, draws)
+
+    def item(self, draw):
+        try:
+            return [np.asarray(value) for value in self.dataset[draw]], None
+        except OSError as error:
+            return None, error
+
+
+def _threads():
+    """Of all cores, but no more than have something to do: of the 3 ms of an image, some 0.3 are
+    Python's own, of which no two run at the same time.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
+    return min(len(cores), 8)
 
 
 def _shapes(arrays):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .autoaugment import AugMix, AutoAugment, RandAugment, RandomTransform, TrivialAugmentWide
+from .memory import empty
 
 __all__ = [
     "ClassificationPresetEval",
@@ -96,17 +97,34 @@ def normalize_planes(planes, table, out):
 
 
 def normalize_batch(images):
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, for images that presets left as bytes."""
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, for images that presets left as bytes.
+
+    Where the preset erases, the images are (N,) `bytes_to_erase`, and are erased as well.
+    """
+    pixels, erased = take_apart(images)
     table = normalization_table()
-    shape = len(images), 3, *images.shape[1:3]
-    # From a multiple of 64 bytes on, as Paddle's tensors: DataLoader then takes it without a copy.
-    size = math.prod(shape)
-    memory = np.empty(size + 16, dtype=np.float32)
-    start = -memory.ctypes.data % 64 // 4
-    batch = memory[start : start + size].reshape(shape)
-    for image, planes in zip(images, batch):
+    batch = empty((len(pixels), 3, *pixels.shape[1:3]))
+    for image, planes in zip(pixels, batch):
         normalize_planes(np.moveaxis(image, 2, 0), table, planes)
+    if erased is not None:
+        erasing = RandomErasing()
+        for planes, box, value in zip(batch, erased["box"].tolist(), erased["value"]):
+            erasing.apply(planes, (*box, value[:, None, None]))
     return batch
+
+
+def bytes_to_erase(size):
+    """dtype of a (size, size) image that is left as bytes, and of what is to be erased from it
+    once it is normalised: (top, left, height, width), of no height if nothing is, and the value
+    for each channel.
+    """
+    erased = np.dtype([("box", np.int32, 4), ("value", np.float32, 3)])
+    return np.dtype([("pixels", np.uint8, (size, size, 3)), ("erased", erased)])
+
+
+def take_apart(images):
+    """Images left as bytes -> (N, H, W, 3) uint8, and (N,) of "box" and "value", or None."""
+    return (images["pixels"], images["erased"]) if images.dtype.names else (images, None)
 
 
 class ClassificationPresetEval:
@@ -118,6 +136,8 @@ class ClassificationPresetEval:
         normalize: False leaves bytes, (crop_size, crop_size, 3) uint8, for `normalize_batch`: a
             worker then has a quarter as much to send.
     """
+
+    thread_safe = True  # called, it changes nothing of its own
 
     def __init__(
         self,
@@ -256,11 +276,14 @@ class ClassificationPresetTrain(RandomTransform):
         augmix_severity: of AugMix, 1 to 10.
         random_erase_prob: how often a rectangle is erased.
         fused: how PyTorch's CPU kernels round, for AugMix; see `autoaugment.TensorOps`.
-        normalize: as for ClassificationPresetEval; random erasing comes after it.
+        normalize: as for ClassificationPresetEval. With random erasing, which comes after it, what
+            is left is (), `bytes_to_erase(crop_size)`.
 
     Raises:
-        ValueError: an unknown policy, an argument out of range, or random erasing of bytes.
+        ValueError: an unknown policy, or an argument out of range.
     """
+
+    thread_safe = True
 
     def __init__(
         self,
@@ -288,11 +311,6 @@ class ClassificationPresetTrain(RandomTransform):
             )
         if not 0 <= hflip_prob <= 1:
             raise ValueError(f"hflip_prob is {hflip_prob}: give a probability, 0 to 1")
-        if random_erase_prob and not normalize:
-            raise ValueError(
-                f"random_erase_prob is {random_erase_prob} with normalize=False: what is erased is "
-                "set to a normalised value, so leave normalize=True"
-            )
         self.normalize = normalize
         self.crop_size = crop_size
         self.interpolation = interpolation
@@ -337,10 +355,21 @@ class ClassificationPresetTrain(RandomTransform):
                 yield label, image
         if not self.normalize:
             yield "to_array", np.asarray(image)
+            if self.erase.p:
+                yield "with_erased", self.with_erased(image, drawn["erase"])
             return
         array = to_normalized_array(image, self.table)
         yield "normalize", array
         yield "erase", self.erase.apply(array, drawn["erase"])
+
+    def with_erased(self, image, drawn):
+        """(), `bytes_to_erase`, of an image and of what RandomErasing draws; None: nothing."""
+        item = np.zeros((), bytes_to_erase(self.crop_size))
+        item["pixels"] = np.asarray(image)
+        if drawn is not None:
+            *box, value = drawn
+            item["erased"]["box"], item["erased"]["value"] = box, value.ravel()
+        return item
 
 
 def _policy_settings(policy, size):

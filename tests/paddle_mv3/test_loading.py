@@ -623,11 +623,6 @@ def test_what_is_normalised_last_is_copied_only_where_it_lies_badly(offset, imag
         assert images.data_ptr() % 64 == 0
 
 
-def test_bytes_cannot_be_erased():
-    with pytest.raises(ValueError, match=r"random_erase_prob is 0\.2 with normalize=False"):
-        paddle_mv3.ClassificationPresetTrain(random_erase_prob=0.2, normalize=False)
-
-
 # --- images that cannot be read --------------------------------------------------------------
 
 
