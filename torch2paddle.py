@@ -38,7 +38,15 @@ from alignment.convert import (
     revert_file,
     rules,
 )
-from alignment.files import CannotRun, missing, require_file, shown, whole_file, write_pdparams
+from alignment.files import (
+    CannotRun,
+    missing,
+    require_file,
+    require_writable,
+    shown,
+    whole_file,
+    write_pdparams,
+)
 from alignment.layers import read_layer_map
 from alignment.origin import CURRENT, UNKNOWN, note_origin, origin_of
 from alignment.pairing import Pairing
@@ -85,6 +93,7 @@ def prepare(args, port=None, reference=None):
         if not missing(path):
             require_file(path)
     if missing(torch_file):
+        require_writable(folder)
         if args.pretrained:
             download(url, torch_file)
         else:

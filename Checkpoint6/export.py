@@ -125,7 +125,9 @@ def writing(where):
 def require_place(target, where):
     """Raises CannotRun where no folder `target` can be made, or nothing be written into it."""
     with writing(where):
-        if missing(target):  # a name that is too long raises here
+        with contextlib.suppress(FileNotFoundError):
+            target.lstat()  # a name that is too long raises here
+        if missing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=target.parent).close()
         else:

@@ -20,17 +20,29 @@ STEPS = sorted(path.name for path in ROOT.glob("0[1-5]_test_*.py"))
 
 WITHOUT_RESULTS = ("average_checkpoints.py", "digits.py", "export.py", "predict.py")
 
-from alignment import cli  # noqa: E402  isort: skip  (settles the frameworks' warnings)
+# The frameworks are imported where they are used, as xdist's controller needs none of them: it
+# would begin with four seconds in which no test runs.
 
-import paddle  # noqa: E402
-import torch  # noqa: E402
 
-import paddle_mv3  # noqa: E402
-import torch2paddle  # noqa: E402
-from alignment.files import unpack  # noqa: E402
-from alignment.stages.fake import gen_fake_data, load_fake_data  # noqa: E402, F401
+def pytest_sessionstart(session):
+    if not session.config.pluginmanager.hasplugin("dsession"):  # all but that controller
+        from alignment import cli  # noqa: F401  isort: skip  (settles the frameworks' warnings)
+        import paddle
 
-paddle.set_device("cpu")
+        paddle.set_device("cpu")
+
+
+def pytest_collection_finish(session):
+    """Half a million objects of the frameworks live as long as the process: no garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def collect_garbage():
+    """Of the last test alone. (A data loader with workers thaws what has been frozen.)"""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -64,6 +76,8 @@ class Result:
 
 @pytest.fixture(scope="session")
 def image_dir(tmp_path_factory):
+    from alignment.files import unpack
+
     folder = tmp_path_factory.mktemp("images") / "lite_data"
     unpack(ROOT / "lite_data.tar", folder)
     return folder / "val"
@@ -72,6 +86,11 @@ def image_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Fake data and the weights of both models; tests leave it as it is."""
+    import paddle_mv3
+    import torch2paddle
+    from alignment import cli
+    from alignment.stages.fake import load_fake_data
+
     folder = tmp_path_factory.mktemp("data")
     load_fake_data(folder)
     parser = cli.parser("", paddle_mv3.MODELS)
@@ -99,6 +118,7 @@ def run(monkeypatch, capfd, tmp_path, data_dir, image_dir):
 
     `--data-dir`, `--result-dir` and `--image-dir` default to the test's own.
     """
+    import paddle
 
     def run_script(script, *options, **defaults):
         folders = {"--data-dir": data_dir, "--result-dir": tmp_path / "result"}
@@ -117,7 +137,7 @@ def run(monkeypatch, capfd, tmp_path, data_dir, image_dir):
             runpy.run_path(str(ROOT / script), run_name="__main__")
         paddle.set_device("cpu")
         if script.startswith("Checkpoint6"):
-            gc.collect()  # a training leaves 130 MB in cycles, few objects: Python would wait
+            collect_garbage()  # a training leaves 130 MB in cycles, few objects: Python would wait
         out, err = capfd.readouterr()
         return Result(leaving.value.code or 0, out, err)
 
@@ -169,6 +189,8 @@ def occupied(folder):
 
 def same(a, b, where=""):
     """Asserts that two states are the same to the last bit."""
+    import torch
+
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for key in a:
