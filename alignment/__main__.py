@@ -11,6 +11,7 @@ not aligned, else 0.
 
 from . import environment  # isort: skip  (first)
 
+import importlib
 import json
 import os
 import sys
@@ -85,6 +86,17 @@ def main(args):
     leave(max(job.returncode for job in jobs))
 
 
+def preload():
+    """Imports what the steps import, but for the models: a forked step finds it there."""
+    from .torchvision_import import import_torchvision
+
+    import_torchvision()
+    for name in ("torchvision.models", "torchvision.transforms.v2", "reprod_log"):
+        importlib.import_module(name)
+    for name in ("step", "locate", "weights", "stages.recipe", "stages.augmentation"):
+        importlib.import_module(f"alignment.{name}")
+
+
 def run():
     """The console script: a command of any pair, or the steps of this repository."""
     environment.require("numpy")  # which all below imports
@@ -110,9 +122,7 @@ def run():
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     from . import cli
 
-    sys.path.insert(0, str(ROOT))
-    import torch_ref  # noqa: F401  (with the frameworks: what each step would import)
-
+    preload()
     cli.run(main, cli.parser(__doc__))
 
 

@@ -1,7 +1,13 @@
-"""torchvision, wherever it can be imported. Needs torch, and no paddle."""
+"""torchvision, wherever it can be imported, and quickly. Needs torch, and no paddle."""
 
+import contextlib
+import importlib
 import sys
 import types
+
+__all__ = ["import_torchvision"]
+
+COMPILER = "torch._dynamo"
 
 
 def import_torchvision():
@@ -12,13 +18,44 @@ def import_torchvision():
     import, although models, transforms and data sets need none of them. Only then is that one
     module left out.
     """
+    with _compiler_on_demand():
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):
+                raise
+            for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+                del sys.modules[name]
+            name = "torchvision._meta_registrations"
+            sys.modules[name] = types.ModuleType(name)
+            importlib.import_module("torchvision")
+
+
+@contextlib.contextmanager
+def _compiler_on_demand():
+    """Within, an import of torch's compiler imports nothing.
+
+    torchvision asks it one question, in roi_align, and importing it for that takes longer than all
+    of torchvision: a second. It is asked when roi_align is called.
+    """
+    if COMPILER in sys.modules:
+        yield
+        return
+    package, utils = types.ModuleType(COMPILER), types.ModuleType(f"{COMPILER}.utils")
+
+    def is_compile_supported(device_type):
+        return importlib.import_module(utils.__name__).is_compile_supported(device_type)
+
+    package.__path__ = []
+    utils.is_compile_supported = is_compile_supported
+    names = {COMPILER: package, utils.__name__: utils}
+    sys.modules.update(names)
     try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        name = "torchvision._meta_registrations"
-        sys.modules[name] = types.ModuleType(name)
-        import torchvision  # noqa: F401
+        yield
+    except ImportError:  # another torchvision asks for more
+        pass
+    finally:
+        for name, module in names.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+    importlib.import_module("torchvision")
