@@ -90,9 +90,7 @@ def preload():
     """Imports what the steps import, but for the models: a forked step finds it there."""
     from .torchvision_import import import_torchvision
 
-    import_torchvision()
-    for name in ("torchvision.models", "torchvision.transforms.v2", "reprod_log"):
-        importlib.import_module(name)
+    import_torchvision("torchvision.transforms.v2")
     for name in ("step", "locate", "weights", "stages.recipe", "stages.augmentation"):
         importlib.import_module(f"alignment.{name}")
 

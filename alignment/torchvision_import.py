@@ -10,33 +10,51 @@ __all__ = ["import_torchvision"]
 COMPILER = "torch._dynamo"
 
 
-def import_torchvision():
+def import_torchvision(*modules):
     """Imports torchvision, also where its CUDA wheel stands beside a CPU build of torch.
 
     torchvision's wheel on PyPI holds CUDA operators that a CPU torch cannot load; its module of
     shape rules for them then fails ("operator torchvision::nms does not exist"), and with it the
     import, although models, transforms and data sets need none of them. Only then is that one
     module left out.
+
+    Args:
+        modules: names of modules of it to import too, as "torchvision.transforms.v2".
     """
-    with _compiler_on_demand():
-        try:
-            importlib.import_module("torchvision")
-        except RuntimeError as error:
-            if "torchvision::" not in str(error):
-                raise
-            for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-                del sys.modules[name]
-            name = "torchvision._meta_registrations"
-            sys.modules[name] = types.ModuleType(name)
-            importlib.import_module("torchvision")
+    try:
+        with _compiler_on_demand():
+            _import(modules)
+    except (ImportError, AttributeError):  # another version asks more of the compiler
+        _forget()
+        _import(modules)
+
+
+def _import(modules):
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        _forget()
+        name = "torchvision._meta_registrations"
+        sys.modules[name] = types.ModuleType(name)
+        importlib.import_module("torchvision")
+    for name in modules:
+        importlib.import_module(name)
+
+
+def _forget():
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager
 def _compiler_on_demand():
     """Within, an import of torch's compiler imports nothing.
 
-    torchvision asks it one question, in roi_align, and importing it for that takes longer than all
-    of torchvision: a second. It is asked when roi_align is called.
+    torchvision asks it one question, in roi_align, and has it leave one function of tv_tensors
+    alone; importing it for that takes longer than all of torchvision: a second. It is asked when
+    roi_align is called, and may trace that function.
     """
     if COMPILER in sys.modules:
         yield
@@ -46,16 +64,16 @@ def _compiler_on_demand():
     def is_compile_supported(device_type):
         return importlib.import_module(utils.__name__).is_compile_supported(device_type)
 
-    package.__path__ = []
+    def disable(function, recursive=True, **_):
+        return function
+
+    package.__path__, package.disable, package.utils = [], disable, utils
     utils.is_compile_supported = is_compile_supported
     names = {COMPILER: package, utils.__name__: utils}
     sys.modules.update(names)
     try:
         yield
-    except ImportError:  # another torchvision asks for more
-        pass
     finally:
         for name, module in names.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
-    importlib.import_module("torchvision")

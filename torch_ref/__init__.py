@@ -5,7 +5,7 @@ No paddle in here.
 
 from alignment.torchvision_import import import_torchvision
 
-import_torchvision()
+import_torchvision("torchvision.transforms.v2")
 
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small  # noqa: E402
 from torchvision.transforms import InterpolationMode  # noqa: E402
