@@ -175,8 +175,14 @@ def test_in_live_weights_every_parameter_and_statistic_matters(name):
     model = make_alive(torch_ref.MODELS[name]())
     images = torch.from_numpy(np.random.RandomState(0).rand(1, 3, 224, 224).astype("float32"))
     generator = torch.Generator().manual_seed(1)
+    layers = [*model.features, torch.nn.Sequential(model.avgpool, torch.nn.Flatten())]
+    layers.append(model.classifier)
     with torch.no_grad():
+        inputs = [images - 0.5]  # of each of the layers: those before a change stay
+        for layer in layers:
+            inputs.append(layer(inputs[-1]))
         logits = model(images - 0.5)
+        assert torch.equal(inputs[-1], logits)
         assert 0.1 < logits.abs().mean() < 2
         for key, tensor in model.state_dict().items():
             if key.endswith("num_batches_tracked"):
@@ -184,7 +190,12 @@ def test_in_live_weights_every_parameter_and_statistic_matters(name):
             before = tensor.clone()
             assert before.std() > 0, key
             tensor.mul_(torch.empty_like(tensor).uniform_(0.9, 1.1, generator=generator))
-            moved = (model(images - 0.5) - logits).abs().mean()
+            place = key.split(".")
+            begin = int(place[1]) if place[0] == "features" else len(layers) - 1
+            output = inputs[begin]
+            for layer in layers[begin:]:
+                output = layer(output)
+            moved = (output - logits).abs().mean()
             tensor.copy_(before)
             assert moved > 30 * thresholds.LOGITS, key
 

@@ -328,7 +328,9 @@ def test_bad_input_is_one_line(compare, port, reference, options, message):
 # A trainer that learns at once; each start of it is a line in the file `starts`.
 TRAINER = """
 import argparse, json, pathlib, sys, time
+from unittest.mock import MagicMock
 import numpy as np
+sys.modules["paddle"] = sys.modules["torch"] = MagicMock()  # reprod_log imports them, for nothing
 flags = argparse.ArgumentParser()
 for name in ("seed", "epochs"):
     flags.add_argument("--" + name, type=int)
