@@ -206,6 +206,7 @@ def compare_schedules(port, reference):
         optimizer = paddle.optimizer.SGD(schedule, parameters=[tensor])
         optimizer_ref = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.064)
         schedule_ref = reference.create_lr_scheduler(optimizer_ref, **arguments)
+        optimizer_ref.step()  # once: before its schedule, PyTorch wants it
         method = warmup.get("lr_warmup_method", "no")
         for epoch in range(SCHEDULE["epochs"] + 3):
             lr, lr_ref = optimizer.get_lr(), optimizer_ref.param_groups[0]["lr"]
@@ -213,7 +214,6 @@ def compare_schedules(port, reference):
             row = Difference(where, "learning rate", f"{lr!r} | {lr_ref!r}", abs(lr - lr_ref), 0.0)
             if not row.agrees:
                 break
-            optimizer_ref.step()
             schedule_ref.step()
             schedule.step()
         found.append(row)
