@@ -22,11 +22,9 @@ random erasing, for which torchvision is not run.
 
 import argparse
 import contextlib
-import io
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -40,6 +38,7 @@ import torch_ref  # noqa: E402  isort: skip  (before torchvision, which it may h
 
 import data_port  # noqa: E402
 import torch  # noqa: E402
+from older import check_out  # noqa: E402
 from PIL import Image  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from torchvision import transforms  # noqa: E402
@@ -133,17 +132,6 @@ class Port:
         if not answer:
             sys.exit(f"the port has ended with status {self.process.wait()}")
         return tuple(map(float, answer.split()))
-
-
-def check_out(ref, folder):
-    """The files of a commit, in `folder`; ends with status 2 if there is no such commit."""
-    done = subprocess.run(["git", "-C", ROOT, "archive", ref], capture_output=True)
-    if done.returncode:
-        print(f"error: --against {ref}: {done.stderr.decode().strip()}", file=sys.stderr)
-        sys.exit(2)
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
 
 
 def assert_same(loaders):

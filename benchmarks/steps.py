@@ -1,44 +1,96 @@
-"""What each step spends beyond importing the frameworks.
+"""How long the steps take, and all of them together; beside an older commit, if one is given.
 
     python benchmarks/steps.py
+    python benchmarks/steps.py --against v1 --runs 5
 
-Runs each script and, alternating with it, a process that only imports what the script imports;
-prints medians in seconds. The goal is 1.5 s of work a step.
+Each script is run in turn with a process that only imports what the script imports, and with the
+script of the older commit. Printed are medians: seconds, how many times its imports a step takes,
+and how many times as fast as the older commit it is, by the clock and by the processor time of all
+its processes. The latter is steadier where other work runs beside it.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-STEPS = sorted(ROOT.glob("0[1-5]_test_*.py"))
+from older import ROOT, check_out
+from tabulate import tabulate
+
 # run_name is not "__main__": all of the imports, none of the work.
 IMPORTS = "import runpy, sys; sys.path.insert(0, {0!r}); runpy.run_path({1!r}, run_name='imported')"
+TRAINING = "Checkpoint6/align_training.py", "--steps", "10", "--processes", "1"
 
 
-def seconds(*command):
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+class Time(NamedTuple):
+    """Of one command, in seconds."""
+
+    clock: float
+    processor: float
+
+
+def measure(folder, results, *command):
+    """Time of a command in `folder`, whose results go to the folder `results`."""
+    before, start = os.times(), time.perf_counter()
+    full = [sys.executable, *command]
+    if command[0] != "-c":
+        full += ["--result-dir", results]
+    done = subprocess.run(full, cwd=folder, capture_output=True, text=True)
+    clock, after = time.perf_counter() - start, os.times()
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} in {folder}: {done.stdout}{done.stderr}")
+    processor = sum(
+        getattr(after, name) - getattr(before, name)
+        for name in ("children_user", "children_system")
+    )
+    return Time(clock, processor)
+
+
+def median(pairs, value):
+    return statistics.median(value(*pair) for pair in pairs)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--against", help="a commit: the same is run of it, in turn")
     args = parser.parse_args()
-    print(f"{'step':22}{'imports':>9}{'whole':>9}{'work':>9}   seconds, median of {args.runs}")
-    for step in STEPS:
-        seconds(step)  # makes what is missing, fills the disk cache
-        pairs = [
-            (seconds("-c", IMPORTS.format(str(ROOT), str(step))), seconds(step))
-            for _ in range(args.runs)
-        ]
-        imports, whole = (statistics.median(column) for column in zip(*pairs))
-        work = statistics.median(whole - imports for imports, whole in pairs)
-        print(f"{step.name:22}{imports:9.2f}{whole:9.2f}{work:9.2f}")
+    commands = [(step.name,) for step in sorted(ROOT.glob("0[1-5]_test_*.py"))]
+    commands += [TRAINING, ("-m", "alignment")]
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        new = Path(work) / "result"
+        old_folder = check_out(args.against, Path(work) / "old") if args.against else None
+        for command in commands:
+            name = " ".join(command)
+            measure(ROOT, new, *command)  # makes what is missing, fills the disk cache
+            if old_folder:
+                measure(old_folder, Path(work) / "old_result", *command)
+            both, beside = [], []
+            for _ in range(args.runs):
+                now = measure(ROOT, new, *command)
+                if command[0].startswith("0"):
+                    code = IMPORTS.format(str(ROOT), str(ROOT / command[0]))
+                    both.append((now, measure(ROOT, new, "-c", code)))
+                else:
+                    both.append((now, None))
+                if old_folder:
+                    beside.append((now, measure(old_folder, Path(work) / "old_result", *command)))
+            row = [name, median(both, lambda now, _: now.clock)]
+            is_step = both[0][1] is not None
+            row.append(median(both, lambda now, imp: now.clock / imp.clock) if is_step else None)
+            if old_folder:
+                row.append(median(beside, lambda now, old: old.clock / now.clock))
+                row.append(median(beside, lambda now, old: old.processor / now.processor))
+            rows.append(row)
+            print(f"{name}: {row[1]:.1f} s", flush=True)
+    headers = ["command", "seconds", "times its imports", "times as fast", "by processor time"]
+    print(f"\nmedian of {args.runs}\n{tabulate(rows, headers[: len(rows[0])], floatfmt='.2f')}")
 
 
 if __name__ == "__main__":
