@@ -44,10 +44,8 @@ def measure(folder, results, *command):
     clock, after = time.perf_counter() - start, os.times()
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} in {folder}: {done.stdout}{done.stderr}")
-    processor = sum(
-        getattr(after, name) - getattr(before, name)
-        for name in ("children_user", "children_system")
-    )
+    user, system = after.children_user, after.children_system
+    processor = user + system - before.children_user - before.children_system
     return Time(clock, processor)
 
 
