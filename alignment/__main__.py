@@ -2,6 +2,7 @@
 
     python -m alignment
     python -m alignment --model mobilenet_v3_large
+    python -m alignment --watch            again, whenever a file of the port is saved
     python -m alignment compare --help     any pair of models
     python -m alignment map --help         which layer is which
 
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from .processes import Job, can_fork, processors, run_in_turn
 from .screen import CANNOT_RUN, leave
@@ -53,37 +55,77 @@ def row(script, job, summary_file):
     return [Path(script).name, what, difference, threshold, summary["verdict"], job.seconds]
 
 
-@environment.ended_by_signals()
-def main(args):
-    options = sys.argv[1:]
+class Step(NamedTuple):
+    """A script that is run, its options, and the JSON that it writes."""
+
+    script: str
+    own: tuple  # options, as they are shown
+    options: tuple  # that all share
+    summary: Path
+
+    def job(self):
+        """A Job that runs it; what it wrote before is gone."""
+        self.summary.unlink(missing_ok=True)
+        return Job(ROOT / self.script, [*self.own, *self.options])
+
+
+def all_steps(args, options):
+    """[Step] in the order of the tutorial.
+
+    Args:
+        options: as they were given, for the numbered scripts.
+    """
     log_dir = args.result_dir / "log"
-    steps = [(script, stem, (), options) for script, stem in STEPS.items()]
+    steps = [Step(s, (), options, log_dir / f"{stem}.json") for s, stem in STEPS.items()]
     shared = ["--result-dir", str(args.result_dir)]
     if args.model:
         shared += ["--model", args.model]
     if args.layer_map:
         shared += ["--layer-map", str(args.layer_map)]
-    steps.append((*TRAINING, shared))
-    jobs = []
-    for script, stem, own, given in steps:
-        (log_dir / f"{stem}.json").unlink(missing_ok=True)
-        jobs.append(Job(ROOT / script, [*own, *given]))
+    script, stem, own = TRAINING
+    return [*steps, Step(script, own, tuple(shared), log_dir / f"{stem}.json")]
+
+
+def _is_watch(option):
+    """Whether that is --watch, which the steps do not know, or its beginning."""
+    return option.startswith("--w") and "--watch".startswith(option)
+
+
+@environment.ended_by_signals()
+def main(args):
+    given = tuple(each for each in sys.argv[1:] if not _is_watch(each))
+    steps = all_steps(args, given)
+    jobs = [step.job() for step in steps]
     # On a GPU they would share its memory.
     at_once = processors() if args.device == "cpu" else 1
+    fork = can_fork(args.device)
     # The longest first; of the others, the first that is read.
     order = [jobs[-1], *jobs[:-1]] if at_once > 1 else jobs
     rows = []
-    done = run_in_turn(jobs, order, at_once, can_fork(args.device))
-    for job, (script, stem, own, _) in zip(done, steps):
-        print(f"\n$ python {' '.join([script, *own])}", flush=True)
+    for step, job in zip(steps, run_in_turn(jobs, order, at_once, fork)):
+        print(f"\n$ python {' '.join([step.script, *step.own])}", flush=True)
         job.show()
-        rows.append(row(script, job, log_dir / f"{stem}.json"))
+        rows.append(row(step.script, job, step.summary))
     from tabulate import tabulate
 
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")
-    print(f"\n{tabulate(rows, headers, floatfmt=formats)}")
+    print(f"\n{tabulate(rows, headers, floatfmt=formats)}", flush=True)
+    if args.watch:
+        from .watch import watch
+
+        watch(ROOT, steps, jobs, at_once, fork)
     leave(max(job.returncode for job in jobs))
+
+
+def flags(parser):
+    """`parser` of the options that all steps share, with those of this command alone."""
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="stay, and run again what a saved Python file takes part in; Ctrl-C ends it",
+    )
+    return parser
 
 
 def preload():
@@ -121,7 +163,7 @@ def run():
     from . import cli
 
     preload()
-    cli.run(main, cli.parser(__doc__))
+    cli.run(main, flags(cli.parser(__doc__)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import environment
 
-__all__ = ["Job", "can_fork", "processors", "run_in_turn"]
+__all__ = ["Job", "can_fork", "processors", "run_at_once", "run_in_turn"]
 
 POLL = 0.02  # seconds
 
@@ -50,17 +50,20 @@ class Job:
     Attributes:
         returncode: exit status; None while it runs, or before.
         seconds: from its start to its end.
+        out, err: what it has printed, once it has ended.
+        imported: {path} of the Python files that it has read; None where that is not known.
     """
 
     def __init__(self, script, arguments):
         self.script, self.arguments = Path(script), [str(each) for each in arguments]
         self.returncode, self.pid, self.seconds = None, None, 0.0
+        self.out, self.err, self.imported = "", "", None
         self._popen = None
 
     def start(self, fork):
         """Starts it; `fork`: see `can_fork`."""
-        # Closed when they were shown.
-        self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
+        files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  (`_read` closes them)
+        self._out, self._err, self._files = files
         self._begin = time.perf_counter()
         if not fork:
             command = [sys.executable, self.script, *self.arguments]
@@ -83,12 +86,17 @@ class Job:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(self._out.fileno(), 1)
             os.dup2(self._err.fileno(), 2)
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # of these two
             sys.argv = [str(self.script), *self.arguments]
             sys.path[0] = str(self.script.parent)
             runpy.run_path(str(self.script), run_name="__main__")
             status = 0
         except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+            status = leaving.code or 0
+            if not isinstance(status, int):  # a text, as Python itself takes it
+                with contextlib.suppress(OSError):
+                    print(status, file=sys.stderr)
+                status = 1
         except BaseException:
             with contextlib.suppress(OSError):
                 traceback.print_exc()
@@ -96,6 +104,10 @@ class Job:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
+            modules = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
+            with contextlib.suppress(OSError):
+                names = [str(self.script), *filter(None, modules)]
+                os.write(self._files.fileno(), "\0".join(names).encode())
             os._exit(status)
 
     def poll(self):
@@ -108,15 +120,23 @@ class Job:
                 self.returncode = os.waitstatus_to_exitcode(status) if pid else None
             if self.returncode is not None:
                 self.seconds = time.perf_counter() - self._begin
+                self._read()
         return self.returncode is not None
+
+    def _read(self):
+        texts = []
+        for file in (self._out, self._err, self._files):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "backslashreplace"))
+            file.close()
+        self.out, self.err, names = texts
+        self.imported = set(names.split("\0")) if names else None
 
     def show(self):
         """Prints what it has printed, on the same streams."""
-        for file, stream in ((self._out, sys.stdout), (self._err, sys.stderr)):
-            file.seek(0)
-            stream.write(file.read().decode("utf-8", "backslashreplace"))
+        for text, stream in ((self.out, sys.stdout), (self.err, sys.stderr)):
+            stream.write(text)
             stream.flush()
-            file.close()
 
     def end(self):
         """Ends it, if it runs."""
@@ -133,15 +153,24 @@ def run_in_turn(jobs, order, at_once, fork):
         at_once: how many may run at the same time.
         fork: see `can_fork`.
     """
-    waiting, wanted = list(order), list(jobs)
+    ended, wanted = set(), list(jobs)
+    for job in run_at_once(order, at_once, fork):
+        ended.add(job)
+        while wanted and wanted[0] in ended:
+            yield wanted.pop(0)
+
+
+def run_at_once(order, at_once, fork):
+    """Runs jobs, some at the same time; yields each as it ends. Arguments as of `run_in_turn`."""
+    waiting, running = list(order), []
     with contextlib.ExitStack() as stack:
-        while wanted:
-            running = [job for job in jobs if job.pid is not None and not job.poll()]
+        while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 stack.enter_context(environment.cleaned_up(job.end))
                 job.start(fork)
                 running.append(job)
-            while wanted and wanted[0].poll():
-                yield wanted.pop(0)
+            for job in [job for job in running if job.poll()]:
+                running.remove(job)
+                yield job
             time.sleep(POLL)

@@ -39,7 +39,7 @@ def test_table(statuses, records, tmp_path, monkeypatch, capfd):
     argv = ["alignment", "--result-dir", str(tmp_path / "result")]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as leaving:
-        cli.run(table.main, cli.parser(""))
+        cli.run(table.main, table.flags(cli.parser("")))
     assert leaving.value.code == max(statuses)
     lines = capfd.readouterr().out.splitlines()
     assert f"$ python {training} --steps 10" in lines

@@ -1,0 +1,125 @@
+"""python -m alignment --watch: what a saved file takes part in runs again."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from queue import Empty, Queue
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+
+from alignment.processes import Job, run_at_once, run_in_turn
+from alignment.watch import affected, verdict
+
+COPIED = ["alignment", "paddle_mv3", "torch_ref", "Checkpoint6", "data", "lite_data.tar"]
+
+
+def test_only_what_has_imported_a_file_runs_again():
+    def ended(imported, status=0):
+        return SimpleNamespace(imported=imported, returncode=status)
+
+    last = {
+        "model": ended({"/x/model.py", "/x/one.py"}),
+        "data": ended({"/x/data.py"}, 1),
+        "broken": ended({"/x/one.py"}, 2),
+        "unknown": ended(None),
+    }
+    assert affected([Path("/x/model.py")], last) == ["model", "broken", "unknown"]
+    assert affected([Path("/x/data.py")], last) == ["data", "broken", "unknown"]
+    assert affected([Path("/x/other.py")], last) == ["broken", "unknown"]
+
+
+def test_the_verdict_is_the_line_of_the_step():
+    job = SimpleNamespace(out="made x\nNOT ALIGNED: a\nLook at: b\n", err="", returncode=1)
+    assert verdict(job) == "NOT ALIGNED: a"
+    job = SimpleNamespace(out="", err="Traceback\nerror: no such thing\n\n", returncode=2)
+    assert verdict(job) == "error: no such thing"
+    assert "exit -9" in verdict(SimpleNamespace(out="", err="", returncode=-9))
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_jobs_keep_status_streams_and_order(fork, tmp_path):
+    """Forked or started anew: the same."""
+    (tmp_path / "helper.py").write_text("VALUE = 7")
+    scripts = {
+        "slow.py": "import time; time.sleep(0.3); import helper; print('slow', helper.VALUE)",
+        "fails.py": "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)",
+        "breaks.py": "print(1 / 0)",
+        "says.py": "import sys; sys.exit('a text')",
+    }
+    for name, code in scripts.items():
+        (tmp_path / name).write_text(code)
+    jobs = [Job(tmp_path / name, ["--x", 1]) for name in scripts]
+    assert list(run_in_turn(jobs, jobs[::-1], 4, fork)) == jobs
+    slow, fails, breaks, says = jobs
+    assert [job.returncode for job in jobs] == [0, 3, 1, 1]
+    assert slow.out == "slow 7\n" and slow.seconds > 0.3
+    assert (fails.out, fails.err) == ("out\n", "err\n")
+    assert "ZeroDivisionError" in breaks.err and says.err == "a text\n"
+    if fork:
+        assert {str(tmp_path / "slow.py"), str(tmp_path / "helper.py")} <= slow.imported
+        assert str(tmp_path / "helper.py") not in fails.imported
+    else:
+        assert slow.imported is None
+    quick = [Job(tmp_path / name, []) for name in scripts]
+    assert next(run_at_once(quick, 4, fork)) is not quick[0]
+
+
+def lines_of(stream):
+    queue = Queue()
+
+    def read():
+        for line in stream:
+            queue.put(line)
+
+    threading.Thread(target=read, daemon=True).start()
+    return queue
+
+
+def wait_for(queue, text, seconds=300):
+    seen = []
+    try:
+        while True:
+            seen.append(queue.get(timeout=seconds))
+            if text in seen[-1]:
+                return "".join(seen)
+    except Empty:
+        raise AssertionError(f"no {text!r} in: {''.join(seen)}") from None
+
+
+@pytest.mark.slow
+def test_a_mistake_shows_when_the_file_is_saved(tmp_path, data_dir):
+    for name in COPIED:
+        source, target = ROOT / name, tmp_path / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("output*", "*.pdparams"))
+        else:
+            shutil.copy(source, target)
+    for source in ROOT.glob("*.py"):
+        shutil.copy(source, tmp_path)
+    command = [sys.executable, "-m", "alignment", "--watch", "--data-dir", str(data_dir)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            queue = lines_of(process.stdout)
+            wait_for(queue, "Watching")
+            model = tmp_path / "paddle_mv3" / "model.py"
+            right = model.read_text()
+            assert right.count("epsilon=0.001") == 1
+            model.write_text(right.replace("epsilon=0.001", "epsilon=0.01"))
+            text = wait_for(queue, "01_test_forward.py")
+            assert "paddle_mv3/model.py\n" in text
+            assert "NOT ALIGNED: logits" in text.splitlines()[-1]
+            assert "before: aligned" in wait_for(queue, "before: aligned")
+            wait_for(queue, "align_training.py")
+            model.write_text(right)
+            text = wait_for(queue, "01_test_forward.py")
+            assert " aligned: 1 array" in text.splitlines()[-1]
+            # What has nothing to do with the model is not run again.
+            assert "02_test_data" not in text
+        finally:
+            process.terminate()
+    assert process.returncode == 143
