@@ -145,13 +145,14 @@ def set_gradients(models, rules, rng, scale=0.01):
         for name, parameter in models[0].named_parameters()
         if rules[name][0] in theirs
     ]
-    values = torch.from_numpy(scale * rng.standard_normal(sum(p.numel() for _, p, _ in pairs)))
+    dtype = str(pairs[0][1].dtype).rpartition(".")[2]
+    values = (scale * rng.standard_normal(sum(p.numel() for _, p, _ in pairs))).astype(dtype)
     start = 0
     for mine, other, rule in pairs:
-        gradient = values[start : start + other.numel()].reshape(other.shape).to(other)
+        gradient = values[start : start + other.numel()].reshape(other.shape)
         start += other.numel()
-        other.grad = gradient
-        array = np.ascontiguousarray(as_paddle(gradient.cpu().numpy(), rule))
+        other.grad = torch.from_numpy(gradient).to(other.device)
+        array = np.ascontiguousarray(as_paddle(gradient, rule))
         if mine.grad is None:
             mine.grad = paddle.to_tensor(array)
         else:
