@@ -21,6 +21,7 @@ import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.locate import locate_forward
+from alignment.power import forward_power
 from alignment.precision import to_float64
 from alignment.stages.fake import load_fake_data
 from alignment.stages.initialisation import compare_initialisation
@@ -87,6 +88,13 @@ def main(args):
         models, runs = (paddle_model, torch_model), (run_paddle, run_torch)
         path = log_dir / "forward_layers.log"
         report.locate(locate_forward(*models, *runs, path, pairing.layers))
+    if report.aligned:  # how small a mistake in a weight would have been seen?
+
+        def logits(model):
+            return [model(torch.from_numpy(inputs).to(args.torch_device))]
+
+        bound = diff_helper.float64_bound("logits")
+        report.measured(forward_power(torch_model, logits, bound))
     if report.aligned:  # fresh models: is each parameter sampled from the same distribution?
         factories = paddle_mv3.MODELS[args.model], torch_ref.MODELS[args.model]
         table = partial(rules, layer_map=pairing.layers)

@@ -115,6 +115,13 @@ class DiffHelper(ReprodDiffHelper):
             for key in self.diff_dict
         }
 
+    def float64_bound(self, key, bound=FORWARD_FLOAT64):
+        """The largest difference of a record that passes in float64, relative to its largest value.
+
+        It grows with how much the network itself amplifies rounding.
+        """
+        return max(bound, AMPLIFICATION * self.amplified.get(key, 0.0))
+
     def _judge(self, key, diff_method, threshold, bound):
         """Bug or rounding? See docs/verdict.md."""
         value = float(self.diff_dict[key][diff_method])
@@ -127,7 +134,7 @@ class DiffHelper(ReprodDiffHelper):
             name = "aligned" if within else "misaligned"
             return Verdict(name, measured, value, threshold, None, excess)
         difference, ratio = self.float64[key]
-        bound = max(bound, AMPLIFICATION * self.amplified[key])
+        bound = self.float64_bound(key, bound)
         if difference > bound:
             text = f"{key}: in float64 they differ by {difference:.1e} of their size"
             text += f", bound {bound:.0e}"

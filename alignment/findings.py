@@ -115,6 +115,7 @@ class Report:
         not_compared: lines on all that a green verdict says nothing of.
         known: lines on known differences of the frameworks that were allowed for.
         notes: lines on how the comparison was made.
+        power: a line on how small a mistake in a weight would have been seen; "" if not known.
     """
 
     checks: list = field(default_factory=list)
@@ -122,6 +123,7 @@ class Report:
     not_compared: list = field(default_factory=list)
     known: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    power: str = ""
 
     @property
     def aligned(self):
@@ -183,6 +185,7 @@ class Report:
                 lines += [f"  {row}" for row in (rows if verbose else rows[:MOST_ROWS])]
                 if len(rows) > MOST_ROWS and not verbose:
                     lines.append(f"  … and {len(rows) - MOST_ROWS} more (-v shows them)")
+        lines += [self.power] if self.power else []
         return "\n".join([*lines, self.verdict])
 
     def as_dict(self):

@@ -51,6 +51,7 @@ class StepReport:
         self.judged_by = diff_method, diff_threshold, bound
         self.verdicts = helper.judge(*self.judged_by)
         self.compared, self.located, self.lines, self.notes = [], [], [], []
+        self.power = None
 
     def judge_in_float64(self, reference64, port64):
         """Judges anew: of records whose float64 is costly, and wanted only if float32 differs.
@@ -92,6 +93,11 @@ class StepReport:
     def say(self, *lines):
         """Adds lines that stand under the verdict."""
         self.lines += lines
+
+    def measured(self, power):
+        """Adds a Power: how small a mistake would have been seen."""
+        self.power = power
+        self.notes += power.lines()
 
     def note(self, lines):
         """Adds lines on how the comparison was made; for the log only."""
@@ -155,12 +161,20 @@ class StepReport:
         red = next((each for each in self.compared if not each.agrees), None)
         if red is None:
             lines += [each.summary for each in self.compared if each.summary]
+        if self.power:
+            lines += [line for line in (self.power.line(), *self._not_compared()) if line]
         for each in self.located:
             lines += [each.summary] if each.summary else []
             lines += [f"Layers: {shown(each.log)}"] if each.log else []
         if not self.aligned:
             lines.append(f"Look at: {self._look_at(red, hint)}")
         return lines
+
+    def _not_compared(self):
+        """Lines on what a green verdict says nothing of."""
+        unseen = self.power.unseen if self.power else []
+        why = "it has no effect on what was compared"
+        return [f"Not compared: {name}: {why}" for name in unseen]
 
     def _look_at(self, red, hint):
         if not self.fits:
@@ -218,6 +232,8 @@ class StepReport:
             "float64": {name: str(value) for name, (value, _) in helper.float64.items()},
             "verdicts": {name: verdict.name for name, verdict in self.verdicts.items()},
             "reasons": helper.reasons,
+            "power": self.power.line() if self.power else None,
+            "not compared": self._not_compared(),
             "beside": {each.name: each.agrees for each in self.compared},
             "findings": [asdict(finding) for finding in self.findings],
         }

@@ -7,11 +7,23 @@ import paddle
 import torch
 
 from .. import layers, locate
-from ..files import CannotRun
+from ..files import CannotRun, reason_of
 from ..findings import Finding
+from ..pairing import layer_of
+from ..power import forward_power
 from ..precision import default_float64, to_float64
+from ..structure import flatten, is_tensor
 from ..thresholds import FORWARD_FLOAT64, IMPRECISE
-from .base import Base, PortBroken, ReferenceBroken, counted, does_not_take, leaves
+from .base import (
+    Base,
+    PortBroken,
+    ReferenceBroken,
+    counted,
+    does_not_take,
+    is_float,
+    leaves,
+    some,
+)
 
 FLOAT64_OVER_FLOAT32 = np.finfo(np.float64).eps / np.finfo(np.float32).eps
 FLOAT32_BOUND = 1e-4  # where float64 cannot be had
@@ -115,7 +127,30 @@ class Forward(Base):
         summary += f"difference {worst:.0e}" if np.isfinite(worst) else "difference not a number"
         if not different:
             summary += self._other_sizes(limit)
+            self._measure_power(limit, seen_reference)
         return summary
+
+    def _measure_power(self, limit, seen):
+        """Notes how small a mistake in a weight would have been seen, and what would not."""
+
+        def run(model):
+            with default_float64(), self._as_paddle():
+                found = flatten(self._call("reference", model)).values()
+            return [each for each in found if is_tensor(each) and is_float(each)]
+
+        try:
+            power = forward_power(self.reference, run, limit, self.pair.seed)
+        except (RuntimeError, ReferenceBroken) as error:  # as of a detached output
+            self.report.notes.append(f"power: not measured: {reason_of(error)}")
+            return
+        self.report.power = power.line()
+        self.report.notes += power.lines()
+        # Of layers that were never called it is told already.
+        unseen = [name for name in power.unseen if layer_of(name) in seen]
+        if unseen:
+            self.report.not_compared.append(
+                f"parameters that have no effect on the outputs: {some(unseen)}"
+            )
 
     def _differs_from_itself(self, side):
         """Whether a model gives another output when it is run again."""

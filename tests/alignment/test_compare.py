@@ -145,6 +145,31 @@ def test_nothing_compared_is_never_green(checks):
         assert "no layer has a counterpart: outputs alone" in report.text()
 
 
+def test_how_small_a_mistake_would_have_been_seen():
+    report = check(Port, Reference, "2x6", checks=FORWARD)
+    assert report.power.startswith("power: in each of 4 tensors a relative change of ")
+    assert report.power in report.text() and report.power == report.as_dict()["power"]
+
+    class Dead(nn.Module):  # what b gives is thrown away
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = self.a(x)
+            return x + 0 * self.b(x).sum()
+
+    class DeadPort(Port):
+        def forward(self, x):
+            x = self.a(x)
+            return x + 0 * self.b(x).sum()
+
+    report = check(DeadPort, Dead, "2x6", checks=FORWARD)
+    assert report.aligned
+    line = "parameters that have no effect on the outputs: b.weight, b.bias"
+    assert line in report.not_compared
+
+
 def test_stop_at_the_first_check_that_differs():
     report = check(port(lambda y, model: y + 1), Reference, "4x6", stop=True)
     assert [c.name for c in report.checks] == ["structure", "forward"]
