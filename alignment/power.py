@@ -69,8 +69,10 @@ def forward_power(model, run, bound, seed=0):
             parameter.requires_grad_(True)
         with torch.enable_grad():
             outputs = [x for x in run(model) if x.is_floating_point() and x.numel()]
-            flat = torch.cat([x.reshape(-1) / x.detach().abs().max().clamp(min=1e-300)
-                              for x in outputs])  # fmt: skip
+            if not outputs:
+                return Power({})
+            largest = [x.detach().abs().max().clamp(min=1e-300) for x in outputs]
+            flat = torch.cat([x.reshape(-1) / size for x, size in zip(outputs, largest)])
             v = torch.randn(flat.numel(), generator=generator, dtype=flat.dtype).to(flat.device)
             found = torch.autograd.grad(flat @ v, list(wanted.values()), allow_unused=True)
     finally:
