@@ -492,7 +492,7 @@ def schedule(patch, **changed):
 @bug(
     "05",
     "warm-up from 0",
-    ["with linear warm-up, epoch 0, learning rate 0.0 | 0.00064"],
+    ["with linear warm-up, epoch 0: learning rate 0.0 | 0.00064"],
     "the first epoch learns nothing",
     "paddle.optimizer.lr.LinearWarmup starts at start_lr=0",
     "start at lr * lr_warmup_decay",
@@ -545,7 +545,7 @@ def _(patch):
 @bug(
     "05",
     "each gradient clipped by its own norm",
-    ["clipped to the norm 1, clipped gradient"],
+    ["clipped to the norm 1: clipped gradient"],
     "gradients change direction",
     "paddle.nn.ClipGradByNorm is for each tensor by itself",
     "clip_grad_norm_, or ClipGradByGlobalNorm without groups",

@@ -260,7 +260,7 @@ def _(patch):
 @bug(
     "02",
     "class indices shifted by one",
-    ["its label: 1 | 0", "which index a class gets"],
+    ["label 1 | 0", "which index a class gets"],
     "accuracy near chance",
     "a list of classes that begins with a background class",
     "the place of the class among the sorted folders",

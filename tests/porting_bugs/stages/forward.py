@@ -593,7 +593,7 @@ topic("recipe")
 @bug(
     "01",
     "Paddle's own initialisation left",
-    ["the initialisation of features.0.0.weight"],
+    ["initialised differently: features.0.0.weight"],
     "every check with loaded weights passes; training starts elsewhere",
     "Paddle's layers start from other distributions than PyTorch's, and torchvision sets its own",
     "Kaiming normal, fan-out, for convolutions; N(0, 0.01) for linear layers",
@@ -618,7 +618,7 @@ def initialised(patch, change):
 @bug(
     "01",
     "fan-in for fan-out",
-    ["the initialisation of features.0.0.weight: standard deviation"],
+    ["initialised differently: features.0.0.weight: standard deviation"],
     "activations shrink or grow with depth at the start",
     "paddle.nn.initializer.KaimingNormal counts what comes in",
     "sqrt(2 / (out_channels * k * k))",
@@ -635,7 +635,7 @@ def _(patch):
 @bug(
     "01",
     "fan-out divided by the groups",
-    ["the initialisation of features.1.block.0.0.weight: standard deviation"],
+    ["initialised differently: features.1.block.0.0.weight: standard deviation"],
     "depthwise convolutions start too large",
     "what a group gives out, as TensorFlow counts; PyTorch counts all channels",
     "out_channels * k * k, whatever the groups",
@@ -652,7 +652,7 @@ def _(patch):
 @bug(
     "01",
     "a uniform distribution of the same standard deviation",
-    ["the initialisation of features.", "Kolmogorov-Smirnov"],
+    ["initialised differently: features.", "Kolmogorov-Smirnov"],
     "mean and standard deviation are right",
     "KaimingUniform for KaimingNormal",
     "a normal distribution",
@@ -670,7 +670,7 @@ def _(patch):
 @bug(
     "01",
     "a bias that does not start at 0",
-    ["the initialisation of classifier.0.bias: constant"],
+    ["initialised differently: classifier.0.bias: constant"],
     "logits are off from the start",
     "PyTorch's default for linear layers is uniform, torchvision's network sets 0",
     "Constant(0.0)",
