@@ -4,9 +4,11 @@
     python -m alignment --model mobilenet_v3_large
     python -m alignment compare --help     any pair of models
     python -m alignment map --help         which layer is which
+    python -m alignment show --help        a report again
+    python -m alignment diff --help        what has changed between two reports
 
-Options are those that all steps share. Exit status: 2 if a step could not run, else 1 if one is
-not aligned, else 0.
+Options are those that all steps share. Writes report.json and report.html into --result-dir.
+Exit status: 2 if a step could not run, else 1 if one is not aligned, else 0.
 """
 
 from . import environment  # isort: skip  (first)
@@ -17,10 +19,14 @@ import os
 import sys
 from pathlib import Path
 
+from .arguments import file_path
+from .files import require_writable
 from .processes import Job, can_fork, processors, run_in_turn
-from .screen import CANNOT_RUN, leave
+from .report import LOGS, NOT_ALIGNED, broken_part, finish, make_report, new_part, part_of_step
+from .screen import CANNOT_RUN, Detail, detail, leave, printable, say
+from .terminal import Waiting, coloured, of_verdict
 
-NOT_ALIGNED = 1
+DIFFERS = 1  # exit status
 ROOT = Path(__file__).resolve().parent.parent
 
 STEPS = {
@@ -40,8 +46,14 @@ TRAINING = (
 
 def row(script, job, summary_file):
     """A step's row of the table."""
+    found = _row(script, job, summary_file)
+    verdict = found[4]
+    return [*found[:4], coloured(verdict, of_verdict(verdict)), found[5]]
+
+
+def _row(script, job, summary_file):
     if not summary_file.exists():
-        broken = job.returncode != NOT_ALIGNED
+        broken = job.returncode != DIFFERS
         verdict = f"could not run (exit {job.returncode})" if broken else "misaligned"
         return [Path(script).name, "", "", "", verdict, job.seconds]
     summary = json.loads(summary_file.read_text(encoding="utf-8"))
@@ -53,18 +65,38 @@ def row(script, job, summary_file):
     return [Path(script).name, what, difference, threshold, summary["verdict"], job.seconds]
 
 
+def part(script, job, summary_file):
+    """A step's part of the report."""
+    name = Path(script).stem
+    told = [line for line in job.err.splitlines() if line.startswith("error: ")]
+    if job.returncode not in (0, DIFFERS):
+        why = told[-1].removeprefix("error: ") if told else f"exit status {job.returncode}"
+        return {**broken_part(name, why), "seconds": job.seconds}
+    if summary_file.exists():
+        return part_of_step(summary_file, job.seconds)
+    # A training of models that do not fit has nothing to write down but what it says.
+    lines = [printable(line) for line in job.out.splitlines() if line.strip()]
+    verdict = next((line for line in lines if line.startswith("NOT ALIGNED")), "NOT ALIGNED")
+    found = new_part(name, dict(LOGS.values())[name], NOT_ALIGNED, verdict, lines=lines)
+    return {**found, "seconds": job.seconds}
+
+
 @environment.ended_by_signals()
 def main(args):
-    options = sys.argv[1:]
+    if args.junit:
+        require_writable(args.junit.parent)
     log_dir = args.result_dir / "log"
-    steps = [(script, stem, (), options) for script, stem in STEPS.items()]
     shared = ["--result-dir", str(args.result_dir)]
     if args.model:
         shared += ["--model", args.model]
     if args.layer_map:
         shared += ["--layer-map", str(args.layer_map)]
+    options = [*shared, "--data-dir", str(args.data_dir), "--device", args.device]
+    options += ["--pretrained"] if args.pretrained else []
+    options += ["--verbose"] if args.verbose else []
+    steps = [(script, stem, (), options) for script, stem in STEPS.items()]
     steps.append((*TRAINING, shared))
-    jobs = []
+    jobs, parts = [], []
     for script, stem, own, given in steps:
         (log_dir / f"{stem}.json").unlink(missing_ok=True)
         jobs.append(Job(ROOT / script, [*own, *given]))
@@ -73,17 +105,34 @@ def main(args):
     # The longest first; of the others, the first that is read.
     order = [jobs[-1], *jobs[:-1]] if at_once > 1 else jobs
     rows = []
-    done = run_in_turn(jobs, order, at_once, can_fork(args.device))
+    done = run_in_turn(jobs, order, at_once, can_fork(args.device), Waiting())
     for job, (script, stem, own, _) in zip(done, steps):
-        print(f"\n$ python {' '.join([script, *own])}", flush=True)
-        job.show()
+        job.read()
+        say(f"\n$ python {' '.join([script, *own])}")
+        show(job)
         rows.append(row(script, job, log_dir / f"{stem}.json"))
+        parts.append(part(script, job, log_dir / f"{stem}.json"))
     from tabulate import tabulate
 
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")
-    print(f"\n{tabulate(rows, headers, floatfmt=formats)}")
+    say(f"\n{tabulate(rows, headers, floatfmt=formats)}\n")
+    finish(make_report(parts), args.result_dir, args.junit)
     leave(max(job.returncode for job in jobs))
+
+
+def show(job):
+    """Prints what a step has printed."""
+    if detail() > Detail.QUIET:
+        sys.stdout.write("\n".join(_painted(line) for line in job.out.split("\n")))
+        sys.stdout.flush()
+    sys.stderr.write(job.err)
+    sys.stderr.flush()
+
+
+def _painted(line):
+    is_verdict = line.startswith(("aligned: ", "aligned, ", "NOT ALIGNED"))
+    return coloured(line, of_verdict(line)) if is_verdict else line
 
 
 def preload():
@@ -121,7 +170,9 @@ def run():
     from . import cli
 
     preload()
-    cli.run(main, cli.parser(__doc__))
+    flags = cli.parser(__doc__)
+    flags.add_argument("--junit", metavar="FILE", type=file_path, help="write JUnit XML, for CI")
+    cli.run(main, flags)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,13 @@ class Job:
     Attributes:
         returncode: exit status; None while it runs, or before.
         seconds: from its start to its end.
+        out, err: what it has printed; "" before `read`.
     """
 
     def __init__(self, script, arguments):
         self.script, self.arguments = Path(script), [str(each) for each in arguments]
         self.returncode, self.pid, self.seconds = None, None, 0.0
+        self.out = self.err = ""
         self._popen = None
 
     def start(self, fork):
@@ -110,13 +112,19 @@ class Job:
                 self.seconds = time.perf_counter() - self._begin
         return self.returncode is not None
 
-    def show(self):
-        """Prints what it has printed, on the same streams."""
-        for file, stream in ((self._out, sys.stdout), (self._err, sys.stderr)):
-            file.seek(0)
-            stream.write(file.read().decode("utf-8", "backslashreplace"))
-            stream.flush()
-            file.close()
+    @property
+    def running(self):
+        """Seconds since its start."""
+        return time.perf_counter() - self._begin
+
+    def read(self):
+        """Takes what it has printed, once it has ended."""
+        texts = []
+        for file in (self._out, self._err):
+            with file:
+                file.seek(0)
+                texts.append(file.read().decode("utf-8", "backslashreplace"))
+        self.out, self.err = texts
 
     def end(self):
         """Ends it, if it runs."""
@@ -124,7 +132,7 @@ class Job:
             environment.end(self)
 
 
-def run_in_turn(jobs, order, at_once, fork):
+def run_in_turn(jobs, order, at_once, fork, waiting):
     """Runs jobs, some at the same time; yields each when it and all before it have ended.
 
     Args:
@@ -132,16 +140,20 @@ def run_in_turn(jobs, order, at_once, fork):
         order: the same, in the order in which to start them.
         at_once: how many may run at the same time.
         fork: see `can_fork`.
+        waiting: terminal.Waiting, for a line on what is running.
     """
-    waiting, wanted = list(order), list(jobs)
+    to_start, wanted = list(order), list(jobs)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(waiting.cleared())
         while wanted:
             running = [job for job in jobs if job.pid is not None and not job.poll()]
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
+            while to_start and len(running) < at_once:
+                job = to_start.pop(0)
                 stack.enter_context(environment.cleaned_up(job.end))
                 job.start(fork)
                 running.append(job)
             while wanted and wanted[0].poll():
+                waiting.clear()
                 yield wanted.pop(0)
+            waiting.show([(each.script.stem, each.running) for each in running if not each.poll()])
             time.sleep(POLL)
