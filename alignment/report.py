@@ -6,6 +6,7 @@ read where no framework is.
 
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -43,6 +44,7 @@ __all__ = [
 VERSION = 1
 TOOL = {"name": "paddle-alignment", "version": "0.1.0"}
 ALIGNED, NOT_ALIGNED, COULD_NOT_RUN = "aligned", "not aligned", "could not run"
+COMPARE = "compare"  # the part of any pair
 STATUSES = (ALIGNED, NOT_ALIGNED, COULD_NOT_RUN)
 # {log of a step: (its name, its title)}, in the order of the tutorial
 LOGS = {
@@ -140,7 +142,7 @@ def part_of_comparison(found, seconds, lines):
     if bounds:
         power = f"in float64, a difference above {max(bounds):.0e} of the largest value"
     return new_part(
-        "compare",
+        COMPARE,
         "Any pair",
         ALIGNED if found.aligned else status,
         found.verdict,
@@ -197,7 +199,8 @@ def sentence(parts):
     red = [part for part in parts if part["status"] == NOT_ALIGNED]
     broken = [part for part in parts if part["status"] == COULD_NOT_RUN]
     if red:
-        told = f"Not aligned: start with {red[0]['name']}, {first_difference(red[0])}"
+        where = "" if red[0]["name"] == COMPARE else f"{red[0]['name']}, "
+        told = f"Not aligned: start with {where}{first_difference(red[0])}"
     elif broken:
         told = f"Could not run: {broken[0]['name']}, {broken[0]['verdict']}"
     elif parts:
@@ -325,6 +328,8 @@ def write_report(report, folder):
         tell(str(error))
         return None
     page = path.with_suffix(".html")
+    if importlib.util.find_spec(f"{__package__}.page") is None:
+        return path
     return page if write_page_of(report, page) else path
 
 
