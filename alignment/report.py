@@ -187,7 +187,7 @@ def make_report(parts, seed=0):
         "verdict": sentence(parts),
         "parts": parts,
     }
-    return _without_absolute_paths(plain(report))
+    return _tidied(plain(report))
 
 
 def _place(part):
@@ -234,15 +234,19 @@ def _relative(text):
         return Path(text).name
 
 
-def _without_absolute_paths(value):
-    """`value`, with paths of files that are there relative to the working folder."""
+def _tidied(value):
+    """`value` with paths of files that are there relative to the working folder.
+
+    Bytes of a file's name that are no UTF-8 are escaped, as a page could not hold them.
+    """
     if isinstance(value, dict):
-        return {key: _without_absolute_paths(child) for key, child in value.items()}
+        return {key: _tidied(child) for key, child in value.items()}
     if isinstance(value, list):
-        return [_without_absolute_paths(child) for child in value]
-    if not isinstance(value, str) or "/" not in value or value.startswith("data:"):
+        return [_tidied(child) for child in value]
+    if not isinstance(value, str) or value.startswith("data:image/"):
         return value
-    return PATH.sub(_relative_match, value)
+    value = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return PATH.sub(_relative_match, value) if "/" in value else value
 
 
 def _relative_match(match):

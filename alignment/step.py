@@ -258,8 +258,7 @@ class StepReport:
             findings=finding_entries([*misfits, *self.findings]),
             weights=[] if self.pairing is None else self.pairing.entries(),
             notes=[printable(line) for line in self.notes],
-            power=self._power(),
-            **self._data(),
+            **{"power": self._power(), **self._data()},
         )
 
     def _record(self, key):
@@ -289,7 +288,7 @@ class StepReport:
             for key, value in each.data.items():
                 if isinstance(value, list):
                     found[key] = [*found.get(key, []), *value]
-                else:
+                elif value is not None:
                     found.setdefault(key, value)
         return found
 

@@ -19,7 +19,7 @@ from ..report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, new_part
 from ..screen import printable
 from ..state import torch_arrays
 from ..weights import make_alive
-from .comparison import Comparison, shares_of_bounds
+from .comparison import Comparison, power, shares_of_bounds
 from .curves import UNITS, compare_curves, curves_entry, divergence, free_runs, plot
 from .loops import Loops
 from .ranks import PROCESSES, compare_ranks
@@ -243,6 +243,7 @@ class Report:
             checks=[asdict(check) for check in self.checks],
             findings=finding_entries(self.findings),
             quantities=shares_of_bounds(rows),
+            power=power(rows),
             curves=self.curves,
         )
         write_json(summary, self.log.with_suffix(".json"))

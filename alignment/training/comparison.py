@@ -7,7 +7,9 @@ import numpy as np
 from ..files import whole_file
 from ..findings import SETTING, Compared, Finding
 
-__all__ = ["ADVICE", "Comparison", "Difference", "shares_of_bounds"]
+__all__ = ["ADVICE", "Comparison", "Difference", "power", "shares_of_bounds"]
+
+FREE = ("free run", "log")  # kinds that are not compared in float64 alone
 
 MOST_COLUMNS = 200  # of a table of shares: of a longer training, neighbours share one
 
@@ -79,7 +81,7 @@ class Comparison:
         return Compared(name, "", findings, log, self._data())
 
     def _data(self):
-        return {"quantities": shares_of_bounds(self.differences)}
+        return {"quantities": shares_of_bounds(self.differences), "power": power(self.differences)}
 
     def _summary(self, what):
         worst = {}
@@ -115,6 +117,16 @@ class Comparison:
             advice = first.hint or f"The mistake is in {ADVICE[first.kind]}"
             finding.detail.append(advice)
         return finding
+
+
+def power(differences):
+    """How small a difference would have been seen, in words; None if any would."""
+    bounds = [row.bound for row in differences if row.bound and row.kind not in FREE]
+    if not bounds:
+        return None
+    least, largest = min(bounds), max(bounds)
+    span = f"{largest:.0e}" if least == largest else f"{least:.0e} to {largest:.0e}"
+    return f"in float64, a difference above {span} of a quantity's size, by its kind"
 
 
 def shares_of_bounds(differences):

@@ -3,8 +3,10 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+import textwrap
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -51,7 +53,8 @@ def read(folder):
 
 
 def part(name="01_test_forward", status=report.ALIGNED, **values):
-    return report.new_part(name, name, status, f"{status}: as it is", **values)
+    verdict = "aligned: as it is" if status == report.ALIGNED else "NOT ALIGNED: as it is"
+    return report.new_part(name, name, status, verdict, **values)
 
 
 # --- what steps write ---
@@ -268,6 +271,48 @@ def test_paths_are_relative(tmp_path, monkeypatch):
     assert whole["environment"]["commit"] is None  # no repository
 
 
+def test_what_is_no_utf_8_is_escaped():
+    (one,) = report.make_report([part(look_at="a\udcff.log")])["parts"]
+    assert one["look_at"] == "a\\udcff.log"
+
+
+class Job:
+    """Stands for a process that has ended."""
+
+    def __init__(self, returncode, out="", err=""):
+        self.returncode, self.out, self.err, self.seconds = returncode, out, err, 1.0
+
+
+def test_parts_of_steps_that_have_left_none(tmp_path):
+    from alignment.__main__ import part
+
+    script, missing = "Checkpoint6/align_training.py", tmp_path / "missing.json"
+    broken = part(script, Job(2, err="x\nerror: no images\n"), missing)
+    assert (broken["status"], broken["verdict"]) == ("could not run", "no images")
+    killed = part(script, Job(-9), missing)
+    assert (killed["status"], killed["verdict"]) == ("could not run", "exit status -9")
+    red = part(script, Job(1, out="x\nNOT ALIGNED: 2 parameters\n"), missing)
+    assert (red["status"], red["verdict"]) == ("not aligned", "NOT ALIGNED: 2 parameters")
+    for each in (broken, killed, red):
+        require_valid(each, "part")
+
+
+def test_the_verdict_is_last_and_says_what_to_open(capsys, tmp_path):
+    red = part("05_test_backward", report.NOT_ALIGNED, look_at="the loss")
+    broken = report.broken_part("02_test_data", "no images")
+    whole = report.make_report([red, broken, part()])
+    report.finish(whole, tmp_path / "result", tmp_path / "missing" / "x.xml")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("Not aligned: start with 05_test_backward, as it is. Open ")
+    assert (tmp_path / "missing" / "x.xml").exists()
+    report.finish(report.make_report([part(), broken]))
+    assert capsys.readouterr().out == "Could not run: 02_test_data, no images\n"
+    (tmp_path / "file").touch()
+    report.finish(whole, tmp_path / "file" / "below")
+    told = capsys.readouterr()
+    assert told.out.endswith("as it is. Look at the loss\n") and told.err.count("error: ") == 1
+
+
 def test_the_version_is_the_packages():
     assert f'version = "{report.TOOL["version"]}"' in (ROOT / "pyproject.toml").read_text()
 
@@ -299,6 +344,47 @@ def test_junit_has_a_case_for_each_check():
     assert cases["01_test_forward", "structure"].get("time") == "1.500"
     assert cases["05_test_backward", "run"].find("error").get("message").startswith("<script>")
     assert cases["align_training", "run"].find("failure") is not None
+
+
+ACTION = re.compile(r"      run: \|\n(.*?)(?=    - name: Upload)", re.DOTALL)
+
+
+def test_the_action_runs(tmp_path):
+    """The script of action.yml, on a pair whose reference has a name with a quote."""
+    script = textwrap.dedent(ACTION.search((ROOT / "action.yml").read_text()).group(1))
+    alignment = tmp_path / "alignment"
+    alignment.write_text(f'#!/bin/sh\nexec {sys.executable} -m alignment "$@"\n')
+    alignment.chmod(0o755)
+    (tmp_path / "ref 'quoted'.py").write_text("import torch\n\ndef Net():\n"
+                                              "    return torch.nn.Linear(3, 4)\n")  # fmt: skip
+    (tmp_path / "port.py").write_text("import paddle\n\ndef Net():\n"
+                                      "    return paddle.nn.Linear(3, 4)\n")  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(report.make_report([part("02_test_data")])))
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "TORCH": "ref 'quoted'.py:Net",
+        "PADDLE": "port.py:Net",
+        "INPUTS": "2x3\n",
+        "ARGUMENTS": "--checks\nforward\n",
+        "FOLDER": "out put",
+        "BASELINE": "old.json",
+        "GITHUB_OUTPUT": "output",
+        "GITHUB_STEP_SUMMARY": "summary",
+    }
+    done = subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (tmp_path / "output").read_text() == "status=0\n", done.stdout + done.stderr
+    assert (tmp_path / "summary").read_text() == "```\nAligned: Any pair\n```\n"
+    assert ET.parse(tmp_path / "out put" / "junit.xml").getroot().get("failures") == "0"
+    # What the baseline had and this run has not is worse.
+    assert done.returncode == 1 and "worse: 02_test_data is gone" in done.stdout
 
 
 # --- show and diff ---
