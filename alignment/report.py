@@ -371,7 +371,7 @@ def finish(report, folder=None, junit=None):
             write_junit(report, junit)
         except CannotRun as error:
             tell(str(error))
-    red = next((part for part in report["parts"] if part["status"] != ALIGNED), None)
+    red = next((part for part in report["parts"] if part["status"] == NOT_ALIGNED), None)
     told = coloured(report["verdict"], of_verdict(report["verdict"]))
     if opened:
         told += f". Open {shown(opened)}"

@@ -45,9 +45,9 @@ class Waiting:
         """Rewrites the line, if stdout is a terminal.
 
         Args:
-            running: [(what runs, seconds)].
+            running: [(what runs, seconds)]; of nothing there is no line.
         """
-        if not sys.stdout.isatty() or time.monotonic() < self.last + EVERY:
+        if not running or not sys.stdout.isatty() or time.monotonic() < self.last + EVERY:
             return
         self.last = time.monotonic()
         from rich.console import Console
