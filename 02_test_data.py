@@ -120,4 +120,4 @@ if __name__ == "__main__":
     option = arguments.add_argument
     option("--batches", type=count, help="only the first N batches of 4 images")
     option("--workers", type=workers, default=0, help="loader processes of each side")
-    cli.run(main, arguments)
+    cli.run(main, arguments, log="data_diff")

@@ -78,6 +78,15 @@ def evaluate_on_ranks(logits, labels, world_size):
     return [np.array([value]) for value in paddle_mv3.averages(total, topk=(1, 5))]
 
 
+def compare_rows(paddle_logits, torch_logits, labels):
+    """(label, the port's top-1 and top-5 of its own logits, the reference's) of each image."""
+    for ours, theirs, batch in zip(paddle_logits, torch_logits, labels):
+        for x, y, label in zip(ours, theirs, batch):
+            port = evaluate(paddle_mv3, paddle.to_tensor, [x[None]], [label[None]])
+            reference = evaluate(torch_ref, torch.from_numpy, [y[None]], [label[None]])
+            yield label, *([float(value[0]) for value in side[:2]] for side in (port, reference))
+
+
 def main(args):
     paddle_logits, torch_logits = compute_logits(args, cli.image_dir(args))
     labels = draw_labels(np.concatenate(torch_logits))
@@ -110,7 +119,8 @@ def main(args):
         batches = list(zip(torch_logits, labels))
         port = [evaluate(paddle_mv3, paddle.to_tensor, [x], [y]) for x, y in batches]
         reference = [evaluate(torch_ref, torch.from_numpy, [x], [y]) for x, y in batches]
-        report.locate(locate_metric(paddle_info, torch_info, port, reference))
+        rows = compare_rows(paddle_logits, torch_logits, labels)
+        report.locate(locate_metric(paddle_info, torch_info, port, reference, rows))
     return report.finish(
         "acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. model_acc_* "
         "alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks"

@@ -4,6 +4,8 @@
 # make lint          ruff, format and rules
 # ARGS reaches the command: make align ARGS="--model mobilenet_v3_large"
 #                           make test ARGS="-m slow"
+# make turns any failure into its own 2. .venv/bin/python -m alignment keeps 1 (not aligned) and 2
+# (could not run) apart.
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -33,4 +35,4 @@ lint: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv lite_data result/*.npy result/*.json result/log data/*.pth data/*.pdparams data/mv3_*_paddle.json
+	rm -rf .venv lite_data result/*.npy result/*.json result/*.html result/log data/*.pth data/*.pdparams data/mv3_*_paddle.json

@@ -50,6 +50,7 @@ from alignment.files import (
 from alignment.layers import read_layer_map
 from alignment.origin import CURRENT, UNKNOWN, note_origin, origin_of
 from alignment.pairing import Pairing
+from alignment.screen import Detail, say
 from alignment.weights import load_pth, make_alive, require_same
 
 __all__ = ["convert", "convert_file", "pair_weights", "prepare", "revert", "revert_file", "rules"]
@@ -101,7 +102,7 @@ def prepare(args, port=None, reference=None):
             model = make_alive(torch_ref.MODELS[args.model](), seed=0)
             with whole_file(torch_file) as temporary:
                 torch.save(model.state_dict(), temporary)
-            print(f"made {shown(torch_file)}: random weights, seed 0")
+            say(f"made {shown(torch_file)}: random weights, seed 0")
     port = port or paddle_mv3.MODELS[args.model]()
     layer_map = read_layer_map(getattr(args, "layer_map", None), port, reference)
     args.pairing = pairing = pair_weights(port, reference.state_dict(), layer_map)
@@ -110,7 +111,7 @@ def prepare(args, port=None, reference=None):
     sources, made_for = [torch_file, *code], sorted(pairing.table.items())
     origin = origin_of(paddle_file, sources, made_for)
     if origin == UNKNOWN:
-        print(
+        say(
             f"{shown(paddle_file)} was not made by this torch2paddle.py: it is used as it is. "
             "Delete it to have it made anew"
         )
@@ -120,7 +121,7 @@ def prepare(args, port=None, reference=None):
         with whole_file(paddle_file) as temporary:
             write_pdparams(convert_entries(state, port, pairing.table), temporary)
             note_origin(paddle_file, temporary, sources, made_for)
-        print(f"made {shown(paddle_file)} from {shown(torch_file)}")
+        say(f"made {shown(paddle_file)} from {shown(torch_file)}")
     return Weights(torch_file, paddle_file, pairing)
 
 
@@ -162,9 +163,10 @@ def main(args):
 
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     rows = [(source_, rule, name, shapes[name]) for name, (source_, rule) in table.items()]
-    print(tabulate(rows, headers=["PyTorch", "", "Paddle", "shape in Paddle"]))
+    table_ = tabulate(rows, headers=["PyTorch", "", "Paddle", "shape in Paddle"])
+    say(table_, Detail.ALL)
     ignored = sum(name.endswith("_variance") for name in table)
-    print(f"{len(rows)} entries; {ignored} {IGNORED} {'set to 0' if args.reverse else 'ignored'}")
+    say(f"{len(rows)} entries; {ignored} {IGNORED} {'set to 0' if args.reverse else 'ignored'}")
     print(f"{shown(source)} -> {shown(target)}")
     return args.source is not None or pairing.fits
 

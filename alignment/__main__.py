@@ -5,9 +5,11 @@
     python -m alignment --watch            again, whenever a file of the port is saved
     python -m alignment compare --help     any pair of models
     python -m alignment map --help         which layer is which
+    python -m alignment show --help        a report again
+    python -m alignment diff --help        what has changed between two reports
 
-Options are those that all steps share. Exit status: 2 if a step could not run, else 1 if one is
-not aligned, else 0.
+Options are those that all steps share. Writes report.json and report.html into --result-dir.
+Exit status: 2 if a step could not run, else 1 if one is not aligned, else 0.
 """
 
 from . import environment  # isort: skip  (first)
@@ -19,10 +21,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from .arguments import file_path
+from .files import require_writable
 from .processes import Job, can_fork, processors, run_in_turn
-from .screen import CANNOT_RUN, leave
+from .report import LOGS, NOT_ALIGNED, broken_part, finish, make_report, new_part, part_of_step
+from .screen import CANNOT_RUN, Detail, detail, leave, printable, say
+from .terminal import Waiting, coloured, of_verdict
 
-NOT_ALIGNED = 1
+DIFFERS = 1  # exit status
 ROOT = Path(__file__).resolve().parent.parent
 
 STEPS = {
@@ -42,8 +48,14 @@ TRAINING = (
 
 def row(script, job, summary_file):
     """A step's row of the table."""
+    found = _row(script, job, summary_file)
+    verdict = found[4]
+    return [*found[:4], coloured(verdict, of_verdict(verdict)), found[5]]
+
+
+def _row(script, job, summary_file):
     if not summary_file.exists():
-        broken = job.returncode != NOT_ALIGNED
+        broken = job.returncode != DIFFERS
         verdict = f"could not run (exit {job.returncode})" if broken else "misaligned"
         return [Path(script).name, "", "", "", verdict, job.seconds]
     summary = json.loads(summary_file.read_text(encoding="utf-8"))
@@ -53,6 +65,22 @@ def row(script, job, summary_file):
     if summary["records agree"] and not summary["aligned"]:
         what, difference, threshold = "beside the records", "", ""
     return [Path(script).name, what, difference, threshold, summary["verdict"], job.seconds]
+
+
+def part(script, job, summary_file):
+    """A step's part of the report."""
+    name = Path(script).stem
+    told = [line for line in job.err.splitlines() if line.startswith("error: ")]
+    if job.returncode not in (0, DIFFERS):
+        why = told[-1].removeprefix("error: ") if told else f"exit status {job.returncode}"
+        return {**broken_part(name, why), "seconds": job.seconds}
+    if summary_file.exists():
+        return part_of_step(summary_file, job.seconds)
+    # A training of models that do not fit has nothing to write down but what it says.
+    lines = [printable(line) for line in job.out.splitlines() if line.strip()]
+    verdict = next((line for line in lines if line.startswith("NOT ALIGNED")), "NOT ALIGNED")
+    found = new_part(name, dict(LOGS.values())[name], NOT_ALIGNED, verdict, lines=lines)
+    return {**found, "seconds": job.seconds}
 
 
 class Step(NamedTuple):
@@ -69,48 +97,46 @@ class Step(NamedTuple):
         return Job(ROOT / self.script, [*self.own, *self.options])
 
 
-def all_steps(args, options):
-    """[Step] in the order of the tutorial.
-
-    Args:
-        options: as they were given, for the numbered scripts.
-    """
+def all_steps(args):
+    """[Step] in the order of the tutorial."""
     log_dir = args.result_dir / "log"
-    steps = [Step(s, (), options, log_dir / f"{stem}.json") for s, stem in STEPS.items()]
     shared = ["--result-dir", str(args.result_dir)]
     if args.model:
         shared += ["--model", args.model]
     if args.layer_map:
         shared += ["--layer-map", str(args.layer_map)]
+    options = [*shared, "--data-dir", str(args.data_dir), "--device", args.device]
+    options += ["--pretrained"] if args.pretrained else []
+    options += ["--verbose"] if args.verbose else []
+    steps = [Step(s, (), tuple(options), log_dir / f"{stem}.json") for s, stem in STEPS.items()]
     script, stem, own = TRAINING
     return [*steps, Step(script, own, tuple(shared), log_dir / f"{stem}.json")]
 
 
-def _is_watch(option):
-    """Whether that is --watch, which the steps do not know, or its beginning."""
-    return option.startswith("--w") and "--watch".startswith(option)
-
-
 @environment.ended_by_signals()
 def main(args):
-    given = tuple(each for each in sys.argv[1:] if not _is_watch(each))
-    steps = all_steps(args, given)
+    if args.junit:
+        require_writable(args.junit.parent)
+    steps = all_steps(args)
     jobs = [step.job() for step in steps]
+    parts = []
     # On a GPU they would share its memory.
     at_once = processors() if args.device == "cpu" else 1
     fork = can_fork(args.device)
     # The longest first; of the others, the first that is read.
     order = [jobs[-1], *jobs[:-1]] if at_once > 1 else jobs
     rows = []
-    for step, job in zip(steps, run_in_turn(jobs, order, at_once, fork)):
-        print(f"\n$ python {' '.join([step.script, *step.own])}", flush=True)
-        job.show()
+    for step, job in zip(steps, run_in_turn(jobs, order, at_once, fork, Waiting())):
+        say(f"\n$ python {' '.join([step.script, *step.own])}")
+        show(job)
         rows.append(row(step.script, job, step.summary))
+        parts.append(part(step.script, job, step.summary))
     from tabulate import tabulate
 
     headers = ["step", "compared", "largest difference", "threshold", "verdict", "seconds"]
     formats = ("", "", ".2g", "g", "", ".1f")
-    print(f"\n{tabulate(rows, headers, floatfmt=formats)}", flush=True)
+    say(f"\n{tabulate(rows, headers, floatfmt=formats)}\n")
+    finish(make_report(parts), args.result_dir, args.junit)
     if args.watch:
         from .watch import watch
 
@@ -118,8 +144,23 @@ def main(args):
     leave(max(job.returncode for job in jobs))
 
 
+def show(job):
+    """Prints what a step has printed."""
+    if detail() > Detail.QUIET:
+        sys.stdout.write("\n".join(_painted(line) for line in job.out.split("\n")))
+        sys.stdout.flush()
+    sys.stderr.write(job.err)
+    sys.stderr.flush()
+
+
+def _painted(line):
+    is_verdict = line.startswith(("aligned: ", "aligned, ", "NOT ALIGNED"))
+    return coloured(line, of_verdict(line)) if is_verdict else line
+
+
 def flags(parser):
     """`parser` of the options that all steps share, with those of this command alone."""
+    parser.add_argument("--junit", metavar="FILE", type=file_path, help="write JUnit XML, for CI")
     parser.add_argument(
         "--watch",
         action="store_true",

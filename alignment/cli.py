@@ -8,17 +8,19 @@ from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
 import contextlib
 import os
+import time
 import traceback
 from pathlib import Path
 
 from .arguments import Formatter, Parser, file_path
-from .screen import CANNOT_RUN, leave
+from .screen import CANNOT_RUN, detail_of, leave, say, telling
 
 ALIGNED, NOT_ALIGNED = 0, 1
 ROOT = Path(__file__).resolve().parent.parent
 
 
 environment.require("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_log", "tabulate")
+environment.require("rich")
 # Tensor-core arithmetic with ten bits of mantissa would drown what is compared here.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
@@ -76,7 +78,17 @@ def parser(description, models=None):
         type=file_path,
         help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
     )
+    add_detail(shared)
     return shared
+
+
+def add_detail(parser):
+    """Adds -q and -v."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-q", "--quiet", action="store_true", help="print the verdict alone")
+    group.add_argument(
+        "-v", "--verbose", action="store_true", help="print also what is in the logs"
+    )
 
 
 def run(step, arguments, log=None, writes_results=True):
@@ -86,10 +98,17 @@ def run(step, arguments, log=None, writes_results=True):
     stderr if it raises CannotRun or OSError. `args.torch_device` is the device for PyTorch.
 
     Args:
-        log: name of the step's log. A port that breaks off, and of which `args.pairing` says that
-            it is not built as the reference is, is not aligned: that is written there.
+        log: name of a numbered step's log; with --report, what stands there goes into the report. A
+            port that breaks off, and of which `args.pairing` says that it is not built as the
+            reference is, is not aligned: that is written there.
         writes_results: whether no other run may write into --result-dir meanwhile.
     """
+    if log:
+        arguments.add_argument(
+            "--report",
+            action="store_true",
+            help="put what is found into report.json and report.html of --result-dir",
+        )
     args = arguments.parse_args()
     environment.imported()
     status, message = CANNOT_RUN, ""
@@ -98,14 +117,29 @@ def run(step, arguments, log=None, writes_results=True):
         alone = contextlib.nullcontext()
         if writes_results:
             alone = only_user(args.result_dir, "--result-dir")
-        with alone:
-            status = NOT_ALIGNED if step(args) is False else ALIGNED
+        with alone, telling(detail_of(args)):
+            start = time.perf_counter()
+            status, message = _run_step(step, args, log)
+            if log and args.report:
+                _add_to_report(args.result_dir, log, status, message, time.perf_counter() - start)
     except CannotRun as error:
         message = str(error)
     except OSError as error:
         message = described(error)
     except KeyboardInterrupt:
         status = 130
+    leave(status, message)
+
+
+def _run_step(step, args, log):
+    """(exit status, message) of a step."""
+    status, message = CANNOT_RUN, ""
+    try:
+        status = NOT_ALIGNED if step(args) is False else ALIGNED
+    except CannotRun as error:
+        message = str(error)
+    except OSError as error:
+        message = described(error)
     except Exception as error:  # most likely the port: its author needs to see where
         from .step import report_misfits
 
@@ -114,13 +148,25 @@ def run(step, arguments, log=None, writes_results=True):
             try:
                 report_misfits(pairing, error, args.result_dir / "log" / f"{log}.log")
             except CannotRun as failure:  # the disk is full
-                leave(CANNOT_RUN, str(failure))
-            leave(NOT_ALIGNED)
+                return CANNOT_RUN, str(failure)
+            return NOT_ALIGNED, ""
         with contextlib.suppress(OSError):
             traceback.print_exc()
         reason = f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
         message = f"the step broke off: {reason}"
-    leave(status, message)
+    return status, message
+
+
+def _add_to_report(folder, log, status, message, seconds):
+    """Puts the part of a step, which has left it beside its log, into the report of `folder`."""
+    from .report import LOGS, add_part, broken_part, part_of_step
+
+    part = broken_part(LOGS[log][0], message)
+    if status != CANNOT_RUN:
+        part = part_of_step(folder / "log" / f"{log}.json", seconds)
+    opened = add_part(folder, part)
+    if opened:
+        say(f"Report: {shown(opened)}")
 
 
 def use_device(args):
@@ -160,7 +206,7 @@ def image_dir(args):
         return args.image_dir
     folder = ROOT / "lite_data"
     if unpack_once(ROOT / "lite_data.tar", folder):
-        print(f"unpacked {shown(folder)}")
+        say(f"unpacked {shown(folder)}")
     return folder / "val"
 
 

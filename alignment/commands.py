@@ -1,4 +1,4 @@
-"""python -m alignment compare, python -m alignment map: any pair of models, from any folder."""
+"""python -m alignment compare, map: any pair of models, from any folder; show, diff: reports."""
 
 from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import traceback
 
 from .arguments import Formatter, Parser, count, file_path, number, seed, steps
@@ -20,6 +21,7 @@ from .files import (
     write_json,
 )
 from .screen import CANNOT_RUN, leave, printable, tell
+from .terminal import coloured, of_verdict
 
 ALIGNED, NOT_ALIGNED = 0, 1
 EXAMPLES = {
@@ -33,16 +35,27 @@ EXAMPLES = {
     alignment map --torch ref.py:Net --paddle port.py:Net > map.json
     alignment compare … --map map.json
 """,
+    "show": """
+    alignment show result/report.json
+    alignment show result/report.json --page report.html
+""",
+    "diff": """
+    alignment diff old/report.json new/report.json
+""",
 }
 # {command: how it ends}
 RESULT = {
     "compare": "Exit status: 0 aligned, 1 not aligned, 2 could not run.",
     "map": "Prints the names that differ, as JSON for --map. An entry that begins with // is a\n"
     "remark on what is doubtful. Exit status: 0, or 2 if it could not run.",
+    "show": "Exit status: 0, or 2 if the report cannot be read or the page not be written.",
+    "diff": "Exit status: 0 if nothing is worse, 1 if something is, 2 if a report cannot be read.",
 }
 WHAT = {
     "compare": "Is a port in PaddlePaddle the same as its reference in PyTorch? If not, where?",
     "map": "Which layer of the port is which of the reference?",
+    "show": "Prints a report again, and makes its page.",
+    "diff": "What has changed between two reports? Which check turned red, which difference grew?",
 }
 
 
@@ -53,15 +66,11 @@ def main(arguments):
         arguments: of the command line, the name of the command first.
     """
     command = arguments[0]
-    args = parser(command).parse_args(arguments[1:])
-    environment.require("numpy", "torch", "paddle")
-    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    args = PARSERS.get(command, parser)(command).parse_args(arguments[1:])
     status, message = CANNOT_RUN, ""
     try:
-        import paddle
-
-        paddle.disable_signal_handler()
-        paddle.set_device("cpu")  # float64, on both sides alike
+        if command not in PARSERS:
+            _import_frameworks()
         environment.imported()
         status = COMMANDS[command](args)
     except CannotRun as error:
@@ -79,20 +88,49 @@ def main(arguments):
     leave(status, message)
 
 
+def _import_frameworks():
+    environment.require("numpy", "torch", "paddle", "rich")
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    import paddle
+
+    paddle.disable_signal_handler()
+    paddle.set_device("cpu")  # float64, on both sides alike
+
+
 def program():
     """How this was called: as the console script or as a module."""
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     return name if name == "alignment" else "python -m alignment"
 
 
-def parser(command):
+def _parser(command):
     examples = EXAMPLES[command].replace("alignment ", f"{program()} ")
-    flags = Parser(
+    return Parser(
         prog=f"{program()} {command}",
         description=f"{WHAT[command]}\n{examples}",
         epilog=RESULT[command],
         formatter_class=Formatter,
     )
+
+
+def show_parser(command):
+    flags = _parser(command)
+    flags.add_argument("report", metavar="REPORT", type=file_path, help="report.json of a run")
+    flags.add_argument("--page", metavar="FILE", type=file_path, help="write the page, HTML")
+    flags.add_argument("--junit", metavar="FILE", type=file_path, help="write JUnit XML, for CI")
+    flags.add_argument("-q", "--quiet", action="store_true", help="print the verdict alone")
+    return flags
+
+
+def diff_parser(command):
+    flags = _parser(command)
+    flags.add_argument("old", metavar="OLD", type=file_path, help="report.json of a run")
+    flags.add_argument("new", metavar="NEW", type=file_path, help="report.json of a later run")
+    return flags
+
+
+def parser(command):
+    flags = _parser(command)
     pair = flags.add_argument_group("the pair")
     for side, other in (("torch", "reference"), ("paddle", "port")):
         pair.add_argument(
@@ -215,6 +253,10 @@ def parser(command):
     out.add_argument(
         "--log-dir", metavar="DIR", type=file_path, help="folder for compare_layers.log, all layers"
     )
+    out.add_argument(
+        "--report", metavar="DIR", type=file_path, help="folder for report.html and report.json"
+    )
+    out.add_argument("--junit", metavar="FILE", type=file_path, help="write JUnit XML, for CI")
     return flags
 
 
@@ -273,12 +315,13 @@ def compare(args):
     from .loading import load
 
     port, reference = _pair(args)
-    if args.json:
-        if args.json.is_dir():
-            raise CannotRun(f"--json {shown(args.json)} is a folder: give the name of a file")
-        require_writable(args.json.parent)
-    if args.log_dir:
-        require_writable(args.log_dir)
+    start = time.perf_counter()
+    for flag, file in (("--json", args.json), ("--junit", args.junit)):
+        if file:
+            require_file_name(flag, file)
+    for folder in (args.log_dir, args.report):
+        if folder:
+            require_writable(folder)
     losses = {
         side: load(text, flag)
         for side, text, flag in (
@@ -317,9 +360,14 @@ def compare(args):
         seed=args.seed,
         log_dir=args.log_dir,
         stop=args.exitfirst,
+        details=args.report is not None,
     )
-    for line in report.text(args.verbose, args.quiet).splitlines():
-        print(printable(line))
+    lines = [printable(line) for line in report.text(args.verbose, args.quiet).splitlines()]
+    for line in lines[:-1]:
+        print(line)
+    print(coloured(lines[-1], of_verdict(lines[-1])))
+    if args.report or args.junit:
+        _write_reports(args, report, time.perf_counter() - start)
     if not report.compared:
         why = [line for line in report.not_compared if not line.endswith("not asked for")]
         raise CannotRun(f"nothing was compared: {'; '.join(why)}")
@@ -328,6 +376,61 @@ def compare(args):
     if args.log_dir and not args.quiet:
         print(f"Layers: {shown(args.log_dir / 'compare_layers.log')}")
     return ALIGNED if report.aligned else NOT_ALIGNED
+
+
+def require_file_name(flag, path):
+    """Raises CannotRun unless a file of that name can be written."""
+    if path.is_dir():
+        raise CannotRun(f"{flag} {shown(path)} is a folder: give the name of a file")
+    require_writable(path.parent)
+
+
+def _write_reports(args, found, seconds):
+    """What --report and --junit ask for. What cannot be written loses no verdict."""
+    from .report import make_report, part_of_comparison, write_report
+
+    lines = [printable(line) for line in found.text().splitlines()]
+    report = make_report([part_of_comparison(found, seconds, lines)], args.seed)
+    if args.report:
+        opened = write_report(report, args.report)
+        if opened and not args.quiet:
+            print(f"Report: {shown(opened)}")
+    if args.junit:
+        from .junit import write_junit
+
+        try:
+            write_junit(report, args.junit)
+        except CannotRun as error:
+            tell(str(error))
+
+
+def show(args):
+    """Prints a report again; writes its page and JUnit XML where asked to."""
+    from .junit import write_junit
+    from .report import read_report, text, write_page_of
+
+    for flag, file in (("--page", args.page), ("--junit", args.junit)):
+        if file:
+            require_file_name(flag, file)
+    report = read_report(args.report)
+    lines = [printable(line) for line in text(report, args.quiet)]
+    print("\n".join([*lines[:-1], coloured(lines[-1], of_verdict(lines[-1]))]))
+    if args.junit:
+        write_junit(report, args.junit)
+    if args.page and not write_page_of(report, args.page):
+        return CANNOT_RUN
+    return ALIGNED
+
+
+def diff(args):
+    """Says what has changed between two reports."""
+    from .changes import changes
+    from .report import read_report
+
+    found = changes(read_report(args.old), read_report(args.new))
+    for line in found.lines():
+        print(printable(line))
+    return NOT_ALIGNED if found.worse else ALIGNED
 
 
 def propose(args):
@@ -348,4 +451,5 @@ def propose(args):
     return ALIGNED
 
 
-COMMANDS = {"compare": compare, "map": propose}
+COMMANDS = {"compare": compare, "map": propose, "show": show, "diff": diff}
+PARSERS = {"show": show_parser, "diff": diff_parser}  # of those that need no framework

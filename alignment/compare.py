@@ -64,6 +64,7 @@ def check(
     seed=0,
     log_dir=None,
     stop=False,
+    details=False,
 ):
     """Compares a port in PaddlePaddle with its reference in PyTorch.
 
@@ -98,6 +99,7 @@ def check(
         seed: of weights and inputs.
         log_dir: folder for a log of all layers; None writes none.
         stop: after the first check that differs.
+        details: also keep what a page shows, in the report's `data`: all layers and weights.
 
     Returns:
         Report.
@@ -156,6 +158,7 @@ def check(
         weights=(torch_weights, paddle_weights, own_weights),
         seed=seed,
         log_dir=log_dir,
+        details=details,
     )
     return _Comparison(pair, checks, sizes, steps, optimizer, stop).run()
 
@@ -330,6 +333,7 @@ class Pair:
     weights: tuple = (None, None, False)
     seed: int = 0
     log_dir: Path | None = None
+    details: bool = False
 
 
 class _Comparison(Structure, Forward, Training, Initialisation):

@@ -235,6 +235,7 @@ def pair_weights(model, torch_state, layer_map=None, given=()):
     pairing = pair_entries(table, port, reference)
     pairing.layers = {**layer_map, **pairing.renamed}
     pairing.ignored, pairing.unknown = ignored, unknown
+    pairing.counters = [name for name in torch_state if name.endswith(IGNORED)]
     pairing.tied = _tied_on_one_side(pairing.table, one, one_reference)
     return pairing
 

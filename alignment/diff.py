@@ -35,6 +35,7 @@ class Verdict(NamedTuple):
     threshold: float
     float64: float | None  # relative
     excess: float  # over what is allowed, to find the worst
+    bound64: float | None = None  # of `float64`
 
 
 def save(logger, path):
@@ -140,13 +141,15 @@ class DiffHelper(ReprodDiffHelper):
             text += f", bound {bound:.0e}"
             if not np.isfinite(difference):
                 text = f"{key}: in float64, {self.incomparable64[key]}"
-            return Verdict("misaligned", text, value, threshold, difference, difference / bound)
+            excess = difference / bound
+            return Verdict("misaligned", text, value, threshold, difference, excess, bound)
         agreed = f"in float64 they agree to {difference:.1e} of their size"
         if within:
-            return Verdict("aligned", f"{measured}; {agreed}", value, threshold, difference, excess)
+            text = f"{measured}; {agreed}"
+            return Verdict("aligned", text, value, threshold, difference, excess, bound)
         name = "rounding" if ratio <= IMPRECISE else "imprecise"
         text = f"{measured}; {agreed}, Paddle's float32 error is {ratio:.1f} times PyTorch's"
-        return Verdict(name, text, value, threshold, difference, excess)
+        return Verdict(name, text, value, threshold, difference, excess, bound)
 
 
 def _why_not_comparable(reference, port):

@@ -288,8 +288,11 @@ def read_text(path, most=MAX_TEXT):
     return text
 
 
-def read_json(path):
+def read_json(path, most=MAX_TEXT):
     """What a JSON file holds. A key that is given twice is an error, as one of them would be lost.
+
+    Args:
+        most: bytes that it may have.
 
     Raises:
         CannotRun: it cannot be read, or is no JSON.
@@ -303,7 +306,7 @@ def read_json(path):
             raise ValueError(f"{twice!a:.80} is given twice")
         return entries
 
-    text = read_text(path)
+    text = read_text(path, most)
     try:
         return json.loads(text, object_pairs_hook=once)
     except RecursionError as error:
@@ -513,10 +516,10 @@ def unpack_once(archive, folder):
     return False
 
 
-def write_json(value, path):
+def write_json(value, path, indent=2):
     """Writes plain values as JSON, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
 
 
 def place_of(error):

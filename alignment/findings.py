@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Check", "Compared", "Finding", "Report"]
+__all__ = ["Check", "Compared", "Finding", "Report", "plain"]
 
 SETTING = "Differs (port | reference)"  # title of what can be read off, and is no result
 
@@ -74,12 +74,14 @@ class Compared:
         summary: in one line, for when all agrees.
         findings: [Finding], in the order in which to look at them; [] if all agrees.
         log: pathlib.Path of the file with every row, or None.
+        data: {key of a part of report.json: what a page shows of it}, as layers or images.
     """
 
     name: str
     summary: str
     findings: list = field(default_factory=list)
     log: Path | None = None
+    data: dict = field(default_factory=dict)
 
     @property
     def agrees(self):
@@ -116,6 +118,7 @@ class Report:
         known: lines on known differences of the frameworks that were allowed for.
         notes: lines on how the comparison was made.
         power: a line on how small a mistake in a weight would have been seen; "" if not known.
+        data: {key of a part of report.json: value}, where `check` was asked for details.
     """
 
     checks: list = field(default_factory=list)
@@ -124,6 +127,7 @@ class Report:
     known: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     power: str = ""
+    data: dict = field(default_factory=dict, repr=False)
 
     @property
     def aligned(self):
@@ -189,18 +193,27 @@ class Report:
         return "\n".join([*lines, self.verdict])
 
     def as_dict(self):
-        """Plain values, for JSON; infinite differences are text."""
+        """Plain values, for JSON, without `data`; infinite differences are text."""
+        values = plain({"aligned": self.aligned, "verdict": self.verdict, **asdict(self)})
+        del values["data"]
+        return values
 
-        def plain(value):
-            if isinstance(value, dict):
-                return {key: plain(child) for key, child in value.items()}
-            if isinstance(value, list):
-                return [plain(child) for child in value]
-            if isinstance(value, (float, np.floating)):
-                return float(value) if np.isfinite(value) else str(value)
-            return value
 
-        return plain({"aligned": self.aligned, "verdict": self.verdict, **asdict(self)})
+def plain(value):
+    """`value` for JSON: numbers of NumPy as Python's, and as text those that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(child) for child in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else str(float(value))
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 SHOWN = 4  # differences of a check

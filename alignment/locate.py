@@ -23,6 +23,7 @@ __all__ = [
     "compare_settings",
     "first_backward",
     "first_forward",
+    "layer_entries",
     "locate_backward",
     "locate_forward",
     "locate_loss",
@@ -91,6 +92,66 @@ def write(rows, path, backward=False):
             mark = "" if agree else "  <-- differs"
             sides = f"{_described(row.port.layer)} | {_described(row.reference.layer)}"
             file.write(f"{row.name or THE_MODEL:{width}}  {numbers}  {sides}{mark}\n")
+
+
+def layer_entries(rows, bound=FORWARD_FLOAT64, gradient_bound=None):
+    """A dictionary for each row: the `layers` of a report, as docs/report.schema.json has them.
+
+    Args:
+        bound: of the outputs' differences.
+        gradient_bound: of those of their gradients, where there was a backward pass.
+    """
+    found = []
+    for row in rows:
+        port, reference = row.port.layer, row.reference.layer
+        sides = settings(port), settings(reference)
+        names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
+        has_gradient = gradient_bound is not None
+        gradient = row.output_gradient if has_gradient else None
+        shape = next((list(x.shape) for x in row.port.outputs.values()), [])
+        found.append(
+            {
+                "name": row.name or THE_MODEL,
+                "reference": row.reference_name or THE_MODEL,
+                "port_kind": type(port).__name__,
+                "reference_kind": type(reference).__name__,
+                "settings": [[name, *(_value(side.get(name)) for side in sides)] for name in names],
+                "differs": [setting.name for setting in different_settings(port, reference)],
+                "input": row.input,
+                "output": row.output,
+                "gradient": gradient,
+                "bound": bound,
+                "gradient_bound": gradient_bound,
+                "shape": shape,
+                "statistics": {
+                    "input": _both_statistics(row.port.inputs, row.reference.inputs),
+                    "output": _both_statistics(row.port.outputs, row.reference.outputs),
+                },
+                "agrees": row.output <= bound and not (has_gradient and gradient > gradient_bound),
+            }
+        )
+    return found
+
+
+def _value(setting):
+    """A setting as text; None stays None: that side has none."""
+    if isinstance(setting, float):
+        return f"{setting:.6g}"
+    return None if setting is None else str(setting)
+
+
+def _both_statistics(port, reference):
+    return {"port": _statistics(port), "reference": _statistics(reference)}
+
+
+def _statistics(arrays):
+    """[mean, standard deviation, least, largest] of the first array of floats; None if none."""
+    array = next((x for x in arrays.values() if x.dtype.kind == "f" and x.size), None)
+    if array is None:
+        return None
+    with np.errstate(all="ignore"):
+        values = array.mean(), array.std(), array.min(), array.max()
+    return [float(f"{value:.6g}") for value in values]
 
 
 def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None, check="forward"):
@@ -259,7 +320,8 @@ def locate_forward(port, reference, run_port, run_reference, path, layer_map=Non
     rows = compare(seen, seen_reference, layer_map)
     write(rows, path)
     first = first_forward(rows, unpaired=unpaired_between(seen, seen_reference, rows))
-    return _located(port, reference, rows, first, path, layer_map)
+    entries = layer_entries(rows)
+    return _located(port, reference, rows, entries, first, path, layer_map)
 
 
 def locate_backward(port, reference, run_port, run_reference, path, layer_map=None):
@@ -269,7 +331,9 @@ def locate_backward(port, reference, run_port, run_reference, path, layer_map=No
     write(rows, path, backward=True)
     unpaired = unpaired_between(seen, seen_reference, rows)
     first = first_forward(rows, TRAIN_FLOAT64, unpaired, "backward") or first_backward(rows)
-    return _located(port, reference, rows, first, path, layer_map, ", forward and backward")
+    entries = layer_entries(rows, TRAIN_FLOAT64, GRADIENT_FLOAT64)
+    passes = ", forward and backward"
+    return _located(port, reference, rows, entries, first, path, layer_map, passes)
 
 
 def locate_loss(port, reference, path, layer_map=None):
@@ -286,11 +350,12 @@ def locate_loss(port, reference, path, layer_map=None):
     return located
 
 
-def _located(port, reference, rows, first, path, layer_map, passes=""):
+def _located(port, reference, rows, entries, first, path, layer_map, passes=""):
     found = compare_settings(port, reference, layer_map)
     if len(found) > SHOWN:
         more = f"… and {len(found) - SHOWN} more settings"
         found[SHOWN:] = [Finding("settings", "", more, title=SETTING)]
     count = sum(bool(row.name) for row in rows)
     summary = "" if first else f"All {count} layers agree{passes}"
-    return Compared("layers", summary, [*found, *([first] if first else [])], path)
+    findings = [*found, *([first] if first else [])]
+    return Compared("layers", summary, findings, path, {"layers": entries})

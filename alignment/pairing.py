@@ -86,6 +86,8 @@ class Pairing:
         unknown: [(name, kind of rule)] of parameters that a rule names and the port has not.
         tied: [(port's name, what it is in the port, in the reference)] of parameters that are one
             tensor with another on one side only.
+        shapes: {port's name: shape}.
+        counters: names of the reference that count batches, and that the port cannot have.
     """
 
     table: dict
@@ -95,6 +97,8 @@ class Pairing:
     ignored: dict = field(default_factory=dict)
     unknown: list = field(default_factory=list)
     tied: list = field(default_factory=list)
+    shapes: dict = field(default_factory=dict)
+    counters: list = field(default_factory=list)
 
     @property
     def fits(self):
@@ -126,6 +130,20 @@ class Pairing:
             )
         ]
 
+    def entries(self):
+        """[{"port", "reference", "rule", "shape"}]: what became of each entry of both sides."""
+        found = [
+            _entry(name, ", ".join(sources_of(source)), str(rule), self.shapes.get(name))
+            for name, (source, rule) in self.table.items()
+        ]
+        for name, mine, theirs in self.misfits:
+            port = None if mine is None else name
+            rule = "another shape" if None not in (mine, theirs) else "no counterpart"
+            reference = None if theirs is None else name
+            found.append(_entry(port, reference, rule, theirs if mine is None else mine))
+        found += [_entry(name, None, "ignored", None) for name in self.ignored]
+        return [*found, *(_entry(None, name, "ignored", None) for name in self.counters)]
+
     def lines(self, proposal=None):
         """What differs, at most SHOWN parameters and SHOWN layers.
 
@@ -143,6 +161,11 @@ class Pairing:
             line = f"If these are the same layers, say so: --layer-map FILE with {{{shown}}}"
             lines.append(line + (f"; it is in {proposal}" if proposal else ""))
         return lines
+
+
+def _entry(port, reference, rule, shape):
+    shape = list(map(int, shape or ()))
+    return {"port": port, "reference": reference, "rule": rule, "shape": shape}
 
 
 def _count(count, noun, what):
@@ -250,7 +273,8 @@ def pair_entries(wanted, port, reference):
     rows = [misfits[name] for name in wanted if name in misfits]
     rows += [(n, None, tuple(shape)) for n, shape in reference.items() if n not in taken]
     ordered = {name: table[name] for name in wanted if name in table}
-    return Pairing(ordered, renamed_prefixes(renamed), rows)
+    shapes = {name: tuple(shape) for name, shape in port.items()}
+    return Pairing(ordered, renamed_prefixes(renamed), rows, shapes=shapes)
 
 
 def _pair_single_entries(wanted, port, reference, table, taken, known):

@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 
 from . import environment
+from .terminal import Waiting
 
 __all__ = ["Job", "can_fork", "processors", "run_at_once", "run_in_turn"]
 
@@ -132,11 +133,10 @@ class Job:
         self.out, self.err, names = texts
         self.imported = set(names.split("\0")) if names else None
 
-    def show(self):
-        """Prints what it has printed, on the same streams."""
-        for text, stream in ((self.out, sys.stdout), (self.err, sys.stderr)):
-            stream.write(text)
-            stream.flush()
+    @property
+    def running(self):
+        """Seconds since its start."""
+        return time.perf_counter() - self._begin
 
     def end(self):
         """Ends it, if it runs."""
@@ -144,7 +144,7 @@ class Job:
             environment.end(self)
 
 
-def run_in_turn(jobs, order, at_once, fork):
+def run_in_turn(jobs, order, at_once, fork, waiting=None):
     """Runs jobs, some at the same time; yields each when it and all before it have ended.
 
     Args:
@@ -152,25 +152,30 @@ def run_in_turn(jobs, order, at_once, fork):
         order: the same, in the order in which to start them.
         at_once: how many may run at the same time.
         fork: see `can_fork`.
+        waiting: terminal.Waiting, for a line on what is running.
     """
     ended, wanted = set(), list(jobs)
-    for job in run_at_once(order, at_once, fork):
+    for job in run_at_once(order, at_once, fork, waiting):
         ended.add(job)
         while wanted and wanted[0] in ended:
             yield wanted.pop(0)
 
 
-def run_at_once(order, at_once, fork):
+def run_at_once(order, at_once, fork, waiting=None):
     """Runs jobs, some at the same time; yields each as it ends. Arguments as of `run_in_turn`."""
-    waiting, running = list(order), []
+    to_start, running = list(order), []
+    waiting = waiting or Waiting()
     with contextlib.ExitStack() as stack:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
+        stack.enter_context(waiting.cleared())
+        while to_start or running:
+            while to_start and len(running) < at_once:
+                job = to_start.pop(0)
                 stack.enter_context(environment.cleaned_up(job.end))
                 job.start(fork)
                 running.append(job)
             for job in [job for job in running if job.poll()]:
                 running.remove(job)
+                waiting.clear()
                 yield job
+            waiting.show([(each.script.stem, each.running) for each in running])
             time.sleep(POLL)

@@ -4,6 +4,7 @@ Standard library only: it is there before any package is.
 """
 
 import contextlib
+import enum
 import io
 import os
 import sys
@@ -11,6 +12,45 @@ import sys
 CANNOT_RUN = 2
 CLOSED_PIPE = 128 + 13  # SIGPIPE: of a list whose reader has seen enough, as in … | head
 LONGEST = 2000  # characters of an error: a name or a value in it may have been megabytes
+
+
+class Detail(enum.IntEnum):
+    """How much is told: the verdict alone, what a reader wants, all."""
+
+    QUIET = 0
+    NORMAL = 1
+    ALL = 2
+
+
+_told = [Detail.ALL]  # who uses this as a library sees all
+
+
+def detail():
+    """The Detail of now."""
+    return _told[-1]
+
+
+@contextlib.contextmanager
+def telling(detail):
+    """Within, so much is told."""
+    _told.append(detail)
+    try:
+        yield
+    finally:
+        _told.pop()
+
+
+def detail_of(args):
+    """The Detail that a command line asks for, by -q and -v."""
+    if getattr(args, "quiet", False):
+        return Detail.QUIET
+    return Detail.ALL if getattr(args, "verbose", True) else Detail.NORMAL
+
+
+def say(text, at=Detail.NORMAL):
+    """Prints `text`, if so much is to be told."""
+    if detail() >= at:
+        print(text, flush=True)
 
 
 class _Stdout(io.FileIO):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from reprod_log.utils import check_print_diff, init_logger
 from .diff import VERDICTS
 from .files import CannotRun, place_of, reason_of, shown, whole_file, write_json
 from .findings import SETTING
-from .screen import printable
+from .report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, new_part
+from .screen import Detail, detail, printable, say
+from .terminal import coloured, of_verdict
 from .thresholds import FORWARD_FLOAT64
 
 __all__ = ["StepReport", "report_misfits"]
@@ -52,6 +55,7 @@ class StepReport:
         self.verdicts = helper.judge(*self.judged_by)
         self.compared, self.located, self.lines, self.notes = [], [], [], []
         self.power = None
+        self.seconds, self._since = {}, time.perf_counter()  # {name of what was compared: seconds}
 
     def judge_in_float64(self, reference64, port64):
         """Judges anew: of records whose float64 is costly, and wanted only if float32 differs.
@@ -85,10 +89,14 @@ class StepReport:
     def add(self, compared):
         """Adds a Compared to what the verdict depends on."""
         self.compared.append(compared)
+        now = time.perf_counter()
+        self.seconds[compared.name] = now - self._since
+        self._since = now
 
     def locate(self, located):
         """Adds a Compared that says where the step differs, and no more."""
         self.located.append(located)
+        self._since = time.perf_counter()
 
     def say(self, *lines):
         """Adds lines that stand under the verdict."""
@@ -120,18 +128,18 @@ class StepReport:
             self._write_records(temporary)
             with open(temporary, "a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in [*lines, *self.notes])
-        write_json(self._summary(), self.path.with_suffix(".json"))
-        print("\n".join(lines), flush=True)
+        write_json(self._summary(lines, hint), self.path.with_suffix(".json"))
+        _tell(lines)
         return self.aligned
 
     def _write_records(self, path):
         """What reprod_log's own report says, on the screen and in a file."""
         helper, passed = self.helper, True
-        with _logger_of_reprod_log(path) as logger:
+        with _logger_of_reprod_log(path, self.path) as logger:
             for key, diff in helper.diff_dict.items():
                 threshold = -1.0 if key in helper.reasons else self.verdicts[key].threshold
                 passed &= check_print_diff({key: diff}, self.judged_by[0], threshold, logger.info)
-            logger.info("diff check passed" if passed else "diff check failed")
+            logger.end(passed)
 
     @property
     def _worst(self):
@@ -217,7 +225,7 @@ class StepReport:
         how = "agree" if self.records_agree else "differ"
         return f"With the weights that fit, the records {how}: {self.verdicts[self._worst].text}"
 
-    def _summary(self):
+    def _summary(self, lines, hint):
         helper, key = self.helper, self._worst
         worst = self.verdicts[key]
         beside = self.fits and all(each.agrees for each in self.compared)
@@ -236,7 +244,89 @@ class StepReport:
             "not compared": self._not_compared(),
             "beside": {each.name: each.agrees for each in self.compared},
             "findings": [asdict(finding) for finding in self.findings],
+            "part": self._part(lines, hint),
         }
+
+    def _part(self, lines, hint):
+        """What report.json has of this step."""
+        red = next((each for each in self.compared if not each.agrees), None)
+        checks = [
+            {
+                "name": each.name,
+                "aligned": each.agrees,
+                "summary": each.summary or each.findings[0].text(),
+                "seconds": self.seconds[each.name],
+            }
+            for each in self.compared
+        ]
+        if self.pairing is not None:
+            summary = f"{len(self.pairing.table)} entries paired"
+            checks.insert(0, _structure_check(self.pairing, summary))
+        misfits = [] if self.fits else self.pairing.findings()
+        return new_part(
+            *_name_and_title(self.path),
+            ALIGNED if self.aligned else NOT_ALIGNED,
+            lines[0],
+            lines=lines,
+            look_at=None if self.aligned else self._look_at(red, hint),
+            records=[self._record(key) for key in self.verdicts],
+            checks=checks,
+            findings=finding_entries([*misfits, *self.findings]),
+            weights=[] if self.pairing is None else self.pairing.entries(),
+            not_compared=[line.removeprefix("Not compared: ") for line in self._not_compared()],
+            notes=[printable(line) for line in self.notes],
+            **{"power": self._power(), **self._data()},
+        )
+
+    def _record(self, key):
+        verdict = self.verdicts[key]
+        return {
+            "key": key,
+            "verdict": verdict.name,
+            "difference": verdict.difference,
+            "threshold": verdict.threshold,
+            "float64": verdict.float64,
+            "bound64": verdict.bound64,
+            "text": verdict.text,
+        }
+
+    def _power(self):
+        """How small a mistake, or else a difference, would have been seen."""
+        if self.power and self.power.line():
+            return self.power.line().removeprefix("power: ")
+        bounds = [each.bound64 for each in self.verdicts.values() if each.bound64 is not None]
+        if bounds:
+            return f"in float64, a difference above {max(bounds):.0e} of the largest value"
+        largest = max(each.threshold for each in self.verdicts.values())
+        return f"in float32, a difference above {largest:g}" if largest else "any difference"
+
+    def _data(self):
+        """Of all that was compared what a page shows; of several tables that of the red one."""
+        found = {}
+        for each in sorted([*self.compared, *self.located], key=lambda each: each.agrees):
+            for key, value in each.data.items():
+                if isinstance(value, list):
+                    found[key] = [*found.get(key, []), *value]
+                elif value is not None:
+                    found.setdefault(key, value)
+        return found
+
+
+def _name_and_title(path):
+    """Of the step whose log this is."""
+    return LOGS.get(path.stem, (path.stem, path.stem))
+
+
+def _structure_check(pairing, summary):
+    summary = summary if pairing.fits else pairing.verdict()
+    return {"name": "structure", "aligned": pairing.fits, "summary": summary, "seconds": 0.0}
+
+
+def _tell(lines):
+    """The lines of a report, the verdict first, or the verdict alone."""
+    print(coloured(lines[0], of_verdict(lines[0])), flush=True)
+    if lines[1:]:
+        say("\n".join(lines[1:]))
 
 
 def report_misfits(pairing, error, path):
@@ -254,12 +344,13 @@ def report_misfits(pairing, error, path):
         f"With the weights that fit, the port cannot be run: {reason}{place_of(error)}",
         f"Look at: {MISFITS_HINT}",
     ]
+    lines = [printable(line) for line in lines]
     with whole_file(path) as temporary:
-        with _logger_of_reprod_log(temporary) as logger:
-            logger.info("diff check failed")
+        with _logger_of_reprod_log(temporary, path) as logger:
+            logger.end(False)
         with open(temporary, "a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
-    print("\n".join(lines), flush=True)
+    _tell(lines)
     summary = {
         "aligned": False,
         "records agree": False,
@@ -269,6 +360,16 @@ def report_misfits(pairing, error, path):
         "difference": "inf",
         "threshold": 0.0,
         "findings": [asdict(finding) for finding in pairing.findings()],
+        "part": new_part(
+            *_name_and_title(path),
+            NOT_ALIGNED,
+            lines[0],
+            lines=lines,
+            look_at=MISFITS_HINT,
+            checks=[_structure_check(pairing, "")],
+            findings=finding_entries(pairing.findings()),
+            weights=pairing.entries(),
+        ),
     }
     write_json(summary, path.with_suffix(".json"))
 
@@ -282,15 +383,36 @@ def _misfit_lines(pairing, folder):
     return pairing.lines(shown(proposal))
 
 
+class _Records:
+    """reprod_log's lines: all of them in the file, on the screen all or one."""
+
+    def __init__(self, logger, log):
+        self.info, self.log = logger.info, log
+
+    def end(self, passed):
+        how = "diff check passed" if passed else "diff check failed"
+        self.info(how)
+        if detail() == Detail.NORMAL:
+            say(f"{how}: {shown(self.log)}")
+
+
 @contextlib.contextmanager
-def _logger_of_reprod_log(path):
-    """reprod_log's logger with the handlers of this report only: screen and file, each once."""
+def _logger_of_reprod_log(path, log):
+    """reprod_log's logger with the handlers of this report only: file and screen, each once.
+
+    Args:
+        path: that is written now; it becomes `log`.
+    """
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     for handler in before:
         root.removeHandler(handler)
     try:
-        yield init_logger(str(path))
+        logger = init_logger(str(path))
+        for handler in root.handlers[:]:
+            if detail() < Detail.ALL and not isinstance(handler, logging.FileHandler):
+                root.removeHandler(handler)
+        yield _Records(logger, log)
     finally:
         for handler in root.handlers[:]:
             root.removeHandler(handler)

@@ -310,6 +310,9 @@ class Backward(Base):
         rows = layers.compare(
             seen, result["seen_reference"], self.layer_map, self.pair.channels_last
         )
+        known = self.report.data.get("layers", [])
+        if self.pair.details and all(layer["agrees"] for layer in known):  # now with gradients
+            self.report.data["layers"] = locate.layer_entries(rows, limit, GRADIENT_FLOAT64)
         unpaired = locate.unpaired_between(seen, result["seen_reference"], rows)
         finding = locate.first_forward(rows, limit, unpaired, "backward")
         finding = finding or locate.first_backward(rows)

@@ -103,6 +103,8 @@ class Forward(Base):
         rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
         if self.pair.log_dir is not None:
             locate.write(rows, Path(self.pair.log_dir) / "compare_layers.log")
+        if self.pair.details:
+            self.report.data["layers"] = locate.layer_entries(rows, limit)
         different = [
             f
             for f in self.report.differences
@@ -169,6 +171,8 @@ class Forward(Base):
         limit = self._bound(FORWARD_FLOAT64)
         seen = self._comparable_layers(seen, seen_reference, complete=False)
         rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
+        if self.pair.details:
+            self.report.data["layers"] = locate.layer_entries(rows, limit)
         self._note_settings()
         self.report.differences.append(broken.args[0])
         if any(row.output > limit for row in rows):
@@ -205,6 +209,8 @@ class Forward(Base):
                 seen = layers.record(self.port, lambda model: self._call("port", model))
             seen = self._comparable_layers(seen, seen_reference)
             rows = layers.compare(seen, seen_reference, self.layer_map, self.pair.channels_last)
+            if self.pair.details:
+                self.report.data["layers"] = locate.layer_entries(rows, limit)
             self._locate(found, rows, seen, seen_reference, limit)
         outputs = counted(len(theirs.arrays), "output")
         return f"{outputs}, in float32 alone: largest difference {worst:.0e}"

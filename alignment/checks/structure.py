@@ -28,6 +28,8 @@ class Structure(Base):
         )
         self.pairing, self.table = pairing, pairing.table
         self.layer_map = dict(pairing.layers)
+        if self.pair.details:
+            self.report.data["weights"] = pairing.entries()
         for name, (source, rule) in self.table.items():
             if isinstance(source, str) and isinstance(rule, str):
                 self.layer_map.setdefault(layer_of(name), layer_of(source))

@@ -17,6 +17,7 @@ from ..findings import SETTING, Compared, Finding
 from ..statistics import same_distribution
 from ..threads import one_torch_thread
 from .data import describe_difference, load_reference
+from .pictures import histogram_entry, image_entry
 
 # The chance that any of the comparisons of draws calls a right port wrong, over all seeds.
 ERROR_RATE = 1e-6
@@ -30,6 +31,7 @@ BATCHES = 30  # mixed
 CROP_SIZE = 224  # of the images that are compared
 FIRST = "First difference in training"
 SETTINGS_SHOWN = 3
+HISTOGRAMS = 6  # of a report
 DRAW_SIZE = 64  # of those that draws are for: less work, and the same for what is drawn
 
 
@@ -75,7 +77,9 @@ class _Comparison:
         self.different_settings = {}  # {name: Finding}
         self.first = None  # Finding of the first image or batch that differs
         self.log = []
-        self.tests = []  # (p, name, text)
+        self.tests = []  # (name, p, text)
+        self.samples = {}  # {name of a test: the port's and the reference's}
+        self.pictures = []  # of a report
 
     def settings(self, policy, port, reference):
         for name, value in reference.settings.items():
@@ -111,13 +115,18 @@ class _Comparison:
                 + ", ".join(label for label, _ in steps)
             )
             if different and not self.first:
-                label, difference = different
+                label, difference, *sides = different
                 where = f"{_title(policy)}, {shown(path)}"
+                self._keep_image(where, label, sides)
                 self.first = Finding("augmentation", where, f"stage {label}", title=FIRST)
                 self.first.detail = [
                     "It goes into this stage the same on both sides, with the same draws, and "
                     f"comes out with {difference}: the mistake is in this stage",
                 ]
+
+    def _keep_image(self, title, stage, sides):
+        entry = image_entry(title, stage, *sides) if sides else None
+        self.pictures += [entry] if entry else []
 
     def batches(self, port, reference, rng):
         for number in range(BATCHES):
@@ -130,7 +139,7 @@ class _Comparison:
             kind = "CutMix" if "box" in drawn else "mixup"
             self.log.append(f"batch     {_mark(different)}  {kind} {number}: {drawn}")
             if different and not self.first:
-                label, difference = different
+                label, difference, *_ = different
                 self.first = Finding("augmentation", kind, f"its {label}", title=FIRST)
                 self.first.detail = [f"With the same draws they come out with {difference}"]
 
@@ -170,6 +179,7 @@ class _Comparison:
             values = ours[name]
             test = _discrete if isinstance(values, list) else _continuous
             self.tests.append((f"{title}, {name}", *test(values, theirs[name])))
+            self.samples[self.tests[-1][0]] = values, theirs[name]
 
     def write(self, path):
         bound = ERROR_RATE / max(1, len(self.tests))
@@ -203,6 +213,12 @@ class _Comparison:
             worst.detail.append(
                 f"{len(unlike)} of {len(self.tests)} statistics of the draws differ"
             )
+        compared.data["images"] = self.pictures
+        compared.data["histograms"] = [
+            histogram_entry(name, *self.samples[name])
+            for name, _, _ in unlike[:HISTOGRAMS]
+            if name in self.samples
+        ]
         if not compared.findings:
             compared.summary = (
                 f"training data: {self.count} images and {BATCHES} batches the same for the same "
@@ -220,15 +236,19 @@ def _title(policy):
 
 
 def _first_different(steps, expected):
-    """(label, what differs) of the first of two rows of (label, array) that differ, or None."""
+    """(label, what differs) of the first of two rows of (label, array) that differ, or None.
+
+    Where both have that stage, its two arrays follow.
+    """
     steps = iter(steps)
     for label_ref, b in expected:
         label, a = next(steps, ("nothing", None))
         if label != label_ref:
             return label_ref, f"another stage, {label} | {label_ref}"
-        difference = describe_difference(np.asarray(a), np.asarray(b))
+        sides = np.asarray(a), np.asarray(b)
+        difference = describe_difference(*sides)
         if difference:
-            return label, difference
+            return label, difference, *sides
     return next(((label, f"one stage more, {label} | nothing") for label, _ in steps), None)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from ..files import CannotRun, reason_of, require_file, shown
 from ..findings import Compared, Finding, settings_found
 from ..settings import Setting
+from .pictures import image_entry
 
 
 def locate_image(port, reference):
@@ -25,16 +26,22 @@ def locate_image(port, reference):
         for name, value in port.transform.settings.items()
         if value != reference.transform.settings.get(name)
     ]
-    first = _first_finding(port, reference)
+    images = []
+    first = _first_finding(port, reference, images)
     summary = ""
     if first is None:
         summary = "Every image and label agrees by itself: the mistake is in the loader (batches)"
     found = settings_found("data", "", settings)
-    return Compared("images", summary, [*found, *([first] if first else [])])
+    findings = [*found, *([first] if first else [])]
+    return Compared("images", summary, findings, data={"images": images})
 
 
-def _first_finding(port, reference):
-    """Finding of the first class, file, label or image that differs, or None."""
+def _first_finding(port, reference, images):
+    """Finding of the first class, file, label or image that differs, or None.
+
+    Args:
+        images: [entry of a report]: the image is put there.
+    """
     if port.classes != reference.classes:
         sides = map(str, first_different(port.classes, reference.classes))
         return Finding("data", "", "the order of classes, at", *sides, title="First difference")
@@ -54,8 +61,10 @@ def _first_finding(port, reference):
     for index, (path, _) in enumerate(port.samples):
         stage = first_stage(path, port, reference)
         if stage:
-            name, difference = stage
+            name, difference, *sides = stage
             finding = image(f"{shown(path)} (number {index})", f"stage {name}")
+            entry = image_entry(shown(path), name, *sides)
+            images += [entry] if entry else []
             finding.detail = [
                 "It goes into this stage the same on both sides and comes out with "
                 f"{difference}: the mistake is in this stage"
@@ -92,7 +101,10 @@ def load_reference(dataset, path):
 
 
 def first_stage(path, port, reference):
-    """(name, what differs in words) of the first stage that differs, or None."""
+    """(name, what differs in words, port's array, reference's) of the first stage that differs.
+
+    None if none does.
+    """
     stages = zip(
         [("decode", port.loader), *port.transform.stages],
         [("decode", reference.loader), *reference.transform.stages],
@@ -100,9 +112,10 @@ def first_stage(path, port, reference):
     a = b = path
     for (name, stage), (_, stage_ref) in stages:
         a, b = stage(a), stage_ref(b)
-        difference = describe_difference(np.asarray(a), np.asarray(b))
+        sides = np.asarray(a), np.asarray(b)
+        difference = describe_difference(*sides)
         if difference:
-            return name, difference
+            return name, difference, *sides
     return None
 
 

@@ -1,12 +1,16 @@
 """Where two metrics differ: in one batch, or in putting batches together."""
 
+import contextlib
+
 import numpy as np
 
 from ..findings import Compared, Finding
 from ..thresholds import EVAL_LOSS, METRIC
 
+ROWS = 20  # of a report
 
-def locate_metric(port_record, reference_record, port_batches, reference_batches):
+
+def locate_metric(port_record, reference_record, port_batches, reference_batches, rows=()):
     """Where two metrics differ.
 
     Args:
@@ -14,6 +18,7 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
             keys "acc_*" and "loss" are computed from the same logits, keys "model_*" from each
             side's own, keys "ranks_*" from the same logits on several ranks.
         port_batches, reference_batches: [[accuracy by k, …] of each batch alone].
+        rows: [(label, port's accuracies by k, reference's) of each image alone].
 
     Returns:
         Compared
@@ -24,6 +29,7 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
         return located
     finding = Finding("metric", key, *sides, title="First metric that differs")
     located.findings.append(finding)
+    located.data["rows"] = _different_rows(rows)
     located.summary = ""
     if key in port_record:
         a, b = (float(np.ravel(record[key])[0]) for record in (port_record, reference_record))
@@ -31,6 +37,19 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
             finding.detail.append("The port's is a hundredth of it: a fraction, not per cent")
         finding.detail.append(_why(key, port_batches, reference_batches))
     return located
+
+
+def _different_rows(rows):
+    """The first ROWS images that one side counts as right and the other does not."""
+    found = []
+    # A wrong metric may fail on a single image: then there is nothing to show.
+    with contextlib.suppress(Exception):
+        for number, (label, port, reference) in enumerate(rows):
+            if not np.allclose(port, reference, rtol=0, atol=METRIC):
+                told = (", ".join(f"{value:g}" for value in side) for side in (port, reference))
+                entry = dict(zip(("port", "reference"), told), row=number, label=int(label))
+                found.append(entry)
+    return found[:ROWS]
 
 
 def _why(key, port_batches, reference_batches):

@@ -1,8 +1,9 @@
 """Both trainers, step by step: in float64, in float32, in several processes; and the report."""
 
-import json
 import shutil
 import tempfile
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import torch
 from .. import environment
 from ..arguments import file_path, steps
 from ..convert import pair_weights
-from ..files import CannotRun, require_writable, shown, whole_file
+from ..files import CannotRun, require_writable, shown, write_json
+from ..findings import Check
 from ..layers import read_layer_map
+from ..report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, new_part
+from ..screen import printable
 from ..state import torch_arrays
 from ..weights import make_alive
-from .comparison import Comparison
-from .curves import UNITS, compare_curves, divergence, free_runs, plot
+from .comparison import Comparison, power, shares_of_bounds
+from .curves import UNITS, compare_curves, curves_entry, divergence, free_runs, plot
 from .loops import Loops
 from .ranks import PROCESSES, compare_ranks
 from .replay import Draws, subset
@@ -148,6 +152,7 @@ def compare_float32(pair, args, start, steps, picture):
     losses = divergence(curves)
     comparison = Comparison()
     comparison.differences = compare_curves(curves)
+    comparison.curves = curves_entry(curves)
     return comparison, (
         f"float32, {len(losses.port)} steps, each on its own: losses differ by "
         f"{losses.port[0]:.0e} at first and {losses.port[-1]:.0e} at last; PyTorch's own, begun "
@@ -174,6 +179,8 @@ class Report:
         self.log = folder / "train_align_steps.log"
         self.all = Comparison()
         self.aligned = True
+        self.checks, self.findings, self.lines, self.curves = [], [], [], None
+        self._since = time.perf_counter()
 
     def add(self, comparison, what, line=None, lines=()):
         """The findings of one comparison. Returns whether it agrees.
@@ -184,14 +191,24 @@ class Report:
             lines: to add where it does not.
         """
         self.all.differences += comparison.differences
+        self.curves = comparison.curves or self.curves
         compared = comparison.compared("training", what)
         self.aligned = compared.agrees
+        now = time.perf_counter()
+        summary = line or compared.summary
         if not self.aligned:
-            print("NOT ALIGNED: the two trainings differ")
-            print("\n".join([*compared.lines(), *lines]), flush=True)
+            summary = compared.findings[0].text()
+            self._print("NOT ALIGNED: the two trainings differ", *compared.lines(), *lines)
         else:
-            print(line or compared.summary, flush=True)
+            self._print(summary)
+        self.checks.append(Check(what, self.aligned, summary, now - self._since))
+        self.findings += compared.findings
+        self._since = now
         return self.aligned
+
+    def _print(self, *lines):
+        self.lines += [printable(line) for line in lines]
+        print("\n".join(lines), flush=True)
 
     def write(self):
         """Writes the log, and the verdict."""
@@ -211,12 +228,25 @@ class Report:
             "threshold": worst.bound,
             "largest": {kind: (str(row.value), row.bound) for kind, row in largest.items()},
         }
-        with whole_file(self.log.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        look_at = f"{shown(self.log)}, the lines with 'differs'"
         if self.aligned:
-            print("aligned: both trainers take the same steps", flush=True)
+            self._print("aligned: both trainers take the same steps")
         else:
-            print(f"Look at: {shown(self.log)}, the lines with 'differs'", flush=True)
+            self._print(f"Look at: {look_at}")
+        verdict = next(line for line in self.lines if line.startswith(("aligned: ", "NOT ALIGNED")))
+        summary["part"] = new_part(
+            *LOGS[self.log.stem],
+            ALIGNED if self.aligned else NOT_ALIGNED,
+            verdict,
+            lines=self.lines,
+            look_at=None if self.aligned else look_at,
+            checks=[asdict(check) for check in self.checks],
+            findings=finding_entries(self.findings),
+            quantities=shares_of_bounds(rows),
+            power=power(rows),
+            curves=self.curves,
+        )
+        write_json(summary, self.log.with_suffix(".json"))
 
 
 def share_of_bound(row):

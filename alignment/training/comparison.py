@@ -7,7 +7,11 @@ import numpy as np
 from ..files import whole_file
 from ..findings import SETTING, Compared, Finding
 
-__all__ = ["ADVICE", "Comparison", "Difference"]
+__all__ = ["ADVICE", "Comparison", "Difference", "power", "shares_of_bounds"]
+
+FREE = ("free run", "log")  # kinds that are not compared in float64 alone
+
+MOST_COLUMNS = 200  # of a table of shares: of a longer training, neighbours share one
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Comparison:
     def __init__(self, settings=()):
         self.settings = list(settings)  # lines: what can be read off and differs
         self.differences = []  # [Difference]
+        self.curves = None  # of free runs, for a page
 
     def write(self, path):
         """One line for each quantity at each moment."""
@@ -65,14 +70,18 @@ class Comparison:
         """
         first = next((row for row in self.differences if not row.agrees), None)
         if first is None:
-            return Compared(name, self._summary(what), log=log)
+            return Compared(name, self._summary(what), log=log, data=self._data())
         settings = [Finding("training", "", line, title=SETTING) for line in self.settings]
         others = [
             Finding("training", row.where, row.text(), difference=row.difference, bound=row.bound)
             for row in self.differences
             if not row.agrees and row is not first
         ]
-        return Compared(name, "", [*settings, self._first(first, advise), *others], log)
+        findings = [*settings, self._first(first, advise), *others]
+        return Compared(name, "", findings, log, self._data())
+
+    def _data(self):
+        return {"quantities": shares_of_bounds(self.differences), "power": power(self.differences)}
 
     def _summary(self, what):
         worst = {}
@@ -108,6 +117,42 @@ class Comparison:
             advice = first.hint or f"The mistake is in {ADVICE[first.kind]}"
             finding.detail.append(advice)
         return finding
+
+
+def power(differences):
+    """How small a difference would have been seen, in words; None if any would."""
+    bounds = [row.bound for row in differences if row.bound and row.kind not in FREE]
+    if not bounds:
+        return None
+    least, largest = min(bounds), max(bounds)
+    span = f"{largest:.0e}" if least == largest else f"{least:.0e} to {largest:.0e}"
+    return f"in float64, a difference above {span} of a quantity's size, by its kind"
+
+
+def shares_of_bounds(differences):
+    """How much of its bound each kind of quantity has used at each moment: above 1 it differs.
+
+    Args:
+        differences: [Difference].
+
+    Returns:
+        {"steps": [moment], "kinds": [kind], "share_of_bound": a row for each kind}; None in it
+        where that kind was not compared. Neighbours are put together, the largest counts, where
+        there are more than MOST_COLUMNS moments.
+    """
+    moments = list(dict.fromkeys(row.where for row in differences))
+    kinds = list(dict.fromkeys(row.kind for row in differences))
+    width = max(1, -(-len(moments) // MOST_COLUMNS))
+    groups = [moments[start : start + width] for start in range(0, len(moments), width)]
+    column = {moment: number for number, group in enumerate(groups) for moment in group}
+    shares = [[None] * len(groups) for _ in kinds]
+    for row in differences:
+        cells, at = shares[kinds.index(row.kind)], column[row.where]
+        share = row.value / row.bound if row.bound else row.value
+        share = float(f"{share:.3g}")
+        cells[at] = share if cells[at] is None else max(cells[at], share)
+    steps = [group[0] if len(group) == 1 else f"{group[0]} … {group[-1]}" for group in groups]
+    return {"steps": steps, "kinds": kinds, "share_of_bound": shares}
 
 
 ADVICE = {

@@ -14,7 +14,15 @@ from ..thresholds import LEARNING_RATE
 from .comparison import Difference
 from .sides import Ended, Port, Reference
 
-__all__ = ["UNITS", "Divergence", "compare_curves", "divergence", "free_runs", "plot"]
+__all__ = [
+    "UNITS",
+    "Divergence",
+    "compare_curves",
+    "curves_entry",
+    "divergence",
+    "free_runs",
+    "plot",
+]
 
 COPIES = 3  # of the reference, from starts that are moved
 # by so many units of float32's last place. Paddle rounds in each operation of each step, up to ten
@@ -128,6 +136,19 @@ def compare_curves(curves):
         value = float(abs(rates[0] - rates[1]))
         found.append(Difference(where, "learning rate", name, value, LEARNING_RATE))
     return found
+
+
+def curves_entry(curves):
+    """The losses of `free_runs` for a report: of both sides, the copies, and the bound.
+
+    The bound is that of the port's distance from the reference.
+    """
+    return {
+        "port": curves["port"]["loss"].tolist(),
+        "reference": curves["reference"]["loss"].tolist(),
+        "copies": [curve["loss"].tolist() for n, curve in curves.items() if n.startswith("copy")],
+        "bound": divergence(curves).bound.tolist(),
+    }
 
 
 def plot(curves, path):

@@ -39,7 +39,7 @@ def test_paddle_load_reads_what_is_written(data_dir):
 
 
 def test_table_names_every_entry(run, tmp_path, data_dir):
-    result = run("torch2paddle.py", data_dir / WEIGHTS, tmp_path / "x.pdparams")
+    result = run("torch2paddle.py", data_dir / WEIGHTS, tmp_path / "x.pdparams", "-v")
     rows = [line.split()[:3] for line in result.out.splitlines() if " copy " in line] + [
         line.split()[:3] for line in result.out.splitlines() if " rename " in line
     ]

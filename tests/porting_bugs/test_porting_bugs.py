@@ -1,10 +1,11 @@
 """Does any porting bug get through? Each one alone, at its step, with its name."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, require_valid
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bugs import BUGS, document
@@ -45,30 +46,49 @@ def test_bug_is_found_and_named(name, run, monkeypatch, tmp_path, data_dir, cach
     for file in ("fake_data.npy", "fake_label.npy", "mobilenet_v3_small-047dcff4.pth"):
         (tmp_path / file).symlink_to(data_dir / file)
     BUGS[name].apply(monkeypatch.setattr)
-    assert_named(name, run(SCRIPTS[BUGS[name].step], "--data-dir", tmp_path))
+    log_dir = tmp_path / "result" / "log"
+    assert_named(name, run(SCRIPTS[BUGS[name].step], "--data-dir", tmp_path), log_dir)
 
 
-def assert_named(name, result):
+def assert_named(name, result, log_dir):
     assert result.status == 1, result.out + result.err
     verdict = result.out[result.out.index("NOT ALIGNED") :]
     for text in BUGS[name].names:
         assert text in verdict, verdict
     assert "Look at: " in verdict.splitlines()[-1]
+    (path,) = [*log_dir.glob("*_diff.json"), *log_dir.glob("train_align_steps.json")]
+    part = json.loads(path.read_text(encoding="utf-8"))["part"]
+    require_valid(part, "part")
+    assert part["status"] == "not aligned"
+    # The screen's own lines and the lists of all layers would hold any name.
+    del part["lines"], part["layers"], part["weights"]
+    told = "\n".join(texts(part))
+    for text in BUGS[name].names:
+        assert text in told, told
+
+
+def texts(value):
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from texts(child)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINING)
-def test_bug_of_the_trainer_is_found_and_named(name, run, monkeypatch):
+def test_bug_of_the_trainer_is_found_and_named(name, run, monkeypatch, tmp_path):
     BUGS[name].apply(monkeypatch.setattr)
-    assert_named(name, run(*SHORT, "1"))
+    assert_named(name, run(*SHORT, "1"), tmp_path / "result" / "log")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RANKS)
-def test_bug_of_several_processes_is_found_and_named(name, run, monkeypatch):
+def test_bug_of_several_processes_is_found_and_named(name, run, monkeypatch, tmp_path):
     monkeypatch.setenv("PORTING_BUG", name)
     monkeypatch.setattr("Checkpoint6.align_ranks.SCRIPT", Path(__file__).parent / "broken_ranks.py")
-    assert_named(name, run(*SHORT, "2"))
+    assert_named(name, run(*SHORT, "2"), tmp_path / "result" / "log")
 
 
 def test_there_are_enough_bugs_of_each_step():

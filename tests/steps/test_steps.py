@@ -40,7 +40,7 @@ LINE = re.compile(r"\[\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\] root INFO: (.*)")
 @pytest.mark.parametrize("script", STEPS)
 def test_step_is_aligned_and_keeps_the_contract(script, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run(script)
+    result = run(script, "-v")
     assert result.status == 0, result.out + result.err
 
     port, reference, log, keys = CONTRACT[script]
