@@ -138,7 +138,7 @@ def part_of_comparison(found, seconds, lines):
     """
     status = NOT_ALIGNED if found.compared else COULD_NOT_RUN
     bounds = [f["bound"] for f in found.data.get("layers", [])]
-    power = report.power.removeprefix("power: ") or None
+    power = found.power.removeprefix("power: ") or None
     if bounds:
         power = power or f"in float64, a difference above {max(bounds):.0e} of the largest value"
     return new_part(
