@@ -864,6 +864,7 @@ def test_installed_by_pip(tmp_path, spawn):
         "alignment",
         "bin",
     ]
+    assert (target / "alignment" / "templates" / "report.html").exists()
     script, env = target / "bin" / "alignment", {"PYTHONPATH": str(target)}
     outside = tmp_path / "elsewhere"
     outside.mkdir()
