@@ -24,7 +24,7 @@ from typing import NamedTuple
 from .arguments import file_path
 from .files import require_writable
 from .processes import Job, can_fork, processors, run_in_turn
-from .report import LOGS, NOT_ALIGNED, broken_part, finish, make_report, new_part, part_of_step
+from .report import NOT_ALIGNED, TITLES, broken_part, finish, make_report, new_part, part_of_step
 from .screen import CANNOT_RUN, Detail, detail, leave, printable, say
 from .terminal import Waiting, coloured, of_verdict
 
@@ -79,7 +79,7 @@ def part(script, job, summary_file):
     # A training of models that do not fit has nothing to write down but what it says.
     lines = [printable(line) for line in job.out.splitlines() if line.strip()]
     verdict = next((line for line in lines if line.startswith("NOT ALIGNED")), "NOT ALIGNED")
-    found = new_part(name, dict(LOGS.values())[name], NOT_ALIGNED, verdict, lines=lines)
+    found = new_part(name, TITLES[name], NOT_ALIGNED, verdict, lines=lines)
     return {**found, "seconds": job.seconds}
 
 

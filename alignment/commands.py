@@ -311,17 +311,31 @@ def read_map(path):
 
 
 def compare(args):
-    from .compare import check
-    from .loading import load
+    """Compares; one that breaks off is in the report and the JUnit file too."""
+    from .report import COMPARE, broken_part
 
-    port, reference = _pair(args)
-    start = time.perf_counter()
     for flag, file in (("--json", args.json), ("--junit", args.junit)):
         if file:
             require_file_name(flag, file)
     for folder in (args.log_dir, args.report):
         if folder:
             require_writable(folder)
+    try:
+        return _compare(args)
+    except (Exception, SystemExit) as error:
+        why = str(error) if isinstance(error, CannotRun) else f"{type(error).__name__}: "
+        why += "" if isinstance(error, CannotRun) else reason_of(error)
+        _write_reports(args, broken_part(COMPARE, printable(why)))
+        raise
+
+
+def _compare(args):
+    from .compare import check
+    from .loading import load
+    from .report import part_of_comparison
+
+    start = time.perf_counter()
+    port, reference = _pair(args)
     losses = {
         side: load(text, flag)
         for side, text, flag in (
@@ -366,11 +380,11 @@ def compare(args):
     for line in lines[:-1]:
         print(line)
     print(coloured(lines[-1], of_verdict(lines[-1])))
-    if args.report or args.junit:
-        _write_reports(args, report, time.perf_counter() - start)
     if not report.compared:
         why = [line for line in report.not_compared if not line.endswith("not asked for")]
         raise CannotRun(f"nothing was compared: {'; '.join(why)}")
+    lines = [printable(line) for line in report.text().splitlines()]
+    _write_reports(args, part_of_comparison(report, time.perf_counter() - start, lines))
     if args.json:
         write_json(report.as_dict(), args.json)
     if args.log_dir and not args.quiet:
@@ -385,12 +399,13 @@ def require_file_name(flag, path):
     require_writable(path.parent)
 
 
-def _write_reports(args, found, seconds):
+def _write_reports(args, part):
     """What --report and --junit ask for. What cannot be written loses no verdict."""
-    from .report import make_report, part_of_comparison, write_report
+    from .report import make_report, write_report
 
-    lines = [printable(line) for line in found.text().splitlines()]
-    report = make_report([part_of_comparison(found, seconds, lines)], args.seed)
+    if not (args.report or args.junit):
+        return
+    report = make_report([part], args.seed)
     if args.report:
         opened = write_report(report, args.report)
         if opened and not args.quiet:

@@ -127,7 +127,7 @@ def layer_entries(rows, bound=FORWARD_FLOAT64, gradient_bound=None):
                     "input": _both_statistics(row.port.inputs, row.reference.inputs),
                     "output": _both_statistics(row.port.outputs, row.reference.outputs),
                 },
-                "agrees": row.output <= bound and not (has_gradient and gradient > gradient_bound),
+                "agrees": row.output <= bound and (not has_gradient or gradient <= gradient_bound),
             }
         )
     return found

@@ -23,9 +23,11 @@ from .terminal import coloured, of_verdict
 
 __all__ = [
     "ALIGNED",
+    "COMPARE",
     "COULD_NOT_RUN",
     "LOGS",
     "NOT_ALIGNED",
+    "TITLES",
     "add_part",
     "broken_part",
     "finding_entries",
@@ -56,6 +58,7 @@ LOGS = {
     "train_align_steps": ("align_training", "Training"),
     "train_align_diff": ("align_learning", "Learning"),
 }
+TITLES = {**dict(LOGS.values()), COMPARE: "Any pair"}
 ORDER = [name for name, _ in LOGS.values()]
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "torch", "torchvision", "numpy", "reprod-log")
 LISTS = (
@@ -108,7 +111,7 @@ def broken_part(name, message):
     Args:
         message: why, in one line.
     """
-    title = dict(LOGS.values()).get(name, name)
+    title = TITLES.get(name, name)
     return new_part(name, title, COULD_NOT_RUN, message, lines=[f"could not run: {message}"])
 
 
@@ -132,19 +135,18 @@ def part_of_comparison(found, seconds, lines):
     """The part of `alignment.check`.
 
     Args:
-        found: findings.Report.
+        found: findings.Report in which something was compared.
         seconds: that it took.
         lines: that were printed.
     """
-    status = NOT_ALIGNED if found.compared else COULD_NOT_RUN
     bounds = [f["bound"] for f in found.data.get("layers", [])]
     power = found.power.removeprefix("power: ") or None
     if bounds:
         power = power or f"in float64, a difference above {max(bounds):.0e} of the largest value"
     return new_part(
         COMPARE,
-        "Any pair",
-        ALIGNED if found.aligned else status,
+        TITLES[COMPARE],
+        ALIGNED if found.aligned else NOT_ALIGNED,
         found.verdict,
         seconds=round(seconds, 3),
         look_at=next(iter(found.hints), None),

@@ -55,6 +55,7 @@ class StepReport:
         self.verdicts = helper.judge(*self.judged_by)
         self.compared, self.located, self.lines, self.notes = [], [], [], []
         self.power = None
+        self.misfit_lines = []
         self.seconds, self._since = {}, time.perf_counter()  # {name of what was compared: seconds}
 
     def judge_in_float64(self, reference64, port64):
@@ -159,10 +160,11 @@ class StepReport:
     def _all_lines(self, hint):
         lines = [self._verdict(), *self.lines]
         if not self.fits:
-            lines += [
+            self.misfit_lines = [
                 self._records_beside_misfits(),
                 *_misfit_lines(self.pairing, self.path.parent),
             ]
+            lines += self.misfit_lines
         for finding in self.findings:
             if finding.title:  # others are in the log, and in the JSON
                 lines += finding.lines()
@@ -274,7 +276,7 @@ class StepReport:
             findings=finding_entries([*misfits, *self.findings]),
             weights=[] if self.pairing is None else self.pairing.entries(),
             not_compared=[line.removeprefix("Not compared: ") for line in self._not_compared()],
-            notes=[printable(line) for line in self.notes],
+            notes=[printable(line) for line in [*self.misfit_lines, *self.notes]],
             **{"power": self._power(), **self._data()},
         )
 
@@ -368,6 +370,7 @@ def report_misfits(pairing, error, path):
             look_at=MISFITS_HINT,
             checks=[_structure_check(pairing, "")],
             findings=finding_entries(pairing.findings()),
+            notes=lines[1:-1],
             weights=pairing.entries(),
         ),
     }

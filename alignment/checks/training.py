@@ -5,6 +5,7 @@ import paddle
 import torch
 
 from ..state import give_gradients_to_port, put
+from ..training.comparison import shares_of_bounds
 from ..training.steps import Side, Stepping
 from .backward import Backward
 from .base import NoGradient, counted
@@ -64,7 +65,7 @@ class Training(Backward):
             give_gradients_to_port(self.port, self.reference, self.table)
             stepping.update()
 
-        worst = {}
+        worst, compared = {}, []
         put(self.port, self.reference, self.table)
         for step in range(self.count):
             try:
@@ -72,6 +73,7 @@ class Training(Backward):
             except NoGradient as error:
                 self.report.not_compared.append(f"training: {error}")
                 return None
+            compared += [row for row in rows if row.cause not in self.pair.accept]
             for row in rows:
                 if np.isfinite(row.value) and row.cause not in self.pair.accept:
                     worst[row.kind] = max(worst.get(row.kind, 0.0), row.value)
@@ -79,6 +81,8 @@ class Training(Backward):
             if len(self.report.differences) > before:
                 break
             stepping.restart()
+        if self.pair.details:
+            self.report.data["quantities"] = shares_of_bounds(compared)
         found = self.report.differences[before:]
         if found:
             found[0].detail += self._settings_lines()

@@ -135,6 +135,23 @@ def test_a_damaged_report_is_made_anew(run, tmp_path):
     assert [each["name"] for each in read(tmp_path / "result")["parts"]] == ["04_test_loss"]
 
 
+@pytest.mark.slow
+def test_all_steps_write_one_report(tmp_path, data_dir):
+    command = [sys.executable, "-m", "alignment", "-q", "--junit", tmp_path / "junit.xml"]
+    command += ["--result-dir", tmp_path / "result", "--data-dir", data_dir]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("Aligned: Forward, Data, Metric, Loss, Backward, Training. Open ")
+    found = read(tmp_path / "result")
+    assert [each["name"] for each in found["parts"]][-1] == "align_training"
+    training = found["parts"][-1]
+    assert len(training["curves"]["port"]) == 10 and len(training["curves"]["copies"]) == 3
+    shares = training["quantities"]["share_of_bound"]
+    assert max(share for row in shares for share in row if share is not None) <= 1
+    assert ET.parse(tmp_path / "junit.xml").getroot().get("failures") == "0"
+
+
 # --- any pair ---
 
 
@@ -158,6 +175,9 @@ class Port(pnn.Layer):
 
 def test_a_comparison_of_any_pair(tmp_path):
     given = lambda: Port(1e-3), Reference, "4x6"
+    aligned = check(Port, Reference, "4x6", accept="biased_variance", details=True)
+    assert aligned.data["quantities"]["steps"] == ["step 0", "step 1", "step 2"]
+    require_valid(report.part_of_comparison(aligned, 1.0, []), "part")
     found = check(*given, checks=("forward",), details=True)
     one = report.part_of_comparison(found, 1.0, found.text().splitlines())
     whole = report.make_report([one], seed=3)
@@ -196,6 +216,17 @@ def test_compare_writes_where_it_is_told(command, tmp_path, monkeypatch):
     (Path("out") / "report.json").mkdir()
     status, out, err = command("compare", *PAIR, "--report", "out")
     assert status == 0 and "aligned: " in out and err.count("error: ") == 1
+
+
+def test_a_comparison_that_breaks_off_is_in_the_report_too(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [*PAIR[:4], "--input", "2x7", *PAIR[6:]]
+    status, _, err = command("compare", *given, "--report", "out", "--junit", "junit.xml")
+    assert status == 2 and err.startswith("error: the reference cannot be run with these inputs")
+    (broken,) = read(Path("out"))["parts"]
+    assert broken["status"] == "could not run" and err == f"error: {broken['verdict']}\n"
+    (error,) = ET.parse("junit.xml").iter("error")
+    assert error.get("message") == broken["verdict"]
 
 
 # --- the pieces ---
