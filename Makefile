@@ -33,4 +33,4 @@ lint: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv lite_data result/*.npy result/*.json result/log data/*.pth data/*.pdparams data/mv3_*_paddle.json
+	rm -rf .venv lite_data result/*.npy result/*.json result/*.html result/log data/*.pth data/*.pdparams data/mv3_*_paddle.json

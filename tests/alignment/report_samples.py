@@ -34,6 +34,10 @@ STEPS = {
     "05_test_backward": ("Backward", "loss_1"),
     "align_training": ("Training", "top1"),
 }
+CONVOLUTION = (
+    *("in_channels", "out_channels", "kernel_size", "stride", "padding", "padding_mode"),
+    *("output_padding", "dilation", "groups", "bias"),
+)
 NOT_COMPARED = {
     "02_test_data": ["images that no draw of these 400 has met"],
     "05_test_backward": [
@@ -56,7 +60,9 @@ def record(key, difference=6.1e-7, threshold=1e-5, float64=2.4e-15, verdict="ali
 
 
 def finding(check, where, quantity, port="", reference="", difference=None, bound=None, **more):
+    sides = f" {port} | {reference}" if port else ""
     return {
+        "text": f"{where}: {quantity}{sides}",
         "check": check,
         "where": where,
         "quantity": quantity,
@@ -73,7 +79,7 @@ def finding(check, where, quantity, port="", reference="", difference=None, boun
 
 def layer(name, kind, differs=(), output=3e-16, came_in=2e-16, gradient=8e-16, **more):
     settings = {
-        "Conv2D": [["kernel_size", "(3, 3)", "(3, 3)"], ["stride", "(1, 1)", "(1, 1)"]],
+        "Conv2D": [[name, "(3, 3)", "(3, 3)"] for name in CONVOLUTION],
         "BatchNorm2D": [["epsilon", "0.001", "0.001"], ["momentum", "0.99", "0.99"]],
         "Hardswish": [],
     }[kind]
@@ -91,7 +97,7 @@ def layer(name, kind, differs=(), output=3e-16, came_in=2e-16, gradient=8e-16, *
         "gradient": gradient,
         "bound": 1e-12,
         "gradient_bound": 1e-6,
-        "shape": "4x16x112x112",
+        "shape": [4, 16, 112, 112],
         "statistics": {"input": statistics, "output": statistics},
         "agrees": output <= 1e-12,
         **more,
@@ -125,7 +131,7 @@ def layers(count, wrong=None):
 
 
 def weights(layers):
-    rules = ("copied", "renamed", "transposed")
+    rules = ("copy", "rename", "transpose")
     return [
         {
             "port": f"{each['name']}.weight",
@@ -146,6 +152,7 @@ def part(name, **more):
         "seconds": 4.2,
         "verdict": f"aligned: {key}, mean difference 6.1e-07, threshold 1e-05; float64 2.4e-15",
         "look_at": None,
+        "lines": [f"aligned: {key}, mean difference 6.1e-07, threshold 1e-05"],
         "records": [record(key)],
         "checks": [],
         "findings": [],
@@ -184,6 +191,7 @@ def report(parts, verdict):
             },
             "device": "cpu",
             "threads": {"OMP_NUM_THREADS": "2", "torch": 2},
+            "seed": 0,
             "commit": "2ae59bd+",
         },
         "aligned": all(each["status"] == "aligned" for each in parts),
@@ -367,7 +375,13 @@ def red_data():
                 "edges": edges.tolist(),
                 "port": counts[0],
                 "reference": counts[1],
-            }
+            },
+            {
+                "name": "RandomErasing.interpolation",
+                "edges": ["nearest", "bilinear", "bicubic"],
+                "port": [400, 0, 0],
+                "reference": [130, 140, 130],
+            },
         ],
     )
     red["records"][1]["verdict"] = "misaligned"
@@ -376,7 +390,7 @@ def red_data():
         status="not aligned",
         verdict="NOT ALIGNED: acc_top1",
         records=[record("acc_top1", 0.25, 0.0, None, "misaligned")],
-        rows=[{"row": 7, "port": "3, counted", "reference": "4, not counted", "label": 3}],
+        rows=[{"row": 7, "port": "100, 100", "reference": "0, 100", "label": 3}],
     )
     metric["findings"] = [finding("metric", "acc_top1", "value", "0.5", "0.25")]
     failed = part("04_test_loss", status="could not run", seconds=None, records=[])
@@ -433,14 +447,14 @@ def hostile():
 
 
 def large():
-    """500 layers, and three weights for each two of them."""
+    """500 layers, forward and backward, and three weights for each two of them."""
     found = layers(500, wrong=201)
     red = red_forward()
-    red["parts"][0]["layers"] = found
-    red["parts"][0]["weights"] = weights(found + found[:250])
-    red["parts"][0]["findings"][0]["where"] = red["parts"][0]["findings"][1]["where"] = found[201][
-        "name"
-    ]
+    for number in (0, 4):
+        red["parts"][number]["layers"] = found
+        red["parts"][number]["weights"] = weights(found + found[:250])
+    for each in red["parts"][0]["findings"][:2]:
+        each["where"] = found[201]["name"]
     return red
 
 
