@@ -1,4 +1,4 @@
-"""result/report.html: a report (docs/report.schema.json) as one page that opens from disk and needs nothing.
+"""result/report.html: a report (docs/report.schema.json) as one page that needs nothing else.
 
 What stands on the page is in templates/. Here are the numbers: where on a scale a value lies, and
 how it is written.

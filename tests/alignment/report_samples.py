@@ -5,6 +5,7 @@ python tests/alignment/report_samples.py FOLDER     writes each of them as a pag
 
 import base64
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -254,7 +255,7 @@ def quantities(steps=12, wrong=None):
 def training(wrong=None):
     return part(
         "align_training",
-        records=[record("top1", 0.0, 0.15, None)],
+        records=[],
         curves=learning(wrong=wrong),
         quantities=quantities(wrong=wrong),
         power="a learning rate that is off by 1e-9 in one of 12 steps",
@@ -468,9 +469,33 @@ SAMPLES = {
     f.__name__: f for f in (green, red_forward, red_training, red_data, hostile, large, bare)
 }
 
+# {picture in the README: (sample, link)}
+PICTURES = {
+    "report_green": ("green", ""),
+    "report_red": ("red_forward", ""),
+    "report_training": ("red_training", "#align_training"),
+}
+
+
+def take_pictures(pages, folder):
+    """The first screen of PICTURES, as PNG files; `pages` is where the samples are written."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1440, "height": 1000}, reduced_motion="reduce")
+        for name, (sample, link) in PICTURES.items():
+            page.goto((pages.resolve() / f"{sample}.html").as_uri() + link)
+            page.screenshot(path=folder / f"{name}.png")
+        browser.close()
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     from alignment.page import write_page
 
     for name, make in SAMPLES.items():
         write_page(make(), Path(sys.argv[1]) / f"{name}.html")
+    if len(sys.argv) > 2:
+        take_pictures(*map(Path, sys.argv[1:3]))
