@@ -1,22 +1,20 @@
-"""result/report.html: a report (docs/report.md) as one page that opens from disk and needs nothing.
+"""result/report.html: a report (docs/report.schema.json) as one page that needs nothing else.
 
 What stands on the page is in templates/. Here are the numbers: where on a scale a value lies, and
 how it is written.
 """
 
 import base64
-import copy
 import hashlib
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from .files import whole_file
-from .findings import Finding
 from .screen import printable
 
 __all__ = ["anchor", "render_page", "write_page"]
@@ -25,9 +23,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
 LISTS = (
     *("records", "checks", "findings", "layers", "images", "histograms", "rows", "weights"),
-    *("not_compared", "known", "notes"),
+    *("lines", "not_compared", "known", "notes"),
 )
 SINGLE = ("title", "seconds", "look_at", "power", "quantities", "curves")
+# Those of the tutorial: a run of one of them is a part of the whole.
+TUTORIAL = (
+    *("01_test_forward", "02_test_data", "03_test_metric", "04_test_loss", "05_test_backward"),
+    "align_training",
+)
 FIRST_LAYER = "First layer that differs"  # title of a Finding
 # Percent of a scale's width: what is 0 or infinite lies beside it, as it has no logarithm.
 AT_ZERO, LEAST, MOST, AT_INFINITY = 2, 7, 94, 98
@@ -53,7 +56,7 @@ def render_page(report):
     """
     script, style = (_source(name) for name in ("page.js", "page.css"))
     environment = Environment(
-        loader=PackageLoader("alignment"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -63,11 +66,12 @@ def render_page(report):
     environment.filters.update(
         number=number, heat=heat, anchor=anchor, environment=_environment_rows, duration=duration
     )
-    report = copy.deepcopy(report)
-    report["parts"] = [_part(part) for part in report["parts"]]
+    report = {**report, "parts": [_part(part) for part in report["parts"]]}
+    _tell_weights_once(report["parts"])
     page = environment.get_template("report.html").render(
         report=report,
-        first=next((part for part in report["parts"] if part["status"] != "aligned"), None),
+        points=_points_of(report["parts"]),
+        first=_where_to_start(report["parts"]),
         script=script,
         style=style,
         policy=(
@@ -76,6 +80,29 @@ def render_page(report):
         ),
     )
     return page
+
+
+def _where_to_start(parts):
+    """The first part that is not aligned, else the first that could not run, else None."""
+    red = [part for part in parts if part["status"] == "not aligned"]
+    return next((part for part in [*red, *parts] if part["status"] != "aligned"), None)
+
+
+def _tell_weights_once(parts):
+    """Steps load the same weights: where they do, a part refers to the first of them."""
+    for number, part in enumerate(parts):
+        earlier = (each for each in parts[:number] if each["weights"] == part["weights"])
+        part["same_weights"] = next(earlier, None) if part["weights"] else None
+
+
+def _points_of(parts):
+    """[part] in the order of the tutorial; of a step that was not run its name and that status."""
+    found = {part["name"]: part for part in parts}
+    if not found.keys() & set(TUTORIAL):
+        return parts
+    absent = {"status": "not run", "title": "", "seconds": None}
+    first = [found.pop(name, {**absent, "name": name}) for name in TUTORIAL]
+    return [*first, *found.values()]
 
 
 def _source(name):
@@ -201,15 +228,12 @@ class Scale:
 
 def _part(part):
     """A part of the report with all that may be missing, and what the charts need."""
-    part = {**dict.fromkeys(SINGLE), **part, **{name: part.get(name) or [] for name in LISTS}}
+    entries = {
+        name: [dict(each) if isinstance(each, dict) else each for each in part.get(name) or []]
+        for name in LISTS
+    }
+    part = {**dict.fromkeys(SINGLE), **part, **entries}
     part["id"] = anchor(part["name"])
-    kept = {"where", "quantity", "port", "reference", "difference", "bound"}
-    for finding in part["findings"]:
-        known = {f.name: finding[f.name] for f in fields(Finding) if f.name in finding}
-        for name in ("difference", "bound"):
-            if known.get(name) is not None:
-                known[name] = float(known[name])
-        finding["text"] = Finding(**{"check": "", **dict.fromkeys(kept, ""), **known}).text()
     records = part["records"]
     part["scale"] = Scale.of(
         row.get(name)
@@ -229,6 +253,9 @@ def _part(part):
         most = max([*histogram["port"], *histogram["reference"], 1e-300])
         for side in ("port", "reference"):
             histogram[f"{side}_path"] = _outline(histogram[side], most)
+        edges = histogram["edges"]  # of numbers; of what is no number the name of each column
+        is_named = any(isinstance(edge, str) for edge in edges)
+        histogram["ends"] = edges if is_named else edges[:: max(len(edges) - 1, 1)]
     return part
 
 
@@ -265,10 +292,9 @@ def _layers(part):
             for value, bound in (("output", "bound"), ("gradient", "gradient_bound"))
         ]
     part["details"] = [_detail(layer) for layer in layers]
-    names = [f["where"] for f in part["findings"] if f.get("title") == FIRST_LAYER]
+    part["has_gradient"] = any(layer.get("gradient") is not None for layer in layers)
     red = [layer for layer in layers if not layer["agrees"]]
-    named = [layer for layer in red if layer["name"] in names]
-    part["first_layer"] = next(iter(named or red), None)
+    part["first_layer"] = _first_layer(red, part["findings"])
     part["differing"] = len(red)
     part["layer_ids"] = {layer["name"]: layer["id"] for layer in layers}
     part["kinds"] = sorted({layer["port_kind"] for layer in layers if layer.get("port_kind")})
@@ -278,12 +304,24 @@ def _layers(part):
     }
 
 
+def _first_layer(red, findings):
+    """The layer that a finding names as the first; else the first in order of execution, where
+    the backward pass comes after the forward pass and begins with the last layer."""
+    names = [f["where"] for f in findings if f.get("title") == FIRST_LAYER]
+    named = [layer for layer in red if layer["name"] in names]
+    forward = [layer for layer in red if (layer["marks"][0] or {}).get("over")]
+    return next(iter([*named, *forward, *reversed(red)]), None)
+
+
 def _detail(layer):
     """What the script shows of a layer whose row is opened, as text: it is most of a large page."""
     statistics = layer.get("statistics") or {}
     return {
         "settings": [
-            [*(_shown(str(each)) for each in setting), setting[0] in (layer.get("differs") or [])]
+            [
+                *("–" if each is None else _shown(each) for each in setting),
+                setting[0] in (layer.get("differs") or []),
+            ]
             for setting in layer.get("settings") or []
         ],
         "statistics": [

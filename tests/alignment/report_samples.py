@@ -5,6 +5,7 @@ python tests/alignment/report_samples.py FOLDER     writes each of them as a pag
 
 import base64
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,6 +35,10 @@ STEPS = {
     "05_test_backward": ("Backward", "loss_1"),
     "align_training": ("Training", "top1"),
 }
+CONVOLUTION = (
+    *("in_channels", "out_channels", "kernel_size", "stride", "padding", "padding_mode"),
+    *("output_padding", "dilation", "groups", "bias"),
+)
 NOT_COMPARED = {
     "02_test_data": ["images that no draw of these 400 has met"],
     "05_test_backward": [
@@ -56,7 +61,9 @@ def record(key, difference=6.1e-7, threshold=1e-5, float64=2.4e-15, verdict="ali
 
 
 def finding(check, where, quantity, port="", reference="", difference=None, bound=None, **more):
+    sides = f" {port} | {reference}" if port else ""
     return {
+        "text": f"{where}: {quantity}{sides}",
         "check": check,
         "where": where,
         "quantity": quantity,
@@ -73,7 +80,7 @@ def finding(check, where, quantity, port="", reference="", difference=None, boun
 
 def layer(name, kind, differs=(), output=3e-16, came_in=2e-16, gradient=8e-16, **more):
     settings = {
-        "Conv2D": [["kernel_size", "(3, 3)", "(3, 3)"], ["stride", "(1, 1)", "(1, 1)"]],
+        "Conv2D": [[name, "(3, 3)", "(3, 3)"] for name in CONVOLUTION],
         "BatchNorm2D": [["epsilon", "0.001", "0.001"], ["momentum", "0.99", "0.99"]],
         "Hardswish": [],
     }[kind]
@@ -91,7 +98,7 @@ def layer(name, kind, differs=(), output=3e-16, came_in=2e-16, gradient=8e-16, *
         "gradient": gradient,
         "bound": 1e-12,
         "gradient_bound": 1e-6,
-        "shape": "4x16x112x112",
+        "shape": [4, 16, 112, 112],
         "statistics": {"input": statistics, "output": statistics},
         "agrees": output <= 1e-12,
         **more,
@@ -125,7 +132,7 @@ def layers(count, wrong=None):
 
 
 def weights(layers):
-    rules = ("copied", "renamed", "transposed")
+    rules = ("copy", "rename", "transpose")
     return [
         {
             "port": f"{each['name']}.weight",
@@ -146,6 +153,7 @@ def part(name, **more):
         "seconds": 4.2,
         "verdict": f"aligned: {key}, mean difference 6.1e-07, threshold 1e-05; float64 2.4e-15",
         "look_at": None,
+        "lines": [f"aligned: {key}, mean difference 6.1e-07, threshold 1e-05"],
         "records": [record(key)],
         "checks": [],
         "findings": [],
@@ -184,6 +192,7 @@ def report(parts, verdict):
             },
             "device": "cpu",
             "threads": {"OMP_NUM_THREADS": "2", "torch": 2},
+            "seed": 0,
             "commit": "2ae59bd+",
         },
         "aligned": all(each["status"] == "aligned" for each in parts),
@@ -246,7 +255,7 @@ def quantities(steps=12, wrong=None):
 def training(wrong=None):
     return part(
         "align_training",
-        records=[record("top1", 0.0, 0.15, None)],
+        records=[],
         curves=learning(wrong=wrong),
         quantities=quantities(wrong=wrong),
         power="a learning rate that is off by 1e-9 in one of 12 steps",
@@ -367,7 +376,13 @@ def red_data():
                 "edges": edges.tolist(),
                 "port": counts[0],
                 "reference": counts[1],
-            }
+            },
+            {
+                "name": "RandomErasing.interpolation",
+                "edges": ["nearest", "bilinear", "bicubic"],
+                "port": [400, 0, 0],
+                "reference": [130, 140, 130],
+            },
         ],
     )
     red["records"][1]["verdict"] = "misaligned"
@@ -376,7 +391,7 @@ def red_data():
         status="not aligned",
         verdict="NOT ALIGNED: acc_top1",
         records=[record("acc_top1", 0.25, 0.0, None, "misaligned")],
-        rows=[{"row": 7, "port": "3, counted", "reference": "4, not counted", "label": 3}],
+        rows=[{"row": 7, "port": "100, 100", "reference": "0, 100", "label": 3}],
     )
     metric["findings"] = [finding("metric", "acc_top1", "value", "0.5", "0.25")]
     failed = part("04_test_loss", status="could not run", seconds=None, records=[])
@@ -433,14 +448,14 @@ def hostile():
 
 
 def large():
-    """500 layers, and three weights for each two of them."""
+    """500 layers, forward and backward, and three weights for each two of them."""
     found = layers(500, wrong=201)
     red = red_forward()
-    red["parts"][0]["layers"] = found
-    red["parts"][0]["weights"] = weights(found + found[:250])
-    red["parts"][0]["findings"][0]["where"] = red["parts"][0]["findings"][1]["where"] = found[201][
-        "name"
-    ]
+    for number in (0, 4):
+        red["parts"][number]["layers"] = found
+        red["parts"][number]["weights"] = weights(found + found[:250])
+    for each in red["parts"][0]["findings"][:2]:
+        each["where"] = found[201]["name"]
     return red
 
 
@@ -454,9 +469,33 @@ SAMPLES = {
     f.__name__: f for f in (green, red_forward, red_training, red_data, hostile, large, bare)
 }
 
+# {picture in the README: (sample, link)}
+PICTURES = {
+    "report_green": ("green", ""),
+    "report_red": ("red_forward", ""),
+    "report_training": ("red_training", "#align_training"),
+}
+
+
+def take_pictures(pages, folder):
+    """The first screen of PICTURES, as PNG files; `pages` is where the samples are written."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1440, "height": 1000}, reduced_motion="reduce")
+        for name, (sample, link) in PICTURES.items():
+            page.goto((pages.resolve() / f"{sample}.html").as_uri() + link)
+            page.screenshot(path=folder / f"{name}.png")
+        browser.close()
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     from alignment.page import write_page
 
     for name, make in SAMPLES.items():
         write_page(make(), Path(sys.argv[1]) / f"{name}.html")
+    if len(sys.argv) > 2:
+        take_pictures(*map(Path, sys.argv[1:3]))
