@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -17,7 +19,7 @@ from .checks.structure import Structure, require_layers
 from .checks.training import OPTIMIZERS, Training
 from .convert import Rule, pair_weights
 from .files import CannotRun
-from .findings import Check
+from .findings import Check, Report
 from .inputs import Inputs
 from .known import ACCEPTED
 from .pairing import layer_of
@@ -29,7 +31,13 @@ CHECKS = ("forward", "backward", "training", "initialisation")
 DEFAULT_CHECKS = CHECKS[:3]
 
 
-def assert_aligned(port, reference, inputs, **options):
+Port = paddle.nn.Layer | Callable[[], paddle.nn.Layer]
+Reference = torch.nn.Module | Callable[[], torch.nn.Module]
+Array = str | np.ndarray  # "4x3x64x64", or values
+Loss = Callable[..., Any]
+
+
+def assert_aligned(port: Port, reference: Reference, inputs: Any, **options: Any) -> Report:
     """`check` for a test: raises AssertionError with the report unless the pair is aligned.
 
     Args: as for `check`.
@@ -44,28 +52,28 @@ def assert_aligned(port, reference, inputs, **options):
 
 
 def check(
-    port,
-    reference,
-    inputs,
+    port: Port,
+    reference: Reference,
+    inputs: Array | Sequence[Array] | Mapping[str, Array],
     *,
-    loss=None,
-    targets=(),
-    map=None,
-    rules=(),
-    checks=DEFAULT_CHECKS,
-    sizes=2,
-    steps=3,
-    optimizer="sgd",
-    bound=None,
-    accept=(),
-    torch_weights=None,
-    paddle_weights=None,
-    own_weights=False,
-    seed=0,
-    log_dir=None,
-    stop=False,
-    details=False,
-):
+    loss: Loss | tuple[Loss, Loss] | None = None,
+    targets: Array | Sequence[Array] = (),
+    map: Mapping[str, str] | None = None,
+    rules: Sequence[Rule] = (),
+    checks: str | Sequence[str] = DEFAULT_CHECKS,
+    sizes: int = 2,
+    steps: int = 3,
+    optimizer: str = "sgd",
+    bound: float | None = None,
+    accept: str | Sequence[str] = (),
+    torch_weights: str | Path | None = None,
+    paddle_weights: str | Path | None = None,
+    own_weights: bool = False,
+    seed: int = 0,
+    log_dir: str | Path | None = None,
+    stop: bool = False,
+    details: bool = False,
+) -> Report:
     """Compares a port in PaddlePaddle with its reference in PyTorch.
 
     Both get the same weights and inputs and run in float64, where a mistake and rounding are

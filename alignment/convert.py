@@ -15,6 +15,7 @@ PyTorch's num_batches_tracked, a counter, has no counterpart: ignored, and 0 on 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ class Rule:
     why: str = ""
 
     @classmethod
-    def split(cls, reference, port, axis=0):
+    def split(cls, reference: str, port: Sequence[str], axis: int = 0) -> "Rule":
         """The reference's parameter holds those of the port, one behind the other.
 
         Args:
@@ -67,7 +68,7 @@ class Rule:
         return cls("split", tuple(port), (reference,), axis)
 
     @classmethod
-    def concat(cls, port, reference, axis=0):
+    def concat(cls, port: str, reference: Sequence[str], axis: int = 0) -> "Rule":
         """The port's parameter holds those of the reference, one behind the other.
 
         Args:
@@ -78,25 +79,25 @@ class Rule:
         return cls("concat", (port,), tuple(reference), axis)
 
     @classmethod
-    def tie(cls, port, reference):
+    def tie(cls, port: str, reference: str) -> "Rule":
         """The port's parameter is the reference's of that name, as its layer says (transposed if
         it is a Linear's)."""
         return cls("tie", (port,), (reference,))
 
     @classmethod
-    def transpose(cls, port):
+    def transpose(cls, port: str) -> "Rule":
         """The port's parameter is the reference's transposed; if it was so already, it is not."""
         return cls("transpose", (port,))
 
     @classmethod
-    def layout(cls, data_format):
+    def layout(cls, data_format: str) -> "Rule":
         """The port's tensors have their channels last: data_format "NHWC", "NLC" or "NDHWC"."""
         if data_format not in ("NHWC", "NLC", "NDHWC"):
             raise CannotRun(f"Rule.layout({data_format!r:.40}): give NHWC, NLC or NDHWC")
         return cls("layout", why=data_format)
 
     @classmethod
-    def ignore(cls, name, why):
+    def ignore(cls, name: str, why: str) -> "Rule":
         """The parameter or buffer of that name, on either side, is not compared; `why` is told."""
         return cls("ignore", (name,), why=why)
 

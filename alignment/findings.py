@@ -34,11 +34,11 @@ class Finding:
     reference: str = ""
     difference: float | None = None
     bound: float | None = None
-    detail: list = field(default_factory=list)
+    detail: list[str] = field(default_factory=list)
     hint: str = ""
     title: str = ""
 
-    def text(self):
+    def text(self) -> str:
         """In one line: "features.0.1: epsilon 1e-05 | 0.001"."""
         has_sides = bool(self.port or self.reference)
         sides = f"{self.port} | {self.reference}" if has_sides else ""
@@ -50,7 +50,7 @@ class Finding:
             line += f" differs by {self.difference:.1e} of its size (bound {self.bound:.0e})"
         return line
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """The same with its title, and what there is to say about it."""
         first = f"{self.title}: {self.text()}" if self.title else self.text()
         return [first, *self.detail]
@@ -84,11 +84,11 @@ class Compared:
     data: dict = field(default_factory=dict)
 
     @property
-    def agrees(self):
+    def agrees(self) -> bool:
         """Whether nothing differs."""
         return not self.findings
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """For a terminal: what differs, or the summary.
 
         Findings without a title are further ones of the same kind: they are in the log.
@@ -121,31 +121,31 @@ class Report:
         data: {key of a part of report.json: value}, where `check` was asked for details.
     """
 
-    checks: list = field(default_factory=list)
-    differences: list = field(default_factory=list)
-    not_compared: list = field(default_factory=list)
-    known: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    differences: list[Finding] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     power: str = ""
     data: dict = field(default_factory=dict, repr=False)
 
     @property
-    def aligned(self):
+    def aligned(self) -> bool:
         """Whether every check that was run agrees, and one beside the structure was."""
         return self.compared and all(check.aligned for check in self.checks)
 
     @property
-    def compared(self):
+    def compared(self) -> bool:
         """Whether more than the structure was compared, or that differs."""
         return any(check.name != "structure" or not check.aligned for check in self.checks)
 
     @property
-    def hints(self):
+    def hints(self) -> list[str]:
         """What to look at, of each difference that says so, each once."""
         return list(dict.fromkeys(f.hint for f in self.differences if f.hint))
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """In one sentence."""
         if self.aligned:
             left = f"; not compared: {len(self.not_compared)}" if self.not_compared else ""
@@ -156,7 +156,7 @@ class Report:
         first = next((f for f in self.differences if f.check == red.name), None)
         return f"NOT ALIGNED: {red.name}: {first.text() if first else red.summary}"
 
-    def text(self, verbose=False, quiet=False):
+    def text(self, verbose: bool = False, quiet: bool = False) -> str:
         """Lines for a terminal.
 
         Args:
@@ -192,7 +192,7 @@ class Report:
         lines += [self.power] if self.power else []
         return "\n".join([*lines, self.verdict])
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """Plain values, for JSON, without `data`; infinite differences are text."""
         values = plain({"aligned": self.aligned, "verdict": self.verdict, **asdict(self)})
         del values["data"]
