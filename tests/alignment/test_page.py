@@ -449,6 +449,28 @@ def test_five_hundred_layers(files, opened):
     assert shown_rows(page) == 299
 
 
+def test_what_findings_have_in_common_is_told_once(browser, tmp_path):
+    report = report_samples.red_forward()
+    part = report["parts"][0]
+    common = {"detail": ["in step 0"], "hint": "the biased variance"}
+    names = [layer["name"] for layer in part["layers"]]
+    part["findings"] = [
+        report_samples.finding("training", f"{name}._variance", "running statistic", **common)
+        for name in names
+    ]
+    write_page(report, tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator(".findings").get_by_text("the biased variance").count() == 1
+    assert page.locator(".findings").get_by_text("in step 0").count() == 1
+    rows = page.locator(".findings th a")
+    assert rows.count() == 60 and not rows.last.is_visible()
+    page.get_by_text("48 more differences").click()
+    assert rows.last.is_visible()
+    assert rows.last.get_attribute("href") == f"#01_test_forward.{names[-1]}"
+    page.close()
+
+
 def test_weights_are_told_once(opened):
     page = opened("large")
     assert page.locator(".weights").count() == 1
