@@ -263,12 +263,14 @@ def _part(part):
 def _findings(part):
     """What several findings have in common is told once; each leads to its layer.
 
-    A parameter leads to the layer that has it.
+    A parameter leads to the layer that has it, "features.0.1 and 33 more" to the one it names.
     """
     ids, told = {layer["name"]: layer["id"] for layer in part["layers"]}, set()
     for finding in part["findings"]:
         where = finding["where"]
-        finding["layer_id"] = ids.get(where) or ids.get(where.rpartition(".")[0] or None)
+        named = where.split(" ")[0]
+        candidates = (where, named, named.rpartition(".")[0] or None)
+        finding["layer_id"] = next((ids[name] for name in candidates if name in ids), None)
         finding["news"] = [line for line in finding.get("detail") or [] if line not in told]
         finding["new_hint"] = finding.get("hint") not in told and finding.get("hint")
         told |= {*finding["news"], finding.get("hint")}

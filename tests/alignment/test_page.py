@@ -458,6 +458,7 @@ def test_what_findings_have_in_common_is_told_once(browser, tmp_path):
         report_samples.finding("training", f"{name}._variance", "running statistic", **common)
         for name in names
     ]
+    part["findings"][0]["where"] = f"{names[0]} and 59 more"
     write_page(report, tmp_path / "report.html")
     page = browser.new_page()
     page.goto((tmp_path / "report.html").as_uri())
@@ -467,6 +468,7 @@ def test_what_findings_have_in_common_is_told_once(browser, tmp_path):
     assert rows.count() == 60 and not rows.last.is_visible()
     page.get_by_text("48 more differences").click()
     assert rows.last.is_visible()
+    assert rows.first.get_attribute("href") == f"#01_test_forward.{names[0]}"
     assert rows.last.get_attribute("href") == f"#01_test_forward.{names[-1]}"
     page.close()
 
