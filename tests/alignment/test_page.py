@@ -104,8 +104,10 @@ def test_it_says_what_the_text_says(sample, opened):
     for part in report["parts"]:
         assert part["verdict"] in seen
         for finding in part["findings"]:
-            for each in (finding["where"], finding["port"], finding["reference"], finding["hint"]):
-                assert each in seen
+            for each in ("where", "quantity", "port", "reference", "hint", "text"):
+                assert finding[each] in seen
+            title = f"{finding['title']}: " if finding["title"] else ""
+            assert f"{title}{finding['text']}" in seen
     for part in report["parts"]:
         # In words, beside the colour.
         point = page.locator(f".point[href='#{part['name']}']")
