@@ -247,6 +247,7 @@ def _part(part):
             for value, bound in (("difference", "threshold"), ("float64", "bound64"))
         ]
     _layers(part)
+    _findings(part)
     _curves(part)
     part["images"] = [image for image in part["images"] if _is_image(image)]
     for histogram in part["histograms"]:
@@ -257,6 +258,22 @@ def _part(part):
         is_named = any(isinstance(edge, str) for edge in edges)
         histogram["ends"] = edges if is_named else edges[:: max(len(edges) - 1, 1)]
     return part
+
+
+def _findings(part):
+    """What several findings have in common is told once; each leads to its layer.
+
+    A parameter leads to the layer that has it, "features.0.1 and 33 more" to the one it names.
+    """
+    ids, told = {layer["name"]: layer["id"] for layer in part["layers"]}, set()
+    for finding in part["findings"]:
+        where = finding["where"]
+        named = where.split(" ")[0]
+        candidates = (where, named, named.rpartition(".")[0] or None)
+        finding["layer_id"] = next((ids[name] for name in candidates if name in ids), None)
+        finding["news"] = [line for line in finding.get("detail") or [] if line not in told]
+        finding["new_hint"] = finding.get("hint") not in told and finding.get("hint")
+        told |= {*finding["news"], finding.get("hint")}
 
 
 def _against(scale, value, bound):
@@ -296,7 +313,6 @@ def _layers(part):
     red = [layer for layer in layers if not layer["agrees"]]
     part["first_layer"] = _first_layer(red, part["findings"])
     part["differing"] = len(red)
-    part["layer_ids"] = {layer["name"]: layer["id"] for layer in layers}
     part["kinds"] = sorted({layer["port_kind"] for layer in layers if layer.get("port_kind")})
     part["series"] = {
         name: _line([layer.get(name) for layer in layers], scale.at)

@@ -104,8 +104,10 @@ def test_it_says_what_the_text_says(sample, opened):
     for part in report["parts"]:
         assert part["verdict"] in seen
         for finding in part["findings"]:
-            for each in (finding["where"], finding["port"], finding["reference"], finding["hint"]):
-                assert each in seen
+            for each in ("where", "quantity", "port", "reference", "hint", "text"):
+                assert finding[each] in seen
+            title = f"{finding['title']}: " if finding["title"] else ""
+            assert f"{title}{finding['text']}" in seen
     for part in report["parts"]:
         # In words, beside the colour.
         point = page.locator(f".point[href='#{part['name']}']")
@@ -447,6 +449,30 @@ def test_five_hundred_layers(files, opened):
     assert shown_rows(page) == 500
     page.locator(".filtered").first.get_by_label("differs only").check()
     assert shown_rows(page) == 299
+
+
+def test_what_findings_have_in_common_is_told_once(browser, tmp_path):
+    report = report_samples.red_forward()
+    part = report["parts"][0]
+    common = {"detail": ["in step 0"], "hint": "the biased variance"}
+    names = [layer["name"] for layer in part["layers"]]
+    part["findings"] = [
+        report_samples.finding("training", f"{name}._variance", "running statistic", **common)
+        for name in names
+    ]
+    part["findings"][0]["where"] = f"{names[0]} and 59 more"
+    write_page(report, tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator(".findings").get_by_text("the biased variance").count() == 1
+    assert page.locator(".findings").get_by_text("in step 0").count() == 1
+    rows = page.locator(".findings th a")
+    assert rows.count() == 60 and not rows.last.is_visible()
+    page.get_by_text("48 more differences").click()
+    assert rows.last.is_visible()
+    assert rows.first.get_attribute("href") == f"#01_test_forward.{names[0]}"
+    assert rows.last.get_attribute("href") == f"#01_test_forward.{names[-1]}"
+    page.close()
 
 
 def test_weights_are_told_once(opened):
