@@ -72,6 +72,8 @@ def texts(value):
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
+        if isinstance(value, dict) and value.get("title"):
+            yield f"{value['title']}: {value['text']}"  # of a finding, as it is shown
         for child in value.values() if isinstance(value, dict) else value:
             yield from texts(child)
 
