@@ -62,7 +62,8 @@ def assert_named(name, result, log_dir):
     assert part["status"] == "not aligned"
     # The screen's own lines and the lists of all layers would hold any name.
     del part["lines"], part["layers"], part["weights"]
-    told = "\n".join(texts(part))
+    titled = [f"{finding['title']}: {finding['text']}" for finding in part["findings"]]
+    told = "\n".join([*texts(part), *titled])
     for text in BUGS[name].names:
         assert text in told, told
 
