@@ -1,6 +1,8 @@
 """Does any porting bug get through? Each one alone, at its step, with its name."""
 
+import html
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bugs import BUGS, document
 
 import torch_ref
+from alignment.page import render_page
+from alignment.report import make_report
 
 SCRIPTS = {path.name[:2]: path.name for path in ROOT.glob("0[1-5]_test_*.py")}
 TRAINING = [name for name, bug in BUGS.items() if bug.step == "06"]
@@ -61,11 +65,13 @@ def assert_named(name, result, log_dir):
     require_valid(part, "part")
     assert part["status"] == "not aligned"
     # The screen's own lines and the lists of all layers would hold any name.
-    del part["lines"], part["layers"], part["weights"]
+    part |= {"lines": [], "layers": [], "weights": []}
     titled = [f"{finding['title']}: {finding['text']}" for finding in part["findings"]]
     told = "\n".join([*texts(part), *titled])
+    page = html.unescape(re.sub("<[^>]*>", "", render_page(make_report([part]))))
     for text in BUGS[name].names:
         assert text in told, told
+        assert text in page, page
 
 
 def texts(value):
@@ -73,8 +79,6 @@ def texts(value):
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
-        if isinstance(value, dict) and value.get("title"):
-            yield f"{value['title']}: {value['text']}"  # of a finding, as it is shown
         for child in value.values() if isinstance(value, dict) else value:
             yield from texts(child)
 
