@@ -70,7 +70,7 @@ def test_steps_add_to_one_report(run, tmp_path):
     assert [each["name"] for each in found["parts"]] == ["01_test_forward", "04_test_loss"]
     assert found["aligned"] and found["verdict"] == "Aligned: Forward, Loss"
     forward = found["parts"][0]
-    assert forward["seconds"] > 0 and forward["power"].startswith("in float64, a difference above")
+    assert forward["seconds"] > 0 and forward["power"].startswith("in each of 210 tensors")
     assert [each["name"] for each in forward["checks"]] == ["structure", "the initialisation"]
     (logits,) = forward["records"]
     assert 0 < logits["float64"] < logits["bound64"] < 1e-11
@@ -593,7 +593,6 @@ from alignment.processes import Job, run_in_turn
 from alignment.terminal import Waiting
 jobs = [Job({script!r}, [seconds]) for seconds in ("0.4", "0.8")]
 for job in run_in_turn(jobs, jobs, 2, False, Waiting()):
-    job.read()
     print(job.out, end="")
 """
 
