@@ -128,7 +128,7 @@ def test_half_precision_is_found_in_the_free_run(run, monkeypatch):
     monkeypatch.setattr(paddle.nn.Conv2D, "forward", rounded)
     result = run(*SHORT)
     assert result.status == 1
-    assert "NOT ALIGNED: the two trainings part" in result.out
+    assert "NOT ALIGNED: the two trainings differ" in result.out
     assert "First difference: float32, step " in result.out and "free run" in result.out
 
 
