@@ -334,8 +334,6 @@ def write_report(report, folder):
         tell(str(error))
         return None
     page = path.with_suffix(".html")
-    if importlib.util.find_spec(f"{__package__}.page") is None:
-        return path
     return page if write_page_of(report, page) else path
 
 
