@@ -398,7 +398,8 @@ class _Records:
         how = "diff check passed" if passed else "diff check failed"
         self.info(how)
         if detail() == Detail.NORMAL:
-            say(f"{how}: {shown(self.log)}")
+            with contextlib.suppress(OSError):  # of the screen; `screen.leave` tells it
+                say(f"{how}: {shown(self.log)}")
 
 
 @contextlib.contextmanager

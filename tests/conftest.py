@@ -30,6 +30,8 @@ def pytest_sessionstart(session):
         from alignment import cli  # noqa: F401  isort: skip  (settles the frameworks' warnings)
         import paddle
 
+        import torch_ref  # noqa: F401  (before torchvision, which it may have to help)
+
         paddle.set_device("cpu")
 
 
