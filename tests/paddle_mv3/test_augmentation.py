@@ -255,6 +255,7 @@ def test_augmix_on_another_cpu(spawn):
     paths = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
     code = (
         f"import sys; sys.path[:0] = {paths}\n"
+        "import torch_ref\n"  # before torchvision, which it may have to help
         "import test_augmentation as t\n"
         "assert t.FUSED[1] is False, t.FUSED\n"
         "t.test_operations_on_tensors('augmix', (40, 31))\n"
