@@ -105,6 +105,25 @@ def finding_entries(findings):
     return [{**asdict(each), "text": each.text()} for each in findings[:MOST_FINDINGS]]
 
 
+def misfits_summary(pairing, part):
+    """The JSON of a step whose models are not built alike.
+
+    Args:
+        pairing: a Pairing that does not fit.
+        part: what report.json has of the step.
+    """
+    return {
+        "aligned": False,
+        "records agree": False,
+        "verdict": "misaligned",
+        "compared": ["parameters"],
+        "worst": pairing.verdict(),
+        "difference": "inf",
+        "threshold": 0.0,
+        "part": part,
+    }
+
+
 def broken_part(name, message):
     """The part of a step that could not run.
 

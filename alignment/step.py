@@ -12,7 +12,7 @@ from reprod_log.utils import check_print_diff, init_logger
 from .diff import VERDICTS
 from .files import CannotRun, place_of, reason_of, shown, whole_file, write_json
 from .findings import SETTING
-from .report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, new_part
+from .report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, misfits_summary, new_part
 from .screen import Detail, detail, printable, say
 from .terminal import coloured, of_verdict
 from .thresholds import FORWARD_FLOAT64
@@ -355,27 +355,19 @@ def report_misfits(pairing, error, path):
         with open(temporary, "a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
     _tell(lines)
-    summary = {
-        "aligned": False,
-        "records agree": False,
-        "verdict": "misaligned",
-        "compared": ["parameters"],
-        "worst": pairing.verdict(),
-        "difference": "inf",
-        "threshold": 0.0,
-        "findings": [asdict(finding) for finding in pairing.findings()],
-        "part": new_part(
-            *_name_and_title(path),
-            NOT_ALIGNED,
-            lines[0],
-            lines=lines,
-            look_at=MISFITS_HINT,
-            checks=[_structure_check(pairing, "")],
-            findings=finding_entries(pairing.findings()),
-            notes=lines[1:-1],
-            weights=pairing.entries(),
-        ),
-    }
+    part = new_part(
+        *_name_and_title(path),
+        NOT_ALIGNED,
+        lines[0],
+        lines=lines,
+        look_at=MISFITS_HINT,
+        checks=[_structure_check(pairing, "")],
+        findings=finding_entries(pairing.findings()),
+        notes=lines[1:-1],
+        weights=pairing.entries(),
+    )
+    findings = [asdict(finding) for finding in pairing.findings()]
+    summary = {**misfits_summary(pairing, part), "findings": findings}
     write_json(summary, path.with_suffix(".json"))
 
 

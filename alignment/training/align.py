@@ -15,7 +15,14 @@ from ..convert import pair_weights
 from ..files import CannotRun, require_writable, shown, write_json
 from ..findings import Check
 from ..layers import read_layer_map
-from ..report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, new_part
+from ..report import (
+    ALIGNED,
+    LOGS,
+    NOT_ALIGNED,
+    finding_entries,
+    misfits_summary,
+    new_part,
+)
 from ..screen import printable
 from ..state import torch_arrays
 from ..weights import make_alive
@@ -257,26 +264,17 @@ def write_misfits(pairing, path):
     verdict, look_at = f"NOT ALIGNED: {pairing.verdict()}", "01_test_forward.py, which says more"
     lines = [verdict, *pairing.lines(), f"Look at: {look_at}"]
     print("\n".join(lines), flush=True)
-    summary = {
-        "aligned": False,
-        "records agree": False,
-        "verdict": "misaligned",
-        "compared": ["parameters"],
-        "worst": pairing.verdict(),
-        "difference": "inf",
-        "threshold": 0.0,
-        "part": new_part(
-            *LOGS[path.stem],
-            NOT_ALIGNED,
-            printable(verdict),
-            lines=[printable(line) for line in lines],
-            look_at=look_at,
-            findings=finding_entries(pairing.findings()),
-            weights=pairing.entries(),
-            notes=[printable(line) for line in pairing.lines()],
-        ),
-    }
-    write_json(summary, path)
+    part = new_part(
+        *LOGS[path.stem],
+        NOT_ALIGNED,
+        printable(verdict),
+        lines=[printable(line) for line in lines],
+        look_at=look_at,
+        findings=finding_entries(pairing.findings()),
+        weights=pairing.entries(),
+        notes=[printable(line) for line in pairing.lines()],
+    )
+    write_json(misfits_summary(pairing, part), path)
 
 
 def share_of_bound(row):
