@@ -33,8 +33,8 @@ class BatchNorm2D(nn.BatchNorm2D):
         trains = self.training and not self._use_global_stats
         if trains and n < 2 and not self.sync:
             raise ValueError(
-                f"batch norm in train mode has one value for each channel, of {list(x.shape)}: it has no "
-                "variance. Give more images, or larger ones"
+                f"batch norm in train mode has one value for each channel, of {list(x.shape)}: it "
+                "has no variance. Give more images, or larger ones"
             )
         if trains and self.sync:
             return self._forward_over_ranks(x)
