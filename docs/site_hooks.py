@@ -21,6 +21,8 @@ FIELDS = {
     "zh": ("字段", "类型", "含义"),
 }
 
+FIELDS_OF = {"en": "All fields of report.json", "zh": "report.json 的全部字段"}
+
 
 def on_files(files, config):
     """Takes the pages of one language. Adds the pictures, which lie in images/, beside docs/."""
@@ -83,7 +85,7 @@ def _as_code(link):
 def _fields(schema, config):
     """Tables of all fields of report.json, from its schema."""
     names = FIELDS[config.extra["language"]]
-    lines = []
+    lines = ["", f"## {FIELDS_OF[config.extra['language']]}"]
     for title, about in [("report.json", schema), *schema["$defs"].items()]:
         if "properties" not in about:
             continue
