@@ -228,5 +228,13 @@ def test_both_readmes_say_the_same():
         assert (ROOT / link).exists(), link
 
 
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.zh.md")), ids=lambda page: page.name
+)
+def test_both_languages_show_the_same_code(page):
+    english = page.with_name(page.name.replace(".zh.md", ".md"))
+    assert blocks(page.read_text(encoding="utf-8")) == blocks(english.read_text(encoding="utf-8"))
+
+
 def test_python_versions_agree():
     assert sys.version_info >= (3, 10)

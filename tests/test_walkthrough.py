@@ -41,11 +41,6 @@ def test_corrections_lead_to_the_finished_port():
     assert port.split("\n")[1:] == finished.split("\n")[1:]  # the docstring says what it is
 
 
-def test_both_languages_show_the_same_code():
-    chinese = PAGE.with_suffix(".zh.md").read_text(encoding="utf-8")
-    assert re.findall(r"```(\w*)\n(.*?)\n```", chinese, flags=re.S) == blocks()
-
-
 @pytest.mark.slow
 def test_commands_give_the_outputs_that_are_shown(tmp_path):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
