@@ -1,8 +1,8 @@
 "use strict";
 // The catalogue of bugs: rows by any word and by step. Its table is made by tests/porting_bugs/bugs.py.
 (() => {
-  const table = document.querySelector("#porting-bugs-and-the-step-that-finds-each ~ .md-typeset__scrollwrap table, #porting-bugs-and-the-step-that-finds-each ~ table");
-  if (!table) return;
+  if (!location.pathname.endsWith("porting_bugs.html")) return;
+  const table = document.querySelector("article table");
   const chinese = document.documentElement.lang.startsWith("zh");
   const rows = [...table.tBodies[0].rows];
   const words = rows.map((row) => row.textContent.toLowerCase());
