@@ -18,8 +18,10 @@ NO_CHINESE = "\n\n（本页暂无中文版，以下为英文。）"
 CATALOGUE = "porting_bugs.md"
 CATALOGUE_HEAD = """# 移植错误目录，以及查出每种错误的步骤
 
-`make test` 把下表中的 {} 种错误逐一制造在移植版中，并断言：所列的步骤会报告未对齐，并且输出最后一列中的文字。
-步骤 06 是 `Checkpoint6/align_training.py`，用 `make test ARGS="-m slow"` 运行。表格由程序生成，只有英文。
+`make test` 把下表中的 {} 种错误逐一制造在移植版中，
+并断言：所列的步骤会报告未对齐，并且输出最后一列中的文字。
+步骤 06 是 `Checkpoint6/align_training.py`，用 `make test ARGS="-m slow"` 运行。
+表格由程序生成，只有英文。
 
 | 步骤 | 错误 | 症状 | 原因 | 修正 | 输出的文字 |
 """
