@@ -92,7 +92,7 @@ def _run(function):
 
 
 def _apart(port, reference, noise):
-    """(port's in words, reference's, difference); NaN and infinity have to be at the same places."""
+    """(port's in words, reference's, difference); NaN and infinity at the same places."""
     if incomparable(port, reference).startswith(("shape", "dtype")):
         return *(f"{x.dtype} {x.shape}" for x in (port, reference)), np.inf
     value = np.inf
