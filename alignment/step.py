@@ -172,7 +172,8 @@ class StepReport:
         if red is None:
             lines += [each.summary for each in self.compared if each.summary]
         if self.power:
-            lines += [line for line in (self.power.line(), *self._not_compared()) if line]
+            lines += [line for line in [self.power.line()] if line]
+        lines += self._not_compared()
         for each in self.located:
             lines += [each.summary] if each.summary else []
             lines += [f"Layers: {shown(each.log)}"] if each.log else []
@@ -184,7 +185,8 @@ class StepReport:
         """Lines on what a green verdict says nothing of."""
         unseen = self.power.unseen if self.power else []
         why = "it has no effect on what was compared"
-        return [f"Not compared: {name}: {why}" for name in unseen]
+        left = [line for each in self.compared for line in each.not_compared]
+        return [f"Not compared: {line}" for line in [*(f"{name}: {why}" for name in unseen), *left]]
 
     def _look_at(self, red, hint):
         if not self.fits:
