@@ -46,10 +46,10 @@ def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0
     """Compares the training data of both sides.
 
     Args:
-        port, reference: called with (crop size, auto_augment_policy=policy), or with a size alone,
-            give presets. The port's have `draw(width, height, rng)`, `steps(image, drawn)` and
-            `settings`; the reference's `record(image)` -> (result, drawn, steps),
-            `draws(image, count)` and `settings`.
+        port, reference: called with (crop size, auto_augment_policy=policy), give presets. The
+            port's have `draw(width, height, rng)`, `steps(image, drawn)` and `settings`; the
+            reference's `record(image)` -> (result, drawn, steps), `draws(image, count)` and
+            `settings`.
         policies: what they are called with.
         mixes: (port's, reference's) mixing of batches: `draw(shape, rng)` and
             `apply(images, labels, drawn)`; `record(images, labels)`.
@@ -73,7 +73,8 @@ def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0
         comparison.images(presets, dataset, rng)
         comparison.batches(*mixes, rng)
         comparison.draws(small, rng)
-        comparison.draws_of_tiny(*(side(TINY_CROP) for side in (port, reference)), rng)
+        tiny = [side(TINY_CROP, auto_augment_policy=policies[0]) for side in (port, reference)]
+        comparison.draws_of_tiny(*tiny, rng)
         comparison.draws_of_mixes(*mixes, rng)
     comparison.write(path)
     return comparison.compared(path)
@@ -497,16 +498,21 @@ def _discrete(ours, theirs):
 
 
 def _smallest_share(bound, x, shares, n):
-    """The smallest change of a value's probability that chi-square would have seen, to first order.
+    """The smallest change of a value's probability that chi-square would have seen.
 
-    A change d of a share q, which the other values make good, adds n d^2 / 2q(1 - q) to what there
-    is; a value that was not there before adds n d, and is one more.
+    A change d of a share q, which the others make good, adds n d^2 / (2q + d) to what there is, and
+    n d^2 / (2(1 - q) - d) of the others. What there is, is x, or what is expected if that is less.
+    Of a value that never came q is 0, and it is one more.
     """
-    lacking = chi_square_limit(bound, len(shares)) - x
-    of_old = max(math.sqrt(2 * q * (1 - q) * max(0.0, lacking) / n) for q in shares)
-    of_new = max(0.0, chi_square_limit(bound, len(shares) + 1) - x) / n
-    change = max(of_old, of_new)
-    return change if change < 1 else math.inf
+    found = []
+    for k, every in ((len(shares), shares), (len(shares) + 1, [0.0])):
+        lacking = chi_square_limit(bound, k) - min(x, k - 1)
+        for q in every:  # 2n d^2 = lacking (2q + d) (2 - 2q - d)
+            b, c = lacking * (2 - 4 * q), 4 * lacking * q * (1 - q)
+            a = 2 * n + lacking
+            change = (b + math.sqrt(b * b + 4 * a * c)) / (2 * a)
+            found.append(change if change < 1 - q else math.inf)
+    return max(each for each in found if each < math.inf) if min(found) < math.inf else math.inf
 
 
 def _text(value):

@@ -11,6 +11,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
+from ..files import reason_of
+
 __all__ = ["RULES", "broken_pictures", "noise", "pictures", "wrong_folders"]
 
 SIZE = (21, 16)  # of the pictures, width and height
@@ -232,8 +234,8 @@ def pictures(folder):
     for what, (name, make) in _kinds().items():
         try:
             content = make()
-        except (OSError, KeyError, ValueError, ImageCms.PyCMSError) as error:
-            lacking[what] = str(error)
+        except (OSError, KeyError, ValueError, ImportError, ImageCms.PyCMSError) as error:
+            lacking[what] = reason_of(error)
             continue
         with open(os.path.join(place, name), "wb") as file:
             file.write(content)

@@ -73,13 +73,13 @@ CERTAIN_DRAWS = 20  # of what is to happen always or never
 DRAWS = 150  # of each policy, of other arguments than the training's
 ERASING = [
     {"p": 1.0, "value": 0.5},
-    {"p": 1.0, "value": (1.0, 2.0, 3.0), "scale": (0.5, 0.9), "ratio": (0.2, 5.0)},
+    {"p": 1.0, "value": (1.0, 2.0, 3.0), "scale": (0.2, 0.5), "ratio": (0.5, 0.6)},
     {"p": 1.0, "value": "random", "scale": (0.1, 0.2), "ratio": (1.0, 1.0)},
     {"p": 0.0},
     {"p": 1.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)},  # never fits: given up
 ]
 ERASING_DRAWS = 60
-ERASED = [(3, 1, 1), (3, 2, 30), (3, 9, 7)]
+ERASED = [(3, 1, 1), (3, 2, 30), (3, 9, 7), (3, 20, 23)]
 MIXES = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.1, 0.1)]  # (alpha of mixup, of CutMix)
 MIXED = [(1, 3, 4, 5), (2, 3, 1, 1), (5, 3, 1, 8), (3, 3, 9, 9)]
 MIX_DRAWS = 400
@@ -183,6 +183,12 @@ def _values(what, ours, theirs):
     return None if ours == theirs else _Difference(what, "", str(ours), str(theirs))
 
 
+def _settings(port, reference):
+    """_Difference of the first setting that differs, or None."""
+    pairs = ((name, port.settings.get(name), value) for name, value in reference.settings.items())
+    return next((_values(name, a, b) for name, a, b in pairs if a != b), None)
+
+
 def _staged(start, stages, stages_ref):
     """_Difference of the first stage that differs, or that one side alone cannot do; or None."""
     ours = theirs = start
@@ -222,6 +228,8 @@ class _Cases:
         mark = "differs" if differs else found or "same   "
         line = f"{section:12} {mark}  {name}"
         if differs:
+            for side in ("port", "reference"):  # an error names a file that is gone by then
+                setattr(found, side, getattr(found, side).replace(self.folder, "…"))
             self.different.append((section, name, found))
             sides = f"{found.port} | {found.reference}" if found.port or found.reference else ""
             line += ": " + ", ".join(filter(None, [found.what, found.text, sides]))
@@ -363,7 +371,7 @@ class _Cases:
                 continue
             port, reference, in_bytes = sides
             told = _told(arguments)
-            self.case("sizes", told, _values("settings", port.settings, reference.settings))
+            self.case("sizes", told, _settings(port, reference))
             for size in SIZES:
                 image = Image.fromarray(awkward.noise(size))
                 found = _staged(image, port.stages, reference.stages) or _both(
@@ -381,7 +389,7 @@ class _Cases:
                 continue
             port, reference, in_bytes = sides
             told = _told(arguments)
-            self.case("training", told, _values("settings", port.settings, reference.settings))
+            self.case("training", told, _settings(port, reference))
             image = Image.fromarray(awkward.noise(TRAIN_SIZES[-1]))
             found = _both(
                 lambda a=port, b=image: [a.draw(*b.size, self.rng) for _ in range(CERTAIN_DRAWS)],
@@ -672,11 +680,15 @@ def _operations(space):
 
 def _erasing_statistics(drawn):
     boxes = [d and d[:4] for d in drawn]
+    sides = [box[2:] for box in boxes if box is not None]
     values = [d[4] for d in drawn if d is not None]
     constant = all(value.size <= 3 for value in values)
     return {
         "erasing at all": [box is not None for box in boxes],
-        "box": boxes,
+        "height over width": np.round([h / max(1, w) for h, w in sides], 6),
+        "area": np.array([h * w for h, w in sides]),
+        "rows at the top": [box[0] // 3 for box in boxes if box is not None],
+        "columns at the left": [box[1] // 3 for box in boxes if box is not None],
         "value": [tuple(value.ravel().tolist()) for value in values] if constant else [],
         "shape of the value": [value.shape if constant else "random" for value in values],
     }
