@@ -62,7 +62,8 @@ def compare_training_data(image_dir, path):
 def compare_training_items(image_dir):
     """What the port's data set makes of an image in this or another epoch."""
     preset = paddle_mv3.ClassificationPresetTrain(crop_size=64)
-    return compare_items(paddle_mv3.ImageFolder(image_dir, preset), paddle_mv3.Draw)
+    folder, other = (paddle_mv3.ImageFolder(image_dir, preset, seed=seed) for seed in (0, 1))
+    return compare_items(folder, paddle_mv3.Draw, other_seed=other)
 
 
 def shuffled(dataset, rank, world_size, **more):

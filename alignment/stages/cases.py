@@ -5,6 +5,7 @@ raises an error the other has to: a port that goes on where the reference stops 
 """
 
 import os
+import shutil
 import tempfile
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .. import environment
 from ..files import place_of, reason_of, whole_file
 from ..findings import Compared, Finding
 from ..threads import one_torch_thread
@@ -107,9 +109,11 @@ def compare_cases(port, reference, path, seed=0):
     Returns:
         Compared
     """
+    folder = tempfile.mkdtemp()
     with (
+        environment.ended_by_signals(),
+        environment.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)),
         torch.random.fork_rng(devices=[]),
-        tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of Pillow, on pictures that are none too well made
@@ -191,18 +195,18 @@ def _settings(port, reference):
 
 def _staged(start, stages, stages_ref):
     """_Difference of the first stage that differs, or that one side alone cannot do; or None."""
+    if len(stages) != len(stages_ref):
+        return _values("stages", *([name for name, _ in each] for each in (stages, stages_ref)))
     ours = theirs = start
     for (name, stage), (_, stage_ref) in zip(stages, stages_ref):
-        results = []
+        label = f"stage {name}"
+        results = []  # of both sides
 
-        def kept(a, b, name=name, results=results):
+        def compare(a, b, label=label, results=results):
             results.extend((a, b))
-            return _arrays(f"stage {name}", a, b)
+            return _arrays(label, a, b)
 
-        found = _both(
-            partial(stage, ours), partial(stage_ref, theirs), kept,
-            f"stage {name}",
-        )  # fmt: skip
+        found = _both(partial(stage, ours), partial(stage_ref, theirs), compare, label)
         if found:
             return found
         ours, theirs = results
@@ -352,7 +356,7 @@ class _Cases:
             root = os.path.join(self.folder, f"tree {number}")
             try:
                 make(root)
-            except OSError as error:  # a file system that knows no links, or not all names
+            except (OSError, ValueError) as error:  # a file system without links, or such names
                 self.not_compared.append(f"folders: {what}: cannot be made here ({error})")
                 continue
             found = _both(

@@ -121,19 +121,20 @@ def _differs(what, check, where, line, hint):
     return Compared(what, "", [finding])
 
 
-def compare_items(dataset, draw, images=8):
-    """Whether a data set changes an image at random by its index, epoch and repetition alone.
+def compare_items(dataset, draw, images=8, other_seed=None):
+    """Whether a data set changes an image at random by its seed, index, epoch and repetition alone.
 
     Args:
         dataset: its item of a key is (array, label).
         draw: called with (index, epoch, repetition), gives a key.
+        other_seed: the same data set with another seed, or None.
 
     Returns:
         As `compare_sampling`.
     """
     name = type(dataset).__name__
 
-    def items(epoch, repetition):
+    def items(epoch, repetition, dataset=dataset):
         keys = [draw(index, epoch, repetition) for index in range(min(images, len(dataset)))]
         return [np.asarray(dataset[key][0]) for key in keys]
 
@@ -142,7 +143,10 @@ def compare_items(dataset, draw, images=8):
     if not _same(first, items(3, 1)):
         line = "images are others with the same draws: something else is in the generator's seed"
     # A single image may be the same by chance: of one pixel, all crops are.
-    for what, other in (("epoch", items(4, 1)), ("repetition", items(3, 2))):
+    others = [("epoch", items(4, 1)), ("repetition", items(3, 2))]
+    if other_seed is not None:
+        others.append(("seed", items(3, 1, other_seed)))
+    for what, other in others:
         if _same(first, other):
             line = f"images are the same with another {what}: it is not in the generator's seed"
     what = "what a data set makes of an image"

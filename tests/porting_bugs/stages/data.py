@@ -1015,6 +1015,19 @@ def _(patch):
 
 @bug(
     "02",
+    "data set that forgets its seed",
+    ["ImageFolder: images are the same with another seed"],
+    "runs with other seeds change each image alike",
+    "the argument was taken and forgotten",
+    "seed, epoch, index and repetition in the generator's seed",
+)
+def _(patch):
+    generator = dataset.generator
+    patch(dataset, "generator", lambda seed, draw, purpose: generator(0, draw, purpose))
+
+
+@bug(
+    "02",
     "random numbers that depend on the order of the images",
     ["ImageFolder: images are others with the same draws"],
     "no run can be repeated with another number of workers, or after a stop",
@@ -1161,7 +1174,16 @@ def _(patch):
         def sqrt(x):
             return math.floor(math.sqrt(x))
 
-    patch(transforms, "math", Cut())
+    original = transforms.draw_resized_crop
+
+    def draw(*args, **ranges):
+        transforms.math = Cut()
+        try:
+            return original(*args, **ranges)
+        finally:
+            transforms.math = math
+
+    patch(transforms, "draw_resized_crop", draw)
 
 
 @bug(
