@@ -4,8 +4,10 @@
     python 02_test_data.py --image-dir ILSVRC2012/val --batches 100
 
 Training changes images at random: the same random numbers must give the same images, and those of
-both sides must be distributed alike. Writes result/data_paddle.npy, result/data_ref.npy,
-result/log/data_diff.log and result/log/data_augmentation.log.
+both sides must be distributed alike. And what a folder holds now and then, or an argument is set to
+some day, is made on the fly and compared: kinds of pictures, sizes, arguments, names, batches.
+Writes result/data_paddle.npy, result/data_ref.npy, result/log/data_diff.log,
+result/log/data_augmentation.log and result/log/data_cases.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
@@ -23,11 +25,15 @@ from alignment import thresholds
 from alignment.arguments import count, workers
 from alignment.diff import DiffHelper, save
 from alignment.stages.augmentation import compare_augmentation
-from alignment.stages.data import locate_image
+from alignment.stages.data import data_power, locate_image
+from alignment.stages.data_cases import compare_cases
 from alignment.stages.sampling import compare_items, compare_sampling
 from alignment.step import StepReport
 
-RECORDED = 5  # batches that are recorded whole; of the others, the mean of each channel
+RECORDED = 5  # batches that are recorded whole; of the others, two means of each channel
+# Arguments of the samplers; seeds that are far apart, as PyTorch adds the epoch to them.
+SHUFFLED = [{}, {"shuffle": False}, {"drop_last": True}, {"seed": 1000}]
+REPEATED = [{}, {"shuffle": False}, {"repetitions": 2}, {"repetitions": 1}, {"seed": 1000}]
 POLICIES = [None, "imagenet", "ra", "ta_wide", "augmix"]  # auto_augment_policy
 
 
@@ -56,20 +62,21 @@ def compare_training_data(image_dir, path):
 def compare_training_items(image_dir):
     """What the port's data set makes of an image in this or another epoch."""
     preset = paddle_mv3.ClassificationPresetTrain(crop_size=64)
-    return compare_items(paddle_mv3.ImageFolder(image_dir, preset), paddle_mv3.Draw)
+    folder, other = (paddle_mv3.ImageFolder(image_dir, preset, seed=seed) for seed in (0, 1))
+    return compare_items(folder, paddle_mv3.Draw, other_seed=other)
 
 
-def shuffled(dataset, rank, world_size):
-    return torch.utils.data.DistributedSampler(dataset, world_size, rank)
+def shuffled(dataset, rank, world_size, **more):
+    return torch.utils.data.DistributedSampler(dataset, world_size, rank, **more)
 
 
-def repeated(dataset, rank, world_size):
-    return torch_ref.RASampler(dataset, world_size, rank)
+def repeated(dataset, rank, world_size, **more):
+    return torch_ref.RASampler(dataset, world_size, rank, **more)
 
 
 def record(dataset, loader, batches):
     """Runs a pipeline through; both frameworks' tensors turn into arrays with `.numpy()`."""
-    log, labels, means = ReprodLogger(), [], []
+    log, labels, means, weighted = ReprodLogger(), [], [], []
     log.add("length", np.array([len(dataset), len(loader)]))
     log.add("targets", np.array([target for _, target in dataset.samples]))
     for idx, (images, target) in enumerate(islice(loader, batches)):
@@ -78,8 +85,12 @@ def record(dataset, loader, batches):
             log.add(f"labels_{idx}", target.numpy())
         labels.append(target.numpy())
         means.append(images.numpy().mean(axis=(2, 3), dtype=np.float64))
+        # The mean would be the same of an image that is turned, or flipped.
+        weights = np.random.RandomState(0).rand(*images.shape[2:])
+        weighted.append(np.einsum("nchw,hw->nc", images.numpy(), weights) / weights.size)
     log.add("all_labels", np.concatenate(labels))
     log.add("all_means", np.concatenate(means))
+    log.add("all_weighted_means", np.concatenate(weighted))
     return log
 
 
@@ -104,11 +115,16 @@ def main(args):
     if report.aligned:  # the augmentation of images and batches
         report.add(compare_training_data(train_dir, log_dir / "data_augmentation.log"))
     if report.aligned:  # which images each rank gets, shuffled
-        report.add(compare_sampling(paddle_mv3.DistributedSampler, shuffled))
+        report.add(compare_sampling(paddle_mv3.DistributedSampler, shuffled, variants=SHUFFLED))
     if report.aligned:  # the same, each image several times
-        report.add(compare_sampling(paddle_mv3.RASampler, repeated))
+        report.add(compare_sampling(paddle_mv3.RASampler, repeated, variants=REPEATED))
     if report.aligned:  # an image is another one in the next epoch
         report.add(compare_training_items(train_dir))
+    if report.aligned:  # what these images, arguments and counts have not shown
+        report.add(compare_cases(paddle_mv3, torch_ref, log_dir / "data_cases.log"))
+    if report.aligned:  # how small a mistake would have been seen?
+        changes = {name: p for each in report.compared for name, p in each.changes.items()}
+        report.measured(data_power(torch_info, thresholds.DATA, changes))
     return report.finish(
         "order of files, RGB or BGR, interpolation, rounding of crops, mean and std"
     )

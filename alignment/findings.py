@@ -75,6 +75,9 @@ class Compared:
         findings: [Finding], in the order in which to look at them; [] if all agrees.
         log: pathlib.Path of the file with every row, or None.
         data: {key of a part of report.json: what a page shows of it}, as layers or images.
+        not_compared: lines on what could not be compared.
+        changes: {what was compared as a sample: the smallest change of a probability that would
+            have been called wrong}, infinite where none would.
     """
 
     name: str
@@ -82,6 +85,8 @@ class Compared:
     findings: list = field(default_factory=list)
     log: Path | None = None
     data: dict = field(default_factory=dict)
+    not_compared: list = field(default_factory=list)
+    changes: dict = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:

@@ -21,6 +21,26 @@ def same_distribution(a, b):
     return min(1.0, math.exp(1 - 2 * distance**2 * n * m / (n + m))), distance
 
 
+def smallest_distance(p, n, m):
+    """The D from which on `same_distribution` gives at most `p`; infinite if that is above 1."""
+    distance = math.sqrt((1 - math.log(p)) * (n + m) / (2 * n * m))
+    return distance if distance < 1 else math.inf
+
+
+def chi_square_tail(x, k):
+    """Chernoff's bound on the chance that chi-square with `k` degrees of freedom is `x` or more."""
+    return math.exp(k / 2 * math.log(x / k) + (k - x) / 2) if x > k else 1.0
+
+
+def chi_square_limit(p, k):
+    """The x from which on `chi_square_tail` gives less than `p`."""
+    low, high = float(k), 2.0 * k - 8 * math.log(p) + 8
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if chi_square_tail(middle, k) < p else (middle, high)
+    return high
+
+
 def same_value(a, variance_a, b, variance_b):
     """Two-sided p of two estimates that are normal with these variances."""
     error = math.sqrt(variance_a + variance_b)

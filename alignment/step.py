@@ -189,6 +189,7 @@ class StepReport:
     def _not_compared(self):
         """Lines on what a green verdict says nothing of."""
         left_out = [*(self.power.not_compared() if self.power else []), *self.left_out]
+        left_out += [line for each in self.compared for line in each.not_compared]
         return [f"Not compared: {line}" for line in left_out]
 
     def _look_at(self, red, hint):

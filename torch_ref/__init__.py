@@ -7,8 +7,16 @@ from alignment.torchvision_import import import_torchvision
 
 import_torchvision("torchvision.transforms.v2")
 
+from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small  # noqa: E402
-from torchvision.transforms import InterpolationMode  # noqa: E402
+from torchvision.transforms import (  # noqa: E402
+    AugMix,
+    AutoAugment,
+    InterpolationMode,
+    RandAugment,
+    RandomErasing,
+    TrivialAugmentWide,
+)
 
 from .dataset import ImageFolder  # noqa: E402
 from .ema import ExponentialMovingAverage, adjusted_decay  # noqa: E402
@@ -17,8 +25,12 @@ from .optim import OPTIMIZERS, create_optimizer, weight_decay_groups  # noqa: E4
 from .presets import (  # noqa: E402
     ClassificationPresetEval,
     ClassificationPresetTrain,
+    apply_op,
     fused_multiply_add,
     get_mixup_cutmix,
+    policy_draws,
+    record_erasing,
+    record_policy,
 )
 from .sampler import RASampler  # noqa: E402
 from .schedule import create_lr_scheduler  # noqa: E402
@@ -35,14 +47,22 @@ __all__ = [
     "MODELS",
     "OPTIMIZERS",
     "WEIGHTS",
+    "AugMix",
+    "AutoAugment",
     "ClassificationPresetEval",
     "ClassificationPresetTrain",
+    "DataLoader",
+    "DistributedSampler",
     "ExponentialMovingAverage",
     "ImageFolder",
     "InterpolationMode",
     "RASampler",
+    "RandAugment",
+    "RandomErasing",
+    "TrivialAugmentWide",
     "accuracy",
     "adjusted_decay",
+    "apply_op",
     "create_lr_scheduler",
     "create_optimizer",
     "evaluate",
@@ -50,6 +70,9 @@ __all__ = [
     "get_mixup_cutmix",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "policy_draws",
+    "record_erasing",
+    "record_policy",
     "topk_correct",
     "weight_decay_groups",
 ]

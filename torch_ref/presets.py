@@ -8,6 +8,7 @@ import contextlib
 import functools
 from unittest import mock
 
+import numpy as np
 import torch
 from torchvision import transforms
 from torchvision.transforms import autoaugment, functional, v2
@@ -109,7 +110,7 @@ class ClassificationPresetTrain:
 
         What was drawn, and the labels, are as in the port's preset.
         """
-        with _Recorder(self) as recorder:
+        with _Recorder(self.augment) as recorder:
             steps = []
             for label, image in self._stages(image):  # noqa: B020
                 steps += recorder.operations
@@ -149,7 +150,7 @@ class ClassificationPresetTrain:
         )
         zeros = torch.zeros(1).expand(3, self.crop_size, self.crop_size)
         result = []
-        with _Recorder(self, blank) as recorder, self._magnitudes_kept():
+        with _Recorder(self.augment, blank) as recorder, _magnitudes_kept(self.augment):
             for _ in range(count):
                 recorder.clear()
                 self.flip(self.crop(image))
@@ -159,15 +160,55 @@ class ClassificationPresetTrain:
                 result.append(recorder.drawn)
         return result
 
-    @contextlib.contextmanager
-    def _magnitudes_kept(self):
-        """Within, a policy's table of magnitudes is made once, not for each image of one size."""
-        if self.augment is None:
-            yield
-            return
-        table = functools.cache(self.augment._augmentation_space)
-        with mock.patch.object(self.augment, "_augmentation_space", table):
-            yield
+
+@contextlib.contextmanager
+def _magnitudes_kept(policy):
+    """Within, a policy's table of magnitudes is made once, not for each image of one size."""
+    if policy is None:
+        yield
+        return
+    table = functools.cache(policy._augmentation_space)
+    with mock.patch.object(policy, "_augmentation_space", table):
+        yield
+
+
+def record_policy(policy, image):
+    """(result, what was drawn, [(label, image or tensor) after each operation]) of one of
+    torchvision's policies; as by the port's."""
+    with _Recorder(policy) as recorder:
+        result = policy(image)
+        steps = recorder.operations
+        if isinstance(policy, autoaugment.AugMix):
+            steps.append(("blend", result))
+        return result, recorder.drawn["augment"], steps
+
+
+def policy_draws(policy, size, count):
+    """What a policy draws for an image of `size` in `count` runs, without the work on pixels."""
+    blank = functional.to_pil_image(torch.zeros(3, *size[::-1], dtype=torch.uint8))
+    result = []
+    with _Recorder(policy, blank) as recorder, _magnitudes_kept(policy):
+        for _ in range(count):
+            recorder.clear()
+            policy(blank)
+            result.append(recorder.drawn["augment"])
+    return result
+
+
+def apply_op(image, name, magnitude, interpolation, fill=None):
+    """One operation of torchvision's policies, on a PIL image or as it treats tensors, on a
+    (height, width, channels) uint8 array."""
+    how = {"interpolation": interpolation, "fill": fill}
+    if not isinstance(image, np.ndarray):
+        return autoaugment._apply_op(image, name, magnitude, **how)
+    batch = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+    return autoaugment._apply_op(batch, name, magnitude, **how)[0].permute(1, 2, 0).numpy()
+
+
+def record_erasing(erasing, array):
+    """(result, what was drawn) of torchvision's RandomErasing on a (3, H, W) float32 array."""
+    with _Recorder(None) as recorder:
+        return erasing(torch.from_numpy(array.copy())).numpy(), recorder.drawn["erase"]
 
 
 class _Recorder:
@@ -176,9 +217,9 @@ class _Recorder:
     With `blank`, they are not called: a crop gives `blank`, all others what they were given.
     """
 
-    def __init__(self, preset, blank=None):
-        self.augment = preset.augment
-        self.is_augmix = isinstance(preset.augment, autoaugment.AugMix)
+    def __init__(self, policy, blank=None):
+        self.augment = policy
+        self.is_augmix = isinstance(policy, autoaugment.AugMix)
         self.blank = blank
         self.clear()
 

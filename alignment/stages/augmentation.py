@@ -7,6 +7,7 @@ bytes. What each side draws by itself is random, so these are compared as sample
 import itertools
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ..files import shown, whole_file
 from ..findings import SETTING, Compared, Finding
-from ..statistics import same_distribution
+from ..statistics import chi_square_limit, chi_square_tail, same_distribution, smallest_distance
 from ..threads import one_torch_thread
 from .data import describe_difference, load_reference
 from .pictures import histogram_entry, image_entry
@@ -26,9 +27,14 @@ IMAGES = 100  # of the folder, in turn through one of the policies each
 SIZE = (500, 375)  # of the image that draws are for: ImageNet's most common
 # No crop fits these: (width, height), and what they are called.
 NARROW = {"a wide image": (600, 20), "a tall image": (20, 600)}
+NARROW_DRAWS = 250
 DRAWS = 2500  # of each policy; a wrong distribution of crops shows at 12500, of all policies
 BATCHES = 30  # mixed
 CROP_SIZE = 224  # of the images that are compared
+# (width, height) of images where a box that is rounded otherwise, or ends a pixel earlier, shows.
+TINY = [(5, 3), (2, 4), (1, 9)]
+TINY_CROP = 5
+TINY_DRAWS = 400
 FIRST = "First difference in training"
 SETTINGS_SHOWN = 3
 HISTOGRAMS = 6  # of a report
@@ -67,6 +73,8 @@ def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0
         comparison.images(presets, dataset, rng)
         comparison.batches(*mixes, rng)
         comparison.draws(small, rng)
+        tiny = [side(TINY_CROP, auto_augment_policy=policies[0]) for side in (port, reference)]
+        comparison.draws_of_tiny(*tiny, rng)
         comparison.draws_of_mixes(*mixes, rng)
     comparison.write(path)
     return comparison.compared(path)
@@ -77,7 +85,7 @@ class _Comparison:
         self.different_settings = {}  # {name: Finding}
         self.first = None  # Finding of the first image or batch that differs
         self.log = []
-        self.tests = []  # (name, p, text)
+        self.tests = []  # [SampleTest]
         self.samples = {}  # {name of a test: the port's and the reference's}
         self.pictures = []  # of a report
 
@@ -106,7 +114,7 @@ class _Comparison:
             _, drawn, steps = reference.record(image)
             forms = [type(d["augment"]) for d in (port.draw(*image.size, rng), drawn)]
             if forms[0] is forms[1]:
-                different = _first_different(port.steps(image, drawn), steps)
+                different = first_different_stage(port.steps(image, drawn), steps)
             else:  # another policy, which cannot do what this one drew
                 kinds = " | ".join(form.__name__ for form in forms)
                 different = "of the policy", f"draws of another type, {kinds}"
@@ -135,7 +143,7 @@ class _Comparison:
             *expected, drawn = reference.record(torch.from_numpy(images), torch.from_numpy(labels))
             names = ("images", "soft labels")
             steps = list(zip(names, expected))
-            different = _first_different(zip(names, port.apply(images, labels, drawn)), steps)
+            different = first_different_stage(zip(names, port.apply(images, labels, drawn)), steps)
             kind = "CutMix" if "box" in drawn else "mixup"
             self.log.append(f"batch     {_mark(different)}  {kind} {number}: {drawn}")
             if different and not self.first:
@@ -154,47 +162,63 @@ class _Comparison:
             ours, theirs = ([d["augment"] for d in drawn] for drawn in (ours, theirs))
             if type(ours[0]) is not type(theirs[0]):
                 text = " | ".join(type(drawn[0]).__name__ for drawn in (ours, theirs))
-                self.tests.append((f"{_title(policy)}, what is drawn", 0.0, text))
+                self.tests.append(SampleTest(f"{_title(policy)}, what is drawn", 0.0, text))
             elif theirs[0] is not None:
                 self._compare(_title(policy), _augment_statistics, ours, theirs)
         self._compare("crop, flip, erasing", _preset_statistics, *everything)
         port, reference = next(iter(presets.values()))
         for name, size in NARROW.items():
-            theirs = reference.draws(Image.new("RGB", size), 50)
-            ours = [port.draw(*size, rng) for _ in range(50)]
+            theirs = reference.draws(Image.new("RGB", size), NARROW_DRAWS)
+            ours = [port.draw(*size, rng) for _ in range(NARROW_DRAWS)]
             self._compare(f"crop of {name}", _box_statistics, ours, theirs)
 
+    def draws_of_tiny(self, port, reference, rng):
+        everything = [], []
+        for width, height in TINY:
+            theirs = reference.draws(Image.new("RGB", (width, height)), TINY_DRAWS)
+            ours = [port.draw(width, height, rng) for _ in range(TINY_DRAWS)]
+            self._compare(f"crop of {width} x {height} pixels", _box_statistics, ours, theirs)
+            for side, drawn in zip(everything, (ours, theirs)):
+                side += drawn
+        title = f"erasing of {TINY_CROP} x {TINY_CROP} pixels"
+        self._compare(title, _erasing_statistics, *everything)
+
     def draws_of_mixes(self, port, reference, rng):
-        images = torch.zeros(2, 3, 30, 40)
-        labels = torch.zeros(2, dtype=torch.int64)
-        theirs = [reference.record(images, labels)[2] for _ in range(DRAWS)]
-        ours = [port.draw(images.shape, rng) for _ in range(DRAWS)]
-        self._compare("mixup and CutMix", _mix_statistics, ours, theirs)
+        for title, shape, count, statistics in (
+            ("mixup and CutMix", (2, 3, 30, 40), DRAWS, mix_statistics),
+            ("mixup and CutMix of 5 x 4", (2, 1, 4, 5), TINY_DRAWS, _cut_statistics),
+        ):
+            images, labels = torch.zeros(shape), torch.zeros(2, dtype=torch.int64)
+            theirs = [reference.record(images, labels)[2] for _ in range(count)]
+            ours = [port.draw(shape, rng) for _ in range(count)]
+            self._compare(title, statistics, ours, theirs)
 
     def _compare(self, title, statistics, ours, theirs):
-        theirs = statistics(theirs)
-        ours = statistics(ours)
-        # Where only one side has, say, a third operation, the number of operations differs too.
-        for name in (name for name in ours if name in theirs):
-            values = ours[name]
-            test = _discrete if isinstance(values, list) else _continuous
-            self.tests.append((f"{title}, {name}", *test(values, theirs[name])))
-            self.samples[self.tests[-1][0]] = values, theirs[name]
+        ours, theirs = statistics(ours), statistics(theirs)
+        for name, test in compared_statistics(ours, theirs):
+            test.name = f"{title}, {name}"
+            self.tests.append(test)
+            self.samples[test.name] = ours[name], theirs[name]
+
+    @property
+    def bound(self):
+        """Of p: below it a test says that the draws differ."""
+        return ERROR_RATE / max(1, len(self.tests))
 
     def write(self, path):
-        bound = ERROR_RATE / max(1, len(self.tests))
+        bound = self.bound
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in self.log)
             file.write(f"# {len(self.tests)} comparisons of draws; p below {bound:.1e} differs\n")
-            for name, p, text in self.tests:
-                mark = "differs" if p < bound else "alike  "
+            for test in self.tests:
+                mark = "differs" if test.p < bound else "alike  "
+                relation = "<=" if test.p < 1 else "="
                 file.write(
-                    f"draws     {mark}  {name}: {text}, p {'<=' if p < 1 else '='} {p:.1e}\n"
+                    f"draws     {mark}  {test.name}: {test.text}, p {relation} {test.p:.1e}\n"
                 )
 
     def compared(self, path):
-        bound = ERROR_RATE / max(1, len(self.tests))
-        unlike = [test for test in self.tests if test[1] < bound]
+        unlike = [test for test in self.tests if test.p < self.bound]
         compared = Compared("the training data", "", log=path)
         compared.findings += list(self.different_settings.values())[:SETTINGS_SHOWN]
         if self.first:
@@ -202,9 +226,10 @@ class _Comparison:
         if unlike:
             # The one that is named is the one that is furthest off; a pair only if each by itself
             # is right.
-            unlike.sort(key=lambda test: (" with " in test[0], test[1]))
-            for name, p, text in unlike:
-                compared.findings.append(Finding("augmentation", name, f"{text} (p <= {p:.0e})"))
+            unlike.sort(key=lambda test: (" with " in test.name, test.p))
+            for test in unlike:
+                text = f"{test.text} (p <= {test.p:.0e})"
+                compared.findings.append(Finding("augmentation", test.name, text))
             worst = next(finding for finding in compared.findings if not finding.title)
             worst.title = "Distributed differently (port | reference)"
             if not self.first:
@@ -215,11 +240,12 @@ class _Comparison:
             )
         compared.data["images"] = self.pictures
         compared.data["histograms"] = [
-            histogram_entry(name, *self.samples[name])
-            for name, _, _ in unlike[:HISTOGRAMS]
-            if name in self.samples
+            histogram_entry(test.name, *self.samples[test.name])
+            for test in unlike[:HISTOGRAMS]
+            if test.name in self.samples
         ]
         if not compared.findings:
+            compared.changes = {test.name: test.smallest_change(self.bound) for test in self.tests}
             compared.summary = (
                 f"training data: {self.count} images and {BATCHES} batches the same for the same "
                 f"draws, {len(self.tests)} statistics of the draws alike (error rate {ERROR_RATE})"
@@ -235,8 +261,8 @@ def _title(policy):
     return "no policy" if policy is None else f"policy {policy}"
 
 
-def _first_different(steps, expected):
-    """(label, what differs) of the first of two rows of (label, array) that differ, or None.
+def first_different_stage(steps, expected):
+    """(label, what differs) of the first that differs in two rows of (label, array), or None.
 
     Where both have that stage, its two arrays follow.
     """
@@ -317,9 +343,20 @@ def _box_statistics(drawn):
     return {"box": [tuple(box) for box in _boxes(drawn)]}
 
 
+def _erasing_statistics(drawn):
+    return {"box": [d["erase"] and tuple(d["erase"][:4]) for d in drawn]}
+
+
+def _cut_statistics(drawn):
+    return {
+        "box": [d.get("box") for d in drawn],
+        "lambda of the box": [round(d["lam_adjusted"], 6) for d in drawn if "box" in d],
+    }
+
+
 def _augment_statistics(drawn):
     if isinstance(drawn[0], list):
-        return _chain_statistics(drawn)
+        return chain_statistics(drawn)
     statistics = {
         "share of the image": np.array([d["blend"][0] for d in drawn]),
         "share of all copies": np.array([d["blend"][1] for d in drawn]),
@@ -328,7 +365,7 @@ def _augment_statistics(drawn):
     for number in range(min(len(d["chains"]) for d in drawn)):
         weights = np.array([d["weights"][number] for d in drawn])
         statistics[f"weight of copy {number + 1}"] = weights
-        chains = _chain_statistics([d["chains"][number] for d in drawn])
+        chains = chain_statistics([d["chains"][number] for d in drawn])
         statistics |= {f"chain {number + 1}, {name}": v for name, v in chains.items()}
     columns = {
         f"first operation of chain {number + 1}": [d["chains"][number][0][0] for d in drawn]
@@ -337,7 +374,7 @@ def _augment_statistics(drawn):
     return statistics | _pairs(columns)
 
 
-def _chain_statistics(chains):
+def chain_statistics(chains):
     """Of lists of (operation, signed magnitude)."""
     largest = {}
     for name, magnitude in (op for chain in chains for op in chain):
@@ -366,7 +403,7 @@ def _chain_statistics(chains):
     return statistics | _pairs(signs)
 
 
-def _mix_statistics(drawn):
+def mix_statistics(drawn):
     mixed = [d for d in drawn if "lam" in d]
     cut = [(*d["box"], d["lam_adjusted"]) for d in drawn if "box" in d]
     return {
@@ -383,20 +420,56 @@ def _mix_statistics(drawn):
     }
 
 
-# --- two samples: (bound on p, text) -------------------------------------------------------------
+# --- two samples ---------------------------------------------------------------------------------
+
+
+@dataclass
+class SampleTest:
+    """Of whether two samples are of one distribution.
+
+    Attributes:
+        name: of what.
+        p: a bound on the chance of such a difference, or a larger one, where they are.
+        text: both sides, in words.
+        smallest_change: called with a bound of p; the smallest change of a probability, that of
+            any value or of being below any value, that would have brought p below it in half of
+            all runs or more; infinite where none would.
+    """
+
+    name: str
+    p: float
+    text: str
+    smallest_change: object = lambda bound: math.inf
+
+
+def compared_statistics(ours, theirs):
+    """Yields (name, SampleTest) of each statistic, {name: array or list}, that both sides have.
+
+    Where only one side has, say, a third operation, the number of operations differs too.
+    """
+    for name in (name for name in ours if name in theirs):
+        values = ours[name]
+        yield name, (_discrete if isinstance(values, list) else _continuous)(values, theirs[name])
+
+
+def unlike(ours, theirs, bound):
+    """(name, SampleTest) of the statistic that is furthest off, if its p is below `bound`."""
+    name, worst = min(compared_statistics(ours, theirs), key=lambda each: each[1].p)
+    return (name, worst) if worst.p < bound else None
 
 
 def _continuous(ours, theirs):
     """Kolmogorov and Smirnov's, and for the tails chi-square of fiftieths of both together."""
     n, m = len(ours), len(theirs)
     if not (n and m):
-        return (1.0 if n == m else 0.0), f"{n} | {m} values"
+        return SampleTest("", 1.0 if n == m else 0.0, f"{n} | {m} values")
     p, distance = same_distribution(ours, theirs)
     edges = np.quantile(np.concatenate([ours, theirs]), np.linspace(0, 1, 51)[1:-1])
     bins = (np.digitize(x[: min(n, m)], edges).tolist() for x in (ours, theirs))
-    p = min(1.0, 2 * min(p, _discrete(*bins)[0]))  # the better of two
+    p = min(1.0, 2 * min(p, _discrete(*bins).p))  # the better of two
     means = f"mean {np.mean(ours):.4g} | {np.mean(theirs):.4g}"
-    return p, f"{means}, distribution functions {distance:.2g} apart"
+    text = f"{means}, distribution functions {distance:.2g} apart"
+    return SampleTest("", p, text, lambda bound: smallest_distance(bound / 2, n, m))
 
 
 def _discrete(ours, theirs):
@@ -405,14 +478,41 @@ def _discrete(ours, theirs):
     Where a right port is compared, each draw of a + b falls to either side by a coin, so the sum
     of (a - b)^2 / (a + b) over k values has tails no heavier than chi-square with k degrees of
     freedom, however small the counts (Hoeffding's lemma), and Chernoff's bound for it holds.
+    Of two sizes the smaller one counts: what is over at the end of the other is left out.
     """
-    a, b = Counter(ours), Counter(theirs)
+    n = min(len(ours), len(theirs))
+    if not n:
+        return SampleTest(
+            "", 1.0 if len(ours) == len(theirs) else 0.0, f"{len(ours)} | {len(theirs)}"
+        )
+    a, b = Counter(ours[:n]), Counter(theirs[:n])
     values = list(a | b)
     terms = {v: (a[v] - b[v]) ** 2 / (a[v] + b[v]) for v in values}
     x, k = sum(terms.values()), len(values)
-    p = math.exp(k / 2 * math.log(x / k) + (k - x) / 2) if x > k else 1.0
     worst = max(values, key=terms.get)
-    return p, f"{_text(worst)} {a[worst]} | {b[worst]} times of {len(theirs)}"
+    text = f"{_text(worst)} {a[worst]} | {b[worst]} times of {n}"
+    shares = [(a[v] + b[v]) / (2 * n) for v in values]
+    return SampleTest(
+        "", chi_square_tail(x, k), text, lambda bound: _smallest_share(bound, x, shares, n)
+    )
+
+
+def _smallest_share(bound, x, shares, n):
+    """The smallest change of a value's probability that chi-square would have seen.
+
+    A change d of a share q, which the others make good, adds n d^2 / (2q + d) to what there is, and
+    n d^2 / (2(1 - q) - d) of the others. What there is, is x, or what is expected if that is less.
+    Of a value that never came q is 0, and it is one more.
+    """
+    found = []
+    for k, every in ((len(shares), shares), (len(shares) + 1, [0.0])):
+        lacking = chi_square_limit(bound, k) - min(x, k - 1)
+        for q in every:  # 2n d^2 = lacking (2q + d) (2 - 2q - d)
+            b, c = lacking * (2 - 4 * q), 4 * lacking * q * (1 - q)
+            a = 2 * n + lacking
+            change = (b + math.sqrt(b * b + 4 * a * c)) / (2 * a)
+            found.append(change if change < 1 - q else math.inf)
+    return max(each for each in found if each < math.inf) if min(found) < math.inf else math.inf
 
 
 def _text(value):

@@ -1,12 +1,14 @@
 """Where two data pipelines differ: the class, the image, the stage."""
 
 import itertools
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from ..files import CannotRun, reason_of, require_file, shown
 from ..findings import Compared, Finding, settings_found
+from ..power import WEAKEST
 from ..settings import Setting
 from .pictures import image_entry
 
@@ -137,3 +139,71 @@ def describe_difference(port, reference):
         f"{differ.sum()} of {differ.size} values other, most at {at}: "
         f"{port[at]:.6g} | {reference[at]:.6g}"
     )
+
+
+@dataclass
+class DataPower:
+    """How small a mistake a comparison of two data pipelines would have seen.
+
+    Attributes:
+        exact, recorded: of how many recorded values one unit in the last place would have been
+            seen, of how many in all.
+        others: how many images are recorded as weighted means alone.
+        change: of one pixel of these, in units of the normalised image, the smallest that would
+            have been seen.
+        probabilities: {what is drawn at random: the smallest change of a probability that would
+            have been seen}; infinite where none would.
+    """
+
+    exact: int
+    recorded: int
+    others: int
+    change: float
+    probabilities: dict = field(default_factory=dict)
+
+    def line(self):
+        """In one line."""
+        whole = (
+            f"{self.exact}" if self.exact == self.recorded else f"{self.exact} of {self.recorded}"
+        )
+        found = [f"in {whole} values of images one unit in the last place would have been seen"]
+        if self.others:
+            found.append(f"in one pixel of {self.others} more images {self.change:.0e}")
+        seen = {name: change for name, change in self.probabilities.items() if change < np.inf}
+        if seen:
+            weakest = sorted(seen, key=seen.get, reverse=True)[:WEAKEST]
+            named = ", ".join(f"{name} {seen[name]:.2g}" for name in weakest)
+            found.append(
+                f"in each of {len(seen)} statistics of what is drawn a probability that is "
+                f"{seen[weakest[0]]:.2g} off (the weakest: {named})"
+            )
+        return f"power: {'; '.join(found)}"
+
+    def lines(self):
+        """All of it, for a log."""
+        return [f"power  {name}  {change:.2g}" for name, change in self.probabilities.items()]
+
+    def not_compared(self):
+        """[line] on statistics of which no change would have been seen."""
+        unseen = [name for name, change in self.probabilities.items() if not change < np.inf]
+        return [f"{', '.join(unseen)}: too few samples"] if unseen else []
+
+
+def data_power(records, threshold, probabilities):
+    """DataPower of a step whose records agree.
+
+    Args:
+        records: {key: array} of one side: "dataloader_…" (N, 3, H, W), "all_means" (images, …).
+        threshold: the largest mean difference that passes.
+        probabilities: as in DataPower.
+    """
+    whole = [array for key, array in records.items() if key.startswith("dataloader_")]
+    # In float64, as they are compared.
+    exact = sum(
+        int((np.spacing(np.abs(array)).astype(np.float64) / array.size > threshold).sum())
+        for array in whole
+    )
+    means, pixels = np.abs(records["all_means"]), whole[0][0, 0].size
+    change = max(float(np.spacing(means).max()) / 2, threshold * means.size) * pixels
+    others = len(means) - sum(map(len, whole))
+    return DataPower(exact, sum(array.size for array in whole), others, change, probabilities)

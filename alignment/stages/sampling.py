@@ -8,50 +8,112 @@ import torch
 from ..findings import Compared, Finding
 
 LENGTHS = (256, 257, 600, 1023)
+FEW = (1, 2, 7, 23)  # images, some of them fewer than processes
 WORLD_SIZES = (1, 2, 3, 8)
 EPOCHS = (0, 1, 2)
+SEVERAL = 20  # of so many images no two orders are the same by chance
 
 
-def compare_sampling(port_sampler_factory, reference_sampler_factory, lengths=LENGTHS):
+def compare_sampling(
+    port_sampler_factory, reference_sampler_factory, lengths=LENGTHS, variants=({},)
+):
     """Compares two samplers that shuffle, over data set lengths, world sizes, ranks and epochs.
 
     The frameworks shuffle differently, so `torch.randperm` gives the reference the port's order.
 
     Args:
-        port_sampler_factory, reference_sampler_factory: called as f(dataset, rank, world_size);
-            give a sampler with `set_epoch`, `__len__` and `__iter__`. The port's also has
-            `permutation()`, the order of the whole data set in this epoch; it may give, in place
-            of indices, tuples that begin with one and say all that an image's augmentation
+        port_sampler_factory, reference_sampler_factory: called as f(dataset, rank, world_size,
+            **variant); give a sampler with `set_epoch`, `__len__` and `__iter__`. The port's also
+            has `permutation()`, the order of the whole data set in this epoch; it may give, in
+            place of indices, tuples that begin with one and say all that an image's augmentation
             depends on.
         lengths: of the data sets.
+        variants: [arguments of both]; of those after the first, with the first length and a few
+            images alone.
 
     Returns:
         Compared
     """
-    compared = 0
-    for length in lengths:
-        for world_size in WORLD_SIZES:
-            port, reference = (
-                [factory(range(length), rank, world_size) for rank in range(world_size)]
-                for factory in (port_sampler_factory, reference_sampler_factory)
-            )
-            seen = set()  # draws of the epochs before
-            orders = []
-            for epoch in EPOCHS:
-                where = f"{length} images, {world_size} processes, epoch {epoch}"
-                for sampler in (*port, *reference):
-                    sampler.set_epoch(epoch)
-                line = _compare_epoch(port, reference, orders, seen)
-                if line:
-                    name = type(port[0]).__name__
-                    hint = f"{name}, how it shuffles, fills up and deals out to ranks"
-                    return _differs(
-                        f"the sampler {name}", "sampling", f"{name}, {where}", line, hint
-                    )
-                compared += world_size
-    name = type(port[0]).__name__
-    summary = f"{name}: each rank's images are the reference's ({compared} epochs of a rank)"
+    comparison = _Comparison(port_sampler_factory, reference_sampler_factory)
+    line = comparison.run(variants, lengths)
+    name = comparison.name
+    if line:
+        hint = f"{name}, how it shuffles, fills up and deals out to ranks"
+        where = f"{name}, {comparison.where}"
+        return _differs(f"the sampler {name}", "sampling", where, line, hint)
+    summary = (
+        f"{name}: each rank's images are the reference's ({comparison.compared} epochs of a rank)"
+    )
     return Compared(f"the sampler {name}", summary)
+
+
+class _Comparison:
+    def __init__(self, port, reference):
+        self.factories = port, reference
+        self.name, self.where, self.compared = getattr(port, "__name__", "sampler"), "", 0
+        self.orders = {}  # {(length, epoch, seed): order}, of those that are shuffled
+
+    def run(self, variants, lengths):
+        """A line that says what is wrong with the first that differs, or None."""
+        for variant in variants:
+            told = "".join(f", {name} {value}" for name, value in variant.items())
+            for length in (*lengths, *FEW):
+                for world_size in WORLD_SIZES:
+                    self.where = f"{length} images, {world_size} processes{told}"
+                    line = self._compare(length, world_size, variant)
+                    if line:
+                        return line
+            lengths = lengths[:1]
+        return None
+
+    def _compare(self, length, world_size, variant):
+        made = []
+        for factory in self.factories:
+            ranks = range(world_size)
+            try:
+                made.append([factory(range(length), r, world_size, **variant) for r in ranks])
+            except ValueError as error:
+                made.append(error)
+        port, reference = made
+        if isinstance(port, ValueError) or isinstance(reference, ValueError):
+            # Nothing to give, or to refuse to give nothing, comes to the same.
+            nothing = isinstance(reference, ValueError) or not any(map(len, reference))
+            if isinstance(port, ValueError) and nothing:
+                return None
+            sides = (str(x) if isinstance(x, ValueError) else "a sampler" for x in made)
+            return f"is (port | reference) {' | '.join(sides)}"
+        self.name = type(port[0]).__name__
+        seen = set()  # draws of the epochs before
+        where = self.where
+        for epoch in EPOCHS:
+            self.where = f"{where}, epoch {epoch}"
+            for sampler in (*port, *reference):
+                sampler.set_epoch(epoch)
+            key = length, epoch, variant.get("seed", 0)
+            order = np.asarray(port[0].permutation())
+            line = _compare_orders(port, order)
+            if variant.get("shuffle", True):
+                line = line or self._same_order(key, order)
+            line = line or _compare_draws(port, reference, order, seen)
+            if line:
+                return line
+            self.compared += world_size
+        return None
+
+    def _same_order(self, key, order):
+        """A line that says that an order comes again where it should not, or does not; or None."""
+        length, epoch, seed = key
+        before = self.orders.setdefault(key, order)
+        if not np.array_equal(before, order):
+            return "the order is another one with another number of processes"
+        for (length_before, epoch_before, seed_before), before in self.orders.items():
+            if length_before != length or length < SEVERAL or not np.array_equal(before, order):
+                continue
+            if epoch_before != epoch and seed_before == seed:
+                return "the order is an earlier epoch's: is it drawn from seed and epoch?"
+            if seed_before != seed:
+                return "the order is that of another seed: is it drawn from seed and epoch?"
+        return None
 
 
 def _differs(what, check, where, line, hint):
@@ -59,19 +121,20 @@ def _differs(what, check, where, line, hint):
     return Compared(what, "", [finding])
 
 
-def compare_items(dataset, draw, images=8):
-    """Whether a data set changes an image at random by its index, epoch and repetition alone.
+def compare_items(dataset, draw, images=8, other_seed=None):
+    """Whether a data set changes an image at random by its seed, index, epoch and repetition alone.
 
     Args:
         dataset: its item of a key is (array, label).
         draw: called with (index, epoch, repetition), gives a key.
+        other_seed: the same data set with another seed, or None.
 
     Returns:
         As `compare_sampling`.
     """
     name = type(dataset).__name__
 
-    def items(epoch, repetition):
+    def items(epoch, repetition, dataset=dataset):
         keys = [draw(index, epoch, repetition) for index in range(min(images, len(dataset)))]
         return [np.asarray(dataset[key][0]) for key in keys]
 
@@ -80,7 +143,10 @@ def compare_items(dataset, draw, images=8):
     if not _same(first, items(3, 1)):
         line = "images are others with the same draws: something else is in the generator's seed"
     # A single image may be the same by chance: of one pixel, all crops are.
-    for what, other in (("epoch", items(4, 1)), ("repetition", items(3, 2))):
+    others = [("epoch", items(4, 1)), ("repetition", items(3, 2))]
+    if other_seed is not None:
+        others.append(("seed", items(3, 1, other_seed)))
+    for what, other in others:
         if _same(first, other):
             line = f"images are the same with another {what}: it is not in the generator's seed"
     what = "what a data set makes of an image"
@@ -94,14 +160,8 @@ def _same(arrays, others):
     return all(map(np.array_equal, arrays, others))
 
 
-def _compare_epoch(port, reference, orders, seen):
-    """A line that says what is wrong with one epoch of all ranks, or None.
-
-    Args:
-        orders, seen: the orders [(length,) int64] and the draws {tuple} of the epochs before; this
-            epoch's are added.
-    """
-    order = np.asarray(port[0].permutation())
+def _compare_orders(port, order):
+    """A line that says what is wrong with the order of an epoch, or None."""
     length = len(order)
     if not np.array_equal(np.sort(order), np.arange(length)):
         missing = length - len(np.unique(order))
@@ -109,10 +169,16 @@ def _compare_epoch(port, reference, orders, seen):
     for rank, sampler in enumerate(port):
         if not np.array_equal(sampler.permutation(), order):
             return f"rank {rank} has another order than rank 0: is the seed the same on all?"
-    if any(np.array_equal(order, before) for before in orders):
-        return "the order is an earlier epoch's: is it drawn from seed and epoch?"
-    orders.append(order)
+    return None
 
+
+def _compare_draws(port, reference, order, seen):
+    """A line that says what is wrong with one epoch of all ranks, or None.
+
+    Args:
+        order: (length,) int64, the port's of this epoch, which the reference is given.
+        seen: the draws {tuple} of the epochs before; this epoch's are added.
+    """
     draws = []
     for rank, samplers in enumerate(zip(port, reference)):
         mine = list(samplers[0])
@@ -131,9 +197,9 @@ def _compare_epoch(port, reference, orders, seen):
                 )
         draws += mine
 
-    if isinstance(draws[0], tuple):
+    if draws and isinstance(draws[0], tuple):
         # What fills up the last step is drawn as its image was before.
-        if len(set(draws)) != min(len(draws), length):
+        if len(set(draws)) != min(len(draws), len(order)):
             return "draws of the same image are the same: they would be augmented alike"
         if not seen.isdisjoint(draws):
             return "draws are an earlier epoch's: images would be augmented as they were then"

@@ -205,7 +205,7 @@ def test_preset_given_the_same_draws(policy, how):
             # Listening changes nothing.
             assert same(reference(image), expected)
             assert torch.equal(torch.get_rng_state(), after)
-            assert augmentation._first_different(port.steps(image, drawn), steps) is None
+            assert augmentation.first_different_stage(port.steps(image, drawn), steps) is None
             out = port.apply(image, drawn)
             assert out.dtype == np.float32 and same(out, expected)
 
@@ -236,11 +236,8 @@ def test_augmix_arguments(arguments, how):
     torch.manual_seed(1)
     for seed in range(10):
         image = picture(40, 30, seed)
-        preset = torch_ref.ClassificationPresetTrain(40, auto_augment_policy="augmix")
-        preset.augment = reference
-        with torch_ref.presets._Recorder(preset) as recorder:
-            expected = reference(image)
-        assert same(port.apply(image, recorder.drawn["augment"]), expected)
+        expected, drawn, _ = torch_ref.record_policy(reference, image)
+        assert same(port.apply(image, drawn), expected)
     rng = np.random.default_rng(0)
     drawn = [port.draw(40, 30, rng) for _ in range(200)]
     names = {name for d in drawn for chain in d["chains"] for name, _ in chain}
@@ -302,15 +299,15 @@ def test_error_rate_of_the_comparison(values):
     discrete, continuous = [], []
     for _ in range(1500):
         a, b = (rng.choice(values, 200, p=chances) for _ in range(2))
-        discrete.append(augmentation._discrete(a.tolist(), b.tolist())[0])
-        continuous.append(augmentation._continuous(a, b)[0])
+        discrete.append(augmentation._discrete(a.tolist(), b.tolist()).p)
+        continuous.append(augmentation._continuous(a, b).p)
     for p in (np.array(discrete), np.array(continuous)):
         for level in (0.1, 0.01):
             assert (p < level).mean() <= level
     # And what differs is called different.
     a, b = rng.integers(0, 10, 2000).tolist(), rng.integers(0, 9, 2000).tolist()
-    assert augmentation._discrete(a, b)[0] < 1e-9
-    assert augmentation._continuous(rng.random(2000), rng.random(2000) ** 1.3)[0] < 1e-6
+    assert augmentation._discrete(a, b).p < 1e-9
+    assert augmentation._continuous(rng.random(2000), rng.random(2000) ** 1.3).p < 1e-6
 
 
 @pytest.mark.parametrize("value", [0, 0.5, (1.0, 2.0, 3.0), "random"], ids=str)

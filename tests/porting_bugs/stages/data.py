@@ -1,6 +1,8 @@
 """Bugs that 02_test_data.py finds: files, transforms, augmentation, samplers."""
 
+import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -273,6 +275,240 @@ def _(patch):
         self.samples.targets = (self.samples.targets + 1) % len(self.classes)
 
     patch(dataset.ImageFolder, "__init__", shifted)
+
+
+def opened_by(change):
+    """A loader that opens a file and gives `change(image)`."""
+
+    def load_image(path):
+        with Image.open(path) as image:
+            image.load()
+            return change(image)
+
+    return load_image
+
+
+@bug(
+    "02",
+    "transparent pictures on white",
+    ["First awkward case that differs", "pictures: PNG of mode LA: stage decode"],
+    "pictures with transparency have other colours than in training",
+    "a viewer puts them on white; convert('RGB') drops the transparency",
+    "convert('RGB')",
+    "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.convert",
+)
+def _(patch):
+    def on_white(image):
+        if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+
+    patch(dataset, "load_image", opened_by(on_white))
+
+
+@bug(
+    "02",
+    "palette pictures as the numbers of their colours",
+    ["pictures: PNG of mode P: stage decode"],
+    "PNG and GIF files with a palette are dark and grey",
+    "np.asarray(image) of mode P gives indices, not colours",
+    "convert('RGB') before np.asarray",
+)
+def _(patch):
+    def indices(image):
+        return (Image.fromarray(np.asarray(image)) if image.mode == "P" else image).convert("RGB")
+
+    patch(dataset, "load_image", opened_by(indices))
+
+
+@bug(
+    "02",
+    "16 bits scaled to 8",
+    ["pictures: PNG of mode I;16: stage decode"],
+    "pictures of 16 bits are none that the reference was trained on",
+    "scaling is what one would want; torchvision's loader cuts them off at 255",
+    "convert('RGB') as the reference does",
+)
+def _(patch):
+    def scaled(image):
+        if image.mode == "I;16":
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
+
+    patch(dataset, "load_image", opened_by(scaled))
+
+
+@bug(
+    "02",
+    "last frame of an animation",
+    ["pictures: animated PNG of mode RGB: stage decode"],
+    "animated pictures are others",
+    "a reader that goes through all frames, and keeps the last",
+    "the first frame",
+)
+def _(patch):
+    def last(image):
+        image.seek(getattr(image, "n_frames", 1) - 1)
+        return image.convert("RGB")
+
+    patch(dataset, "load_image", opened_by(last))
+
+
+@bug(
+    "02",
+    "large JPEG decoded at a smaller scale",
+    ["pictures: JPEG far larger than the resize: stage decode", "another shape"],
+    "large photographs are a little softer or sharper",
+    "Image.draft makes decoding faster",
+    "decode at full size",
+    "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.draft",
+)
+def _(patch):
+    def load_image(path):
+        with Image.open(path) as image:
+            image.draft("RGB", (256, 256))
+            return image.convert("RGB")
+
+    patch(dataset, "load_image", load_image)
+
+
+@bug(
+    "02",
+    "large images reduced before they are resized",
+    ["JPEG far larger than the resize: stage resize"],
+    "large photographs are a little softer",
+    "reducing_gap makes Pillow's resize faster and less exact",
+    "no reducing_gap",
+    "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.resize",
+)
+def _(patch):
+    resize = Image.Image.resize
+
+    def in_two_steps(image, size, interpolation=Image.Resampling.BILINEAR):
+        class Reduced:
+            width, height = image.size
+
+            def __init__(self):
+                self.size = image.size
+
+            def resize(self, size, how):
+                return resize(image, size, how, reducing_gap=2.0)
+
+        result = original(Reduced(), size, interpolation)
+        return image if isinstance(result, Reduced) else result
+
+    original = transforms.resize
+    patch(transforms, "resize", in_two_steps)
+
+
+@bug(
+    "02",
+    "grey in place of black around small images",
+    ["sizes: 1 x 1, crop_size 40, resize_size 29: stage center_crop"],
+    "none with the usual sizes; other pixels where the crop is larger than the image",
+    "the padding value differs between libraries",
+    "0, as torchvision's CenterCrop",
+)
+def _(patch):
+    class Grey:
+        @staticmethod
+        def new(mode, size):
+            return Image.new(mode, size, (128, 128, 128))
+
+        def __getattr__(self, name):
+            return getattr(Image, name)
+
+    patch(transforms, "Image", Grey())
+
+
+@bug(
+    "02",
+    "classes in the order of their numbers",
+    ["folders: names, digits: the order of classes, at"],
+    "accuracy near chance where class folders are numbered",
+    "2 stands before 10 in a natural order, and after it in one by code points",
+    "sorted(names)",
+)
+def _(patch):
+    find_classes = dataset.find_classes
+
+    def natural(name):
+        return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
+    patch(dataset, "find_classes", lambda root: sorted(find_classes(root), key=natural))
+
+
+@bug(
+    "02",
+    "hidden folders are no classes",
+    ["folders: names, hidden: the order of classes, at", ".hidden"],
+    "all class indices are off by one where a hidden folder is about",
+    "glob('*') leaves out what begins with a dot; os.scandir does not",
+    "os.scandir",
+)
+def _(patch):
+    find_classes = dataset.find_classes
+    patch(
+        dataset,
+        "find_classes",
+        lambda root: [name for name in find_classes(root) if not name.startswith(".")],
+    )
+
+
+@bug(
+    "02",
+    "an empty class passes",
+    ["folders: an empty class", "no error | FileNotFoundError"],
+    "one class fewer is trained than is thought",
+    "a class without a picture was left out silently",
+    "an error, as torchvision's ImageFolder without allow_empty",
+)
+def _(patch):
+    find_samples = dataset.find_samples
+
+    def find(root, classes, cache=None):
+        classes = [name for name in classes if any((Path(root) / name).rglob("*"))]
+        return find_samples(root, classes, cache)
+
+    patch(dataset, "find_samples", find)
+
+
+@bug(
+    "02",
+    "black images for files that cannot be decoded",
+    ["broken files: an empty file: stage decode no error | OSError"],
+    "damaged files are trained on as black images",
+    "an except that hides what went wrong",
+    "let the error through, with the file's name",
+)
+def _(patch):
+    load = dataset.load_image
+
+    def load_image(path):
+        try:
+            return load(path)
+        except OSError:
+            return Image.new("RGB", (224, 224))
+
+    patch(dataset, "load_image", load_image)
+
+
+@bug(
+    "02",
+    "a batch of one image loses its first axis",
+    ["batches: 7 images, batch_size 1, drop_last False: its images", "another shape"],
+    "an error in the last batch, or a batch norm over one axis too few",
+    "squeeze() without an axis",
+    "squeeze(axis=…), or reshape",
+)
+def _(patch):
+    class DataLoader(paddle_mv3.DataLoader):
+        def __iter__(self):
+            for images, labels in super().__iter__():
+                yield images.squeeze(0), labels
+
+    patch(paddle_mv3, "DataLoader", DataLoader)
 
 
 topic("training data")
@@ -779,6 +1015,19 @@ def _(patch):
 
 @bug(
     "02",
+    "data set that forgets its seed",
+    ["ImageFolder: images are the same with another seed"],
+    "runs with other seeds change each image alike",
+    "the argument was taken and forgotten",
+    "seed, epoch, index and repetition in the generator's seed",
+)
+def _(patch):
+    generator = dataset.generator
+    patch(dataset, "generator", lambda seed, draw, purpose: generator(0, draw, purpose))
+
+
+@bug(
+    "02",
     "random numbers that depend on the order of the images",
     ["ImageFolder: images are others with the same draws"],
     "no run can be repeated with another number of workers, or after a stop",
@@ -860,3 +1109,115 @@ def _(patch):
             return (draw._replace(repetition=0) for draw in super().__iter__())
 
     patch(paddle_mv3, "RASampler", RASampler)
+
+
+@bug(
+    "02",
+    "ranks that get nothing where images are few",
+    ["DistributedSampler, 1 images, 3 processes", "0 draws"],
+    "a process without a batch waits for the others for ever",
+    "the order is filled up from its beginning once, which is not enough for few images",
+    "fill up as often as it takes",
+    "https://github.com/pytorch/pytorch/blob/main/torch/utils/data/distributed.py",
+)
+def _(patch):
+    def once(self):
+        order = self.permutation()
+        wanted = len(self) * self.world_size
+        order = np.concatenate([order, order[: max(0, wanted - len(order))]])[:wanted]
+        return (
+            paddle_mv3.Draw(index, self.epoch)
+            for index in order[self.rank :: self.world_size].tolist()
+        )
+
+    sampler(patch, __iter__=once)
+
+
+@bug(
+    "02",
+    "the sampler's seed without effect",
+    ["DistributedSampler", "the order is that of another seed"],
+    "runs with other seeds see their images in the same order",
+    "the argument was taken and forgotten",
+    "seed and epoch in the generator's seed",
+)
+def _(patch):
+    shuffled = paddle_mv3.DistributedSampler.permutation
+
+    def permutation(self):
+        seed, self.seed = self.seed, 0
+        try:
+            return shuffled(self)
+        finally:
+            self.seed = seed
+
+    sampler(patch, permutation=permutation)
+
+
+topic("training data")
+
+
+@bug(
+    "02",
+    "crop: sides cut to whole pixels in place of rounded",
+    ["Distributed differently", "crop of", "pixels, box"],
+    "crops of small images a pixel too small; nothing shows on large ones",
+    "int() for round()",
+    "round(), as torchvision",
+)
+def _(patch):
+    class Cut:
+        def __getattr__(self, name):
+            return getattr(math, name)
+
+        @staticmethod
+        def sqrt(x):
+            return math.floor(math.sqrt(x))
+
+    original = transforms.draw_resized_crop
+
+    def draw(*args, **ranges):
+        transforms.math = Cut()
+        try:
+            return original(*args, **ranges)
+        finally:
+            transforms.math = math
+
+    patch(transforms, "draw_resized_crop", draw)
+
+
+@bug(
+    "02",
+    "probability of the flip without effect",
+    ["training: what is drawn", "what is drawn with hflip_prob 1"],
+    "none with the default of one half; other images where it was set",
+    "the argument was taken and forgotten",
+    "self.hflip_prob",
+)
+def _(patch):
+    init = transforms.ClassificationPresetTrain.__init__
+
+    def forgetful(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.hflip_prob = 0.5
+
+    patch(transforms.ClassificationPresetTrain, "__init__", forgetful)
+
+
+@bug(
+    "02",
+    "random erasing with another value than was asked for",
+    ["erasing: what is drawn, p 1.0, value 0.5: value"],
+    "none with the default of 0",
+    "the argument was taken and forgotten",
+    "self.value",
+    "https://arxiv.org/abs/1708.04896",
+)
+def _(patch):
+    draw = transforms.RandomErasing.draw
+
+    def zeros(self, *args):
+        drawn = draw(self, *args)
+        return drawn and (*drawn[:4], np.zeros((1, 1, 1), np.float32))
+
+    patch(transforms.RandomErasing, "draw", zeros)

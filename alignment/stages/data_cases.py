@@ -1,0 +1,716 @@
+"""Does the port do as the reference where it is awkward?
+
+Kinds of pictures, sizes of images, arguments, names of files, batches and counts. Where one side
+raises an error the other has to: a port that goes on where the reference stops is no port.
+"""
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import environment
+from ..files import place_of, reason_of, whole_file
+from ..findings import Compared, Finding
+from ..threads import one_torch_thread
+from . import awkward
+from .augmentation import chain_statistics, first_different_stage, mix_statistics, unlike
+from .data import describe_difference, first_different
+from .pictures import image_entry
+
+__all__ = ["compare_cases"]
+
+RESIZE, CROP = 29, 23  # of the pictures that come from files
+# Of images for the presets: one pixel, narrow, smaller than a crop, as large as it, and such that
+# the longer side and the offsets of the crop are rounded in each way.
+SIZES = [
+    (1, 1), (1, 300), (300, 1), (2, 3), (5, 3), (3, 40), (22, 40), (40, 22), (23, 23), (24, 23),
+    (23, 26), (29, 29), (29, 30), (31, 29), (30, 47), (47, 30), (33, 50), (50, 33), (57, 43),
+    (43, 57), (64, 64), (100, 75), (299, 301), (640, 480),
+]  # fmt: skip
+TRAIN_SIZES = [(1, 1), (1, 60), (60, 1), (3, 2), (23, 23), (50, 33)]
+EVAL = [
+    {"crop_size": 23, "resize_size": 29},
+    {"crop_size": 22, "resize_size": 29, "interpolation": "BICUBIC"},
+    {"crop_size": 20, "resize_size": 20, "interpolation": "NEAREST"},
+    {"crop_size": 40, "resize_size": 29},  # the crop is larger than what it is cut from
+    {"crop_size": 41, "resize_size": 28, "interpolation": "LANCZOS"},
+    {"crop_size": 1, "resize_size": 2, "interpolation": "BOX"},
+    {"crop_size": 9, "resize_size": 16, "interpolation": "HAMMING"},
+]
+TRAIN = [
+    {"crop_size": 17, "hflip_prob": 1.0, "random_erase_prob": 1.0},
+    {"crop_size": 16, "hflip_prob": 0.0, "random_erase_prob": 0.0, "interpolation": "BICUBIC"},
+    {"crop_size": 1, "auto_augment_policy": "imagenet"},
+    {"crop_size": 19, "auto_augment_policy": "ra", "ra_magnitude": 23, "hflip_prob": 1.0},
+    {"crop_size": 24, "auto_augment_policy": "ta_wide", "interpolation": "NEAREST"},
+    {"crop_size": 18, "auto_augment_policy": "augmix", "augmix_severity": 10, "hflip_prob": 0.0},
+]
+POLICIES = [
+    ("AutoAugment", {"interpolation": "BICUBIC", "fill": [1.0, 2.0, 250.0]}),
+    ("RandAugment", {"num_ops": 3, "magnitude": 4, "num_magnitude_bins": 10, "fill": [128.0]}),
+    ("RandAugment", {"num_ops": 1, "magnitude": 0, "interpolation": "BILINEAR"}),
+    ("TrivialAugmentWide", {"num_magnitude_bins": 5, "interpolation": "BICUBIC", "fill": [7.0]}),
+    ("AugMix", {"severity": 10, "mixture_width": 1, "chain_depth": 2, "alpha": 0.3}),
+    ("AugMix", {"all_ops": False, "interpolation": "NEAREST", "fill": [9.0], "severity": 1}),
+]
+# All operations of which these are, (policy, its arguments), at so many magnitudes each.
+MAGNITUDES = 8
+SWEEPS = [
+    ("TrivialAugmentWide", {"interpolation": "BILINEAR"}),
+    ("RandAugment", {"interpolation": "NEAREST", "fill": [200.0]}),
+    ("AugMix", {"interpolation": "BILINEAR"}),
+]
+SWEPT = (23, 18)
+POLICY_SIZES = [(1, 1), (2, 3), (40, 31)]
+IN_BYTES = {"normalize": False}  # of a preset of the port, which `normalize_batch` goes on with
+CERTAIN_DRAWS = 20  # of what is to happen always or never
+DRAWS = 150  # of each policy, of other arguments than the training's
+ERASING = [
+    {"p": 1.0, "value": 0.5},
+    {"p": 1.0, "value": (1.0, 2.0, 3.0), "scale": (0.2, 0.5), "ratio": (0.5, 0.6)},
+    {"p": 1.0, "value": "random", "scale": (0.1, 0.2), "ratio": (1.0, 1.0)},
+    {"p": 0.0},
+    {"p": 1.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)},  # never fits: given up
+]
+ERASING_DRAWS = 60
+ERASED = [(3, 1, 1), (3, 2, 30), (3, 9, 7), (3, 20, 23)]
+MIXES = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.1, 0.1)]  # (alpha of mixup, of CutMix)
+MIXED = [(1, 3, 4, 5), (2, 3, 1, 1), (5, 3, 1, 8), (3, 3, 9, 9)]
+MIX_DRAWS = 400
+IMAGES = 7  # of the batches
+BATCH_SIZES = (1, 2, 3, 6, 7, 8, 64)
+WORLD_SIZES = (1, 2, 3, 9)
+ERROR_RATE = 1e-7  # that any test of what is drawn calls a right port wrong
+TESTS = 200  # at most
+NO_ERROR = "no error"
+TITLE = "First awkward case that differs"
+
+
+@one_torch_thread()
+def compare_cases(port, reference, path, seed=0):
+    """Compares both sides over cases that are chosen to be awkward.
+
+    Args:
+        port, reference: modules, or anything with ImageFolder, ClassificationPresetEval and Train,
+            AutoAugment, RandAugment, TrivialAugmentWide, AugMix, RandomErasing, get_mixup_cutmix,
+            DataLoader, DistributedSampler; the port's as in paddle_mv3, with `draw` and `steps`,
+            BatchSampler and normalize_batch, the reference's as in torch_ref.
+        path: of the log, one line for each case.
+        seed: of what is random.
+
+    Returns:
+        Compared
+    """
+    folder = tempfile.mkdtemp()
+    with (
+        environment.ended_by_signals(),
+        environment.cleaned_up(lambda: shutil.rmtree(folder, ignore_errors=True)),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of Pillow, on pictures that are none too well made
+        torch.manual_seed(seed)
+        cases = _Cases(port, reference, folder, np.random.default_rng(seed))
+        for section in (
+            cases.pictures,
+            cases.broken,
+            cases.folders,
+            cases.eval_presets,
+            cases.train_presets,
+            cases.policies,
+            cases.operations,
+            cases.erasing,
+            cases.mixes,
+            cases.batches,
+        ):
+            section()
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in cases.log)
+    return cases.compared(path)
+
+
+@dataclass
+class _Difference:
+    """What differs in a case.
+
+    Attributes:
+        what: "stage decode".
+        text: what comes out, in words; "" where the sides tell.
+        port, reference: in words.
+        arrays: the port's and the reference's, to be shown; or ().
+    """
+
+    what: str
+    text: str = ""
+    port: str = ""
+    reference: str = ""
+    arrays: tuple = ()
+
+
+def _tried(call):
+    """(what it gives, ""), or (None, the error in words)."""
+    try:
+        return call(), ""
+    except Exception as error:  # whatever a port or a library raises
+        return None, f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
+
+
+def _both(port, reference, compare, what="what becomes of it"):
+    """_Difference of what two calls give, or None; "refused" if both raise.
+
+    Args:
+        compare: called with what they give.
+    """
+    (ours, our_error), (theirs, their_error) = _tried(port), _tried(reference)
+    if bool(our_error) != bool(their_error):
+        return _Difference(what, "", our_error or NO_ERROR, their_error or NO_ERROR)
+    return "refused" if our_error else compare(ours, theirs)
+
+
+def _arrays(what, ours, theirs):
+    """_Difference of two arrays, or None."""
+    sides = np.asarray(ours), np.asarray(theirs)
+    text = describe_difference(*sides)
+    return _Difference(what, text, arrays=sides) if text else None
+
+
+def _values(what, ours, theirs):
+    """_Difference of two plain values, or None."""
+    return None if ours == theirs else _Difference(what, "", str(ours), str(theirs))
+
+
+def _settings(port, reference):
+    """_Difference of the first setting that differs, or None."""
+    pairs = ((name, port.settings.get(name), value) for name, value in reference.settings.items())
+    return next((_values(name, a, b) for name, a, b in pairs if a != b), None)
+
+
+def _staged(start, stages, stages_ref):
+    """_Difference of the first stage that differs, or that one side alone cannot do; or None."""
+    if len(stages) != len(stages_ref):
+        return _values("stages", *([name for name, _ in each] for each in (stages, stages_ref)))
+    ours = theirs = start
+    for (name, stage), (_, stage_ref) in zip(stages, stages_ref):
+        label = f"stage {name}"
+        results = []  # of both sides
+
+        def compare(a, b, label=label, results=results):
+            results.extend((a, b))
+            return _arrays(label, a, b)
+
+        found = _both(partial(stage, ours), partial(stage_ref, theirs), compare, label)
+        if found:
+            return found
+        ours, theirs = results
+    return None
+
+
+class _Cases:
+    """Collects all sections of a comparison; arguments as for `compare_cases`."""
+
+    def __init__(self, port, reference, folder, rng):
+        self.port, self.reference, self.folder, self.rng = port, reference, folder, rng
+        self.fused = reference.fused_multiply_add()
+        self.log, self.different, self.not_compared = [], [], []
+        self.counts, self.refused = Counter(), 0
+
+    # --- what is collected ---
+
+    def case(self, section, name, found):
+        """Adds a case; `found` is a _Difference, None or "refused"."""
+        self.counts[section] += 1
+        self.refused += found == "refused"
+        differs = isinstance(found, _Difference)
+        mark = "differs" if differs else found or "same   "
+        line = f"{section:12} {mark}  {name}"
+        if differs:
+            for side in ("port", "reference"):  # an error names a file that is gone by then
+                setattr(found, side, getattr(found, side).replace(self.folder, "…"))
+            self.different.append((section, name, found))
+            sides = f"{found.port} | {found.reference}" if found.port or found.reference else ""
+            line += ": " + ", ".join(filter(None, [found.what, found.text, sides]))
+        self.log.append(line)
+
+    def compared(self, path):
+        """Compared, of all cases."""
+        compared = Compared("the awkward cases", "", log=path)
+        compared.not_compared += self.not_compared
+        images = []
+        for section, name, found in self.different:
+            where = f"{section}: {name}"
+            finding = Finding("data", where, found.what, found.port, found.reference)
+            if found.text:
+                finding.detail.append(
+                    f"It goes in the same on both sides and comes out with {found.text}"
+                )
+            if found.arrays and not images:
+                entry = image_entry(where, found.what, *found.arrays)
+                images += [entry] if entry else []
+            compared.findings.append(finding)
+        compared.data["images"] = images
+        every = sum(self.counts.values())
+        if compared.findings:
+            different = Counter(section for section, *_ in self.different)
+            told = ", ".join(f"{section} {count}" for section, count in different.items())
+            first = compared.findings[0]
+            first.title = TITLE
+            first.detail.append(f"{len(self.different)} of {every} cases differ: {told}")
+            return compared
+        told = ", ".join(f"{section} {count}" for section, count in self.counts.items())
+        compared.summary = (
+            f"awkward cases: {every} the same on both sides, of which both refuse {self.refused} "
+            f"({told})"
+        )
+        return compared
+
+    def arguments(self, side, arguments):
+        """The arguments as this side takes them: its own enumeration of interpolations."""
+        arguments = dict(arguments)
+        if "interpolation" in arguments:
+            ours = side is self.port
+            kind = Image.Resampling if ours else self.reference.InterpolationMode
+            arguments["interpolation"] = kind[arguments["interpolation"]]
+        return arguments
+
+    def sides(self, section, name, arguments, *variants):
+        """[the port's, the reference's, …] of what is called `name`, made with `arguments`; or
+        None, where a side cannot be made, which is then a case that differs.
+
+        Args:
+            variants: further arguments, of the port alone: each makes one more of the port's.
+        """
+        variants = [{}, *variants]
+        if name == "AugMix" or arguments.get("auto_augment_policy") == "augmix":
+            variants = [{"fused": self.fused, **more} for more in variants]
+        sides = [(self.reference, {}), *((self.port, more) for more in variants)]
+        made = [
+            _tried(lambda s=s, a=a: getattr(s, name)(**self.arguments(s, {**arguments, **a})))
+            for s, a in sides
+        ]
+        errors = [error for _, error in made]
+        if any(errors):
+            ours, theirs = next(filter(None, errors[1:]), NO_ERROR), errors[0] or NO_ERROR
+            found = _Difference("whether it can be made", "", ours, theirs)
+            self.case(section, f"{name}, {_told(arguments)}", found)
+            return None
+        reference, port, *more = (each for each, _ in made)
+        return [port, reference, *more]
+
+    def both_folders(self, section, root, *transforms):
+        """[the port's, the reference's] folder of images, or None, as in `sides`."""
+        sides = zip((self.port, self.reference), transforms or (None, None))
+        made = [_tried(lambda s=s, t=t: s.ImageFolder(root, t)) for s, t in sides]
+        errors = [error for _, error in made]
+        if any(errors):
+            sides = (error or NO_ERROR for error in errors)
+            self.case(section, "their folder", _Difference("its listing", "", *sides))
+            return None
+        return [folder for folder, _ in made]
+
+    # --- pictures ---
+
+    def pictures(self):
+        root = os.path.join(self.folder, "kinds")
+        made, lacking = awkward.pictures(root)
+        for what, why in lacking.items():
+            self.not_compared.append(f"pictures: {what}: this Pillow cannot write it ({why})")
+        preset = {"crop_size": CROP, "resize_size": RESIZE}
+        presets = self.sides("pictures", "ClassificationPresetEval", preset)
+        folders = presets and self.both_folders("pictures", root, *presets)
+        if not folders:
+            return
+        places = [
+            {os.path.basename(path): index for index, (path, _) in enumerate(side.samples)}
+            for side in folders
+        ]
+        for what, name in made.items():
+            indices = [place.get(name) for place in places]
+            self.case("pictures", what, _picture(*folders, *indices))
+
+    def broken(self):
+        root = os.path.join(self.folder, "broken")
+        os.makedirs(root)
+        folders = self.both_folders("broken files", os.path.join(self.folder, "kinds"))
+        if not folders:
+            return
+        port, reference = (folder.loader for folder in folders)
+        for what, path in awkward.broken_pictures(root).items():
+            found = _both(
+                partial(port, path),
+                partial(reference, path),
+                partial(_arrays, "stage decode"),
+                "stage decode",
+            )
+            self.case("broken files", what, found)
+
+    def folders(self):
+        for number, (what, make) in enumerate(awkward.folders().items()):
+            root = os.path.join(self.folder, f"tree {number}")
+            try:
+                make(root)
+            except (OSError, ValueError) as error:  # a file system without links, or such names
+                self.not_compared.append(f"folders: {what}: cannot be made here ({error})")
+                continue
+            found = _both(
+                partial(self.port.ImageFolder, root),
+                partial(self.reference.ImageFolder, root),
+                partial(_same_listing, root),
+            )
+            self.case("folders", what, found)
+
+    # --- transforms ---
+
+    def eval_presets(self):
+        for arguments in EVAL:
+            sides = self.sides("sizes", "ClassificationPresetEval", arguments, IN_BYTES)
+            if not sides:
+                continue
+            port, reference, in_bytes = sides
+            told = _told(arguments)
+            self.case("sizes", told, _settings(port, reference))
+            for size in SIZES:
+                image = Image.fromarray(awkward.noise(size))
+                found = _staged(image, port.stages, reference.stages) or _both(
+                    lambda image=image, a=in_bytes: self.port.normalize_batch(a(image)[None])[0],
+                    lambda image=image, b=reference: b(image).numpy(),
+                    partial(_arrays, "normalised last"),
+                    "normalised last",
+                )
+                self.case("sizes", f"{size[0]} x {size[1]}, {told}", found)
+
+    def train_presets(self):
+        for arguments in TRAIN:
+            sides = self.sides("training", "ClassificationPresetTrain", arguments, IN_BYTES)
+            if not sides:
+                continue
+            port, reference, in_bytes = sides
+            told = _told(arguments)
+            self.case("training", told, _settings(port, reference))
+            image = Image.fromarray(awkward.noise(TRAIN_SIZES[-1]))
+            found = _both(
+                lambda a=port, b=image: [a.draw(*b.size, self.rng) for _ in range(CERTAIN_DRAWS)],
+                lambda a=reference, b=image: a.draws(b, CERTAIN_DRAWS),
+                partial(_same_certainties, reference.settings),
+                "what is drawn",
+            )
+            self.case("training", f"what is drawn, {told}", found)
+            for size in TRAIN_SIZES:
+                image = Image.fromarray(awkward.noise(size, seed=1))
+                name = f"{size[0]} x {size[1]}, {told}"
+                self.case("training", name, self._trained(image, port, reference, in_bytes))
+
+    def _trained(self, image, port, reference, in_bytes):
+        result, drawn, steps = reference.record(image)
+        found = _both(lambda: _steps(port, image, drawn), lambda: steps, _same_steps)
+        found = found or _both(
+            lambda: self.port.normalize_batch(_steps(in_bytes, image, drawn)[-1][1][None])[0],
+            result.numpy,
+            partial(_arrays, "normalised last"),
+            "normalised last",
+        )
+        return found
+
+    def policies(self):
+        images = [Image.fromarray(awkward.noise(size, seed=2)) for size in POLICY_SIZES]
+        images.append(images[-1].convert("L"))
+        for name, arguments in POLICIES:
+            sides = self.sides("policies", name, arguments)
+            if not sides:
+                continue
+            port, reference = sides
+            told = f"{name}, {_told(arguments)}"
+            for image in images:
+                if image.mode == "L" and len(arguments.get("fill", [0])) > 1:
+                    continue
+                _, drawn, steps = self.reference.record_policy(reference, image)
+                found = _both(
+                    lambda a=port, b=image, c=drawn: _steps(a, b, c),
+                    lambda steps=steps: steps,
+                    _same_steps,
+                )
+                where = f"{told}, {image.mode} of {image.width} x {image.height}"
+                self.case("policies", where, found)
+            size = images[-1].size
+            found = _both(
+                lambda a=port, size=size: [a.draw(*size, self.rng) for _ in range(DRAWS)],
+                lambda b=reference, size=size: self.reference.policy_draws(b, size, DRAWS),
+                partial(_alike, _policy_statistics),
+                "what is drawn",
+            )
+            self.case("policies", f"{told}, what is drawn", found)
+
+    def operations(self):
+        """Each operation by itself, at magnitudes from the weakest to the strongest."""
+        image = Image.fromarray(awkward.noise(SWEPT, seed=3))
+        for name, arguments in SWEEPS:
+            sides = self.sides("operations", name, arguments)
+            if not sides:
+                continue
+            port = sides[0]
+            is_augmix = name == "AugMix"
+            how = self.arguments(self.reference, arguments)
+            start = np.asarray(image) if is_augmix else image
+            differences = {}  # the first of each operation, or None
+            for operation, magnitude in _operations(port.augmentation_space(*SWEPT)):
+                drawn = [(operation, magnitude)]
+                if is_augmix:
+                    drawn = {"blend": [0.0, 1.0], "weights": [1.0], "chains": [drawn]}
+                found = _both(
+                    lambda a=port, drawn=drawn: _steps(a, image, drawn)[0][1],
+                    partial(self.reference.apply_op, start, operation, magnitude, **how),
+                    partial(_arrays, f"stage {operation} {magnitude:.4g}"),
+                )
+                differences[operation] = differences.get(operation) or found
+            for operation, found in differences.items():
+                self.case("operations", f"{operation} of {name}, {_told(arguments)}", found)
+
+    def erasing(self):
+        for arguments in ERASING:
+            sides = self.sides("erasing", "RandomErasing", arguments)
+            if not sides:
+                continue
+            port, reference = sides
+            for shape in ERASED:
+                array = self.rng.standard_normal(shape, dtype=np.float32)
+                result, drawn = self.reference.record_erasing(reference, array)
+                found = _both(
+                    lambda a=port, b=array, c=drawn: a.apply(b.copy(), c),
+                    lambda result=result: result,
+                    partial(_arrays, "stage erase"),
+                    "stage erase",
+                )
+                _, height, width = shape
+                self.case("erasing", f"{height} x {width}, {_told(arguments)}", found)
+            found = _draws(
+                _erasing_statistics,
+                partial(port.draw, width, height, self.rng),
+                lambda b=reference, c=array: self.reference.record_erasing(b, c)[1],
+                ERASING_DRAWS,
+            )
+            self.case("erasing", f"what is drawn, {_told(arguments)}", found)
+
+    def mixes(self):
+        for alphas in MIXES:
+            port, reference = (
+                side.get_mixup_cutmix(*alphas, 11) for side in (self.port, self.reference)
+            )
+            told = f"alpha {alphas[0]:g} and {alphas[1]:g}"
+            if port is None or reference is None:
+                none = _values("whether it mixes", port is not None, reference is not None)
+                self.case("mixup", told, none)
+                continue
+            for shape in MIXED:
+                images = self.rng.standard_normal(shape, dtype=np.float32)
+                labels = self.rng.integers(0, 11, len(images))
+                *expected, drawn = reference.record(
+                    torch.from_numpy(images.copy()), torch.from_numpy(labels.copy())
+                )
+                found = _both(
+                    partial(port.apply, images, labels, drawn),
+                    lambda expected=expected: expected,
+                    _same_batch,
+                )
+                self.case("mixup", f"{' x '.join(map(str, shape))}, {told}", found)
+            if alphas != MIXES[-1]:
+                continue
+            zeros = torch.zeros(2, 1, 30, 40), torch.zeros(2, dtype=torch.int64)
+            found = _draws(
+                mix_statistics,
+                partial(port.draw, zeros[0].shape, self.rng),
+                lambda b=reference, zeros=zeros: b.record(*zeros)[2],
+                MIX_DRAWS,
+            )
+            self.case("mixup", f"what is drawn, {told}", found)
+
+    # --- batches ---
+
+    def batches(self):
+        root = os.path.join(self.folder, "batches")
+        for number in range(IMAGES):
+            place = os.path.join(root, f"class {number % 3}")
+            os.makedirs(place, exist_ok=True)
+            image = Image.fromarray(awkward.noise((9, 8), seed=number))
+            image.save(os.path.join(place, f"{number}.png"))
+        preset = {"crop_size": 7, "resize_size": 8}
+        presets = self.sides("batches", "ClassificationPresetEval", preset)
+        folders = presets and self.both_folders("batches", root, *presets)
+        if not folders:
+            return
+        port, reference = folders
+        found = _both(lambda: port[IMAGES], lambda: reference[IMAGES], _same_item)
+        self.case("batches", f"item {IMAGES} of {IMAGES}", found)
+        for drop_last in (False, True):
+            for size in BATCH_SIZES:
+                arguments = {"batch_size": size, "drop_last": drop_last}
+                found = _both(
+                    lambda more=arguments: _run(self.port.DataLoader(port, **more)),
+                    lambda more=arguments: _run(self.reference.DataLoader(reference, **more)),
+                    _same_batches,
+                )
+                self.case("batches", f"{IMAGES} images, {_told(arguments)}", found)
+            for world_size in WORLD_SIZES:
+                for rank in range(world_size):
+                    found = _both(
+                        partial(self._port_rank, port, rank, world_size, drop_last),
+                        partial(self._reference_rank, reference, rank, world_size, drop_last),
+                        _same_batches,
+                    )
+                    name = f"{IMAGES} images in pairs, rank {rank} of {world_size}"
+                    self.case("batches", f"{name}, drop_last {drop_last}", found)
+
+    def _port_rank(self, dataset, rank, world_size, drop_last):
+        sampler = self.port.DistributedSampler(dataset, rank, world_size, shuffle=False)
+        batches = self.port.BatchSampler(sampler, 2, drop_last)
+        return _run(self.port.DataLoader(dataset, batch_sampler=batches))
+
+    def _reference_rank(self, dataset, rank, world_size, drop_last):
+        sampler = self.reference.DistributedSampler(dataset, world_size, rank, shuffle=False)
+        return _run(self.reference.DataLoader(dataset, 2, sampler=sampler, drop_last=drop_last))
+
+
+def _picture(port, reference, index, index_ref):
+    """_Difference of a picture, of which both folders have the place, or None; or None."""
+    if index is None or index_ref is None:
+        sides = ("not listed" if each is None else "listed" for each in (index, index_ref))
+        return _values("its listing", *sides)
+    path = reference.samples[index_ref][0]
+    stages = [[("decode", side.loader), *side.transform.stages] for side in (port, reference)]
+    return _staged(path, *stages) or _both(
+        lambda: port[index], lambda: reference[index_ref], _same_item, "item"
+    )
+
+
+def _draws(statistics, draw, draw_ref, count):
+    """_Difference of `count` draws of each side, or None."""
+    return _both(
+        lambda: [draw() for _ in range(count)],
+        lambda: [draw_ref() for _ in range(count)],
+        partial(_alike, statistics),
+        "what is drawn",
+    )
+
+
+def _alike(statistics, ours, theirs):
+    """_Difference of the statistic of two samples of draws that is furthest off, or None."""
+    found = unlike(statistics(ours), statistics(theirs), ERROR_RATE / TESTS)
+    if not found:
+        return None
+    name, test = found
+    return _Difference(f"{name}, {test.text} (p <= {test.p:.0e})")
+
+
+def _told(arguments):
+    return ", ".join(f"{name} {value}" for name, value in arguments.items())
+
+
+def _steps(transform, image, drawn):
+    """[(label, array after each stage)], each as it is then: an array may change later."""
+    return [(label, np.array(x)) for label, x in transform.steps(image, drawn)]
+
+
+def _same_steps(ours, theirs):
+    found = first_different_stage(ours, theirs)
+    return found and _Difference(f"stage {found[0]}", found[1], arrays=tuple(found[2:]))
+
+
+def _same_item(ours, theirs):
+    """Of (image, label)."""
+    different = _arrays("image", ours[0], theirs[0])
+    kinds = [(type(label).__name__, label) for _, label in (ours, theirs)]
+    return different or _values("label", *kinds)
+
+
+def _same_listing(root, ours, theirs):
+    classes = ours.classes, theirs.classes
+    if classes[0] != classes[1]:
+        sides = map(repr, first_different(*classes))
+        return _Difference("the order of classes, at", "", *sides)
+    files = [[os.path.relpath(path, root) for path, _ in side.samples] for side in (ours, theirs)]
+    if files[0] != files[1]:
+        return _Difference("the order of files, at", "", *map(repr, first_different(*files)))
+    return (
+        _values("the indices of classes", ours.class_to_idx, theirs.class_to_idx)
+        or _values("labels", *([target for _, target in s.samples] for s in (ours, theirs)))
+        or _values("targets", list(ours.targets), list(theirs.targets))
+    )
+
+
+def _same_certainties(settings, ours, theirs):
+    """Of draws whose probability is 0 or 1."""
+    found = None
+    for name, drawn in (
+        ("hflip_prob", lambda d: d["flip"]),
+        ("random_erase_prob", lambda d: d["erase"] is not None),
+    ):
+        if settings[name] in (0.0, 1.0):
+            sides = [sorted({drawn(d) for d in side}) for side in (ours, theirs)]
+            found = found or _values(f"what is drawn with {name} {settings[name]:g}", *sides)
+    return found
+
+
+def _policy_statistics(drawn):
+    if isinstance(drawn[0], list):
+        return chain_statistics(drawn)
+    chains = [op for d in drawn for chain in d["chains"] for op in chain]
+    return {
+        "number of chains": [len(d["chains"]) for d in drawn],
+        "lengths of chains": [tuple(len(chain) for chain in d["chains"]) for d in drawn],
+        "share of the image": np.round([d["blend"][0] for d in drawn], 6),
+        "weight of the first copy": np.round([d["weights"][0] for d in drawn], 6),
+        "operations": [name for name, _ in chains],
+        "magnitudes": [(name, round(magnitude, 3) + 0.0) for name, magnitude in chains],
+    }
+
+
+def _operations(space):
+    """(name, magnitude) of all and MAGNITUDES magnitudes of each, with each sign that there is."""
+    for name, (magnitudes, signed) in space.items():
+        magnitudes = [0.0] if magnitudes is None else np.asarray(magnitudes).tolist()
+        count = min(len(magnitudes), MAGNITUDES)
+        for index in np.linspace(0, len(magnitudes) - 1, count).round().astype(int):
+            magnitude = magnitudes[index]
+            yield name, magnitude
+            if signed:
+                yield name, -magnitude
+
+
+def _erasing_statistics(drawn):
+    boxes = [d and d[:4] for d in drawn]
+    sides = [box[2:] for box in boxes if box is not None]
+    values = [d[4] for d in drawn if d is not None]
+    constant = all(value.size <= 3 for value in values)
+    return {
+        "erasing at all": [box is not None for box in boxes],
+        "height over width": np.round([h / max(1, w) for h, w in sides], 6),
+        "area": np.array([h * w for h, w in sides]),
+        "rows at the top": [box[0] // 3 for box in boxes if box is not None],
+        "columns at the left": [box[1] // 3 for box in boxes if box is not None],
+        "value": [tuple(value.ravel().tolist()) for value in values] if constant else [],
+        "shape of the value": [value.shape if constant else "random" for value in values],
+    }
+
+
+def _same_batch(ours, theirs):
+    """Of (images, labels)."""
+    arrays = zip(("images", "labels"), ours, theirs)
+    return next(filter(None, (_arrays(f"its {name}", a, b) for name, a, b in arrays)), None)
+
+
+def _run(loader):
+    """(length, [(images, labels)]) of a loader."""
+    return len(loader), [tuple(field.numpy() for field in batch) for batch in loader]
+
+
+def _same_batches(ours, theirs):
+    sizes = [[len(labels) for _, labels in batches] for _, batches in (ours, theirs)]
+    found = _values("sizes of the batches", *sizes)
+    found = found or _values("len() of the loader", ours[0], theirs[0])
+    return found or next(filter(None, map(_same_batch, ours[1], theirs[1])), None)
