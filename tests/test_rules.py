@@ -177,13 +177,13 @@ assert not {absent!r} & {{name.split(".")[0] for name in sys.modules}}
         (
             "paddle_mv3",
             {"torch", "torchvision", "reprod_log"},
-            "import paddle; package.mobilenet_v3_small()(paddle.zeros([1, 3, 32, 32]))",
+            "import paddle; package.mobilenet_v3_small()(paddle.zeros([2, 3, 32, 32]))",
         ),
         (
             "torch_ref",
             {"paddle", "reprod_log"},
             "import torch, torch_ref.train\n"
-            "package.mobilenet_v3_small().eval()(torch.zeros(1, 3, 32, 32))",
+            "package.mobilenet_v3_small().eval()(torch.zeros(2, 3, 32, 32))",
         ),
     ],
 )

@@ -352,7 +352,7 @@ class Loops:
         mine, theirs = self.port.trainer.scaler, self.reference.trainer.scaler
         count = theirs.get_growth_interval() - BEFORE_GROWTH
         set_good_steps(mine, count)
-        theirs._growth_tracker.fill_(count)
+        theirs.load_state_dict({**theirs.state_dict(), "_growth_tracker": count})
 
     def _make_infinite(self):
         """Lets one gradient of both models overflow, as in float16."""
