@@ -1,4 +1,4 @@
-"""python -m alignment compare, map: any pair of models, from any folder; show, diff: reports."""
+"""python -m alignment compare, map, records: any pair, from any folder; show, diff: reports."""
 
 from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from .arguments import Formatter, Parser, count, file_path, number, seed, steps
 from .files import (
@@ -35,6 +36,10 @@ EXAMPLES = {
     alignment map --torch ref.py:Net --paddle port.py:Net > map.json
     alignment compare … --map map.json
 """,
+    "records": """
+    alignment records torch.npy paddle.npy
+    alignment records torch.npy paddle.npy --float64 torch64.npy paddle64.npy
+""",
     "show": """
     alignment show result/report.json
     alignment show result/report.json --page report.html
@@ -48,12 +53,15 @@ RESULT = {
     "compare": "Exit status: 0 aligned, 1 not aligned, 2 could not run.",
     "map": "Prints the names that differ, as JSON for --map. An entry that begins with // is a\n"
     "remark on what is doubtful. Exit status: 0, or 2 if it could not run.",
+    "records": "A record is what reprod_log's ReprodLogger.save wrote, on any machine.\n"
+    "Exit status: 0 aligned, 1 not aligned, 2 could not run.",
     "show": "Exit status: 0, or 2 if the report cannot be read or the page not be written.",
     "diff": "Exit status: 0 if nothing is worse, 1 if something is, 2 if a report cannot be read.",
 }
 WHAT = {
     "compare": "Is a port in PaddlePaddle the same as its reference in PyTorch? If not, where?",
     "map": "Which layer of the port is which of the reference?",
+    "records": "Are two saved records the same? For a reference on another machine.",
     "show": "Prints a report again, and makes its page.",
     "diff": "What has changed between two reports? Which check turned red, which difference grew?",
 }
@@ -69,7 +77,7 @@ def main(arguments):
     args = PARSERS.get(command, parser)(command).parse_args(arguments[1:])
     status, message = CANNOT_RUN, ""
     try:
-        if command not in PARSERS:
+        if command not in WITHOUT_FRAMEWORKS:
             _import_frameworks()
         environment.imported()
         status = COMMANDS[command](args)
@@ -126,6 +134,35 @@ def diff_parser(command):
     flags = _parser(command)
     flags.add_argument("old", metavar="OLD", type=file_path, help="report.json of a run")
     flags.add_argument("new", metavar="NEW", type=file_path, help="report.json of a later run")
+    return flags
+
+
+def records_parser(command):
+    flags = _parser(command)
+    flags.add_argument(
+        "reference", metavar="REFERENCE", type=file_path, help=".npy of the reference"
+    )
+    flags.add_argument("port", metavar="PORT", type=file_path, help=".npy of the port")
+    flags.add_argument(
+        "--float64",
+        nargs=2,
+        metavar=("REFERENCE", "PORT"),
+        type=file_path,
+        help="records of the same in float64, which tell a mistake from rounding",
+    )
+    positive = number(float, above=0, wanted="a number above 0")
+    flags.add_argument(
+        "--threshold",
+        type=positive,
+        default=1e-6,
+        help="the largest mean absolute difference that passes (1e-6)",
+    )
+    flags.add_argument(
+        "--log",
+        type=file_path,
+        default=Path("records_diff.log"),
+        help="written, and beside it .json (records_diff.log)",
+    )
     return flags
 
 
@@ -448,6 +485,30 @@ def diff(args):
     return NOT_ALIGNED if found.worse else ALIGNED
 
 
+def records(args):
+    """Compares two saved records."""
+    from .diff import DiffHelper
+    from .step import StepReport
+
+    require_file_name("--log", args.log)
+    helper = DiffHelper()
+    wide = [helper.load_info(path) for path in args.float64 or ()]
+    for path, record in zip(args.float64 or (), wide):
+        for key, array in record.items():
+            if array.dtype.kind == "f" and array.dtype != "float64":
+                raise CannotRun(f"{shown(path)}: {key} is {array.dtype}. Record it in float64")
+    sides = [helper.load_info(path) for path in (args.reference, args.port)]
+    for side, other in zip(sides, wide):
+        if side.keys() != other.keys():
+            keys = ", ".join(sorted(side.keys() ^ other.keys()))
+            raise CannotRun(f"--float64: {keys:.80}: in one of the two records of a side only")
+    helper.compare_info(*sides, *wide)
+    report = StepReport(helper, args.log, args.threshold)
+    if not wide:
+        report.leave_out("float64: without --float64 a small mistake may pass for rounding")
+    return ALIGNED if report.finish("what was recorded first, and how") else NOT_ALIGNED
+
+
 def propose(args):
     """Prints the map of the names that differ; says on stderr what it doubts."""
     from .compare import propose_map
@@ -466,5 +527,6 @@ def propose(args):
     return ALIGNED
 
 
-COMMANDS = {"compare": compare, "map": propose, "show": show, "diff": diff}
-PARSERS = {"show": show_parser, "diff": diff_parser}  # of those that need no framework
+COMMANDS = {"compare": compare, "map": propose, "records": records, "show": show, "diff": diff}
+PARSERS = {"records": records_parser, "show": show_parser, "diff": diff_parser}
+WITHOUT_FRAMEWORKS = ("show", "diff")
