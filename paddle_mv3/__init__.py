@@ -4,7 +4,7 @@ from paddle.nn.utils import clip_grad_norm_
 
 from .data.autoaugment import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 from .data.dataset import ImageFolder
-from .data.device import normalize_on_device
+from .data.device import normalize_in_paddle, normalize_on_device
 from .data.loader import DataLoader
 from .data.mixup import CutMix, MixUp, RandomChoice, get_mixup_cutmix
 from .data.sampler import BatchSampler, DistributedSampler, Draw, RASampler, step_seed
@@ -70,6 +70,7 @@ __all__ = [
     "mobilenet_v3_large",
     "mobilenet_v3_small",
     "normalize_batch",
+    "normalize_in_paddle",
     "normalize_on_device",
     "place",
     "step_seed",

@@ -195,6 +195,17 @@ def policy_draws(policy, size, count):
     return result
 
 
+def magnitudes(policy, bins, size):
+    """{operation: (bins,) float32, or None where there are none} of a policy of torchvision.
+
+    Args:
+        size: of the image, (width, height).
+    """
+    wide = isinstance(policy, autoaugment.TrivialAugmentWide)
+    space = policy._augmentation_space(bins, *([] if wide else [(size[1], size[0])]))
+    return {name: table.numpy() if table.ndim else None for name, (table, _) in space.items()}
+
+
 def apply_op(image, name, magnitude, interpolation, fill=None):
     """One operation of torchvision's policies, on a PIL image or as it treats tensors, on a
     (height, width, channels) uint8 array."""

@@ -63,6 +63,8 @@ POLICIES = [
 ]
 # All operations of which these are, (policy, its arguments), at so many magnitudes each.
 MAGNITUDES = 8
+BINS = (2, 3, 4, 9, 10, 30, 31, 32)
+LAST_PLACES = 3e-7  # relative: PyTorch's order of additions depends on the processor
 SWEEPS = [
     ("TrivialAugmentWide", {"interpolation": "BILINEAR"}),
     ("RandAugment", {"interpolation": "NEAREST", "fill": [200.0]}),
@@ -102,7 +104,7 @@ def compare_cases(port, reference, path, seed=0):
         port, reference: modules, or anything with ImageFolder, ClassificationPresetEval and Train,
             AutoAugment, RandAugment, TrivialAugmentWide, AugMix, RandomErasing, get_mixup_cutmix,
             DataLoader, DistributedSampler; the port's as in paddle_mv3, with `draw` and `steps`,
-            BatchSampler and normalize_batch, the reference's as in torch_ref.
+            BatchSampler, normalize_batch and normalize_in_paddle, the reference's as in torch_ref.
         path: of the log, one line for each case.
         seed: of what is random.
 
@@ -126,6 +128,7 @@ def compare_cases(port, reference, path, seed=0):
             cases.eval_presets,
             cases.train_presets,
             cases.policies,
+            cases.magnitudes,
             cases.operations,
             cases.erasing,
             cases.mixes,
@@ -365,6 +368,14 @@ class _Cases:
                 partial(_same_listing, root),
             )
             self.case("folders", what, found)
+            cache = os.path.join(self.folder, "cache")
+            for time in ("written", "read"):
+                found = _both(
+                    partial(self.port.ImageFolder, root, cache=cache),
+                    partial(self.reference.ImageFolder, root),
+                    partial(_same_listing, root),
+                )
+                self.case("folders", f"{what}, listing remembered: {time}", found)
 
     # --- transforms ---
 
@@ -378,11 +389,10 @@ class _Cases:
             self.case("sizes", told, _settings(port, reference))
             for size in SIZES:
                 image = Image.fromarray(awkward.noise(size))
-                found = _staged(image, port.stages, reference.stages) or _both(
-                    lambda image=image, a=in_bytes: self.port.normalize_batch(a(image)[None])[0],
+                found = _staged(image, port.stages, reference.stages)
+                found = found or self._normalised(
+                    lambda image=image, a=in_bytes: a(image),
                     lambda image=image, b=reference: b(image).numpy(),
-                    partial(_arrays, "normalised last"),
-                    "normalised last",
                 )
                 self.case("sizes", f"{size[0]} x {size[1]}, {told}", found)
 
@@ -410,13 +420,25 @@ class _Cases:
     def _trained(self, image, port, reference, in_bytes):
         result, drawn, steps = reference.record(image)
         found = _both(lambda: _steps(port, image, drawn), lambda: steps, _same_steps)
-        found = found or _both(
-            lambda: self.port.normalize_batch(_steps(in_bytes, image, drawn)[-1][1][None])[0],
-            result.numpy,
-            partial(_arrays, "normalised last"),
-            "normalised last",
+        return found or self._normalised(
+            lambda: _steps(in_bytes, image, drawn)[-1][1], result.numpy
         )
-        return found
+
+    def _normalised(self, in_bytes, reference):
+        """_Difference of an image that is normalised in a batch, by NumPy and by Paddle; or None.
+
+        Args:
+            in_bytes, reference: functions () -> the port's image, the reference's normalised one.
+        """
+        ways = {
+            "normalised last": lambda: self.port.normalize_batch(in_bytes()[None])[0],
+            "normalised in Paddle": lambda: self.port.normalize_in_paddle(in_bytes()[None])[0],
+        }
+        for label, way in ways.items():
+            found = _both(way, reference, partial(_arrays, label), label)
+            if found:
+                return found
+        return None
 
     def policies(self):
         images = [Image.fromarray(awkward.noise(size, seed=2)) for size in POLICY_SIZES]
@@ -446,6 +468,28 @@ class _Cases:
                 "what is drawn",
             )
             self.case("policies", f"{told}, what is drawn", found)
+
+    def magnitudes(self):
+        """How strong each operation of a policy is, for every number of steps of its strength."""
+        for name, bins, arguments in [
+            *(("RandAugment", n, {"num_magnitude_bins": n, "magnitude": 0}) for n in BINS),
+            *(("TrivialAugmentWide", n, {"num_magnitude_bins": n}) for n in BINS),
+            ("AutoAugment", 10, {}),
+            ("AugMix", 10, {}),
+        ]:
+            sides = self.sides("magnitudes", name, arguments)
+            if not sides:
+                continue
+            port, reference = sides
+            found = _both(
+                lambda a=port: {
+                    operation: None if table is None else np.asarray(table)
+                    for operation, (table, _) in a.augmentation_space(*SWEPT).items()
+                },
+                partial(self.reference.magnitudes, reference, bins, SWEPT),
+                _same_magnitudes,
+            )
+            self.case("magnitudes", f"{name} of {bins}", found)
 
     def operations(self):
         """Each operation by itself, at magnitudes from the weakest to the strongest."""
@@ -556,6 +600,13 @@ class _Cases:
                     _same_batches,
                 )
                 self.case("batches", f"{IMAGES} images, {_told(arguments)}", found)
+            arguments = {"batch_size": 2, "drop_last": drop_last}
+            found = _both(
+                lambda more=arguments: _run(self.port.DataLoader(port, num_workers=2, **more)),
+                lambda more=arguments: _run(self.reference.DataLoader(reference, **more)),
+                _same_batches,
+            )
+            self.case("batches", f"{IMAGES} images, two workers, {_told(arguments)}", found)
             for world_size in WORLD_SIZES:
                 for rank in range(world_size):
                     found = _both(
@@ -668,6 +719,23 @@ def _policy_statistics(drawn):
         "operations": [name for name, _ in chains],
         "magnitudes": [(name, round(magnitude, 3) + 0.0) for name, magnitude in chains],
     }
+
+
+def _same_magnitudes(ours, theirs):
+    """_Difference of two {operation: its magnitudes, or None}, or None."""
+    if ours.keys() != theirs.keys():
+        return _values("operations", *(", ".join(sorted(side)) for side in (ours, theirs)))
+    for operation, table in theirs.items():
+        mine = ours[operation]
+        if (mine is None) != (table is None):
+            sides = ("none" if side is None else "some" for side in (mine, table))
+            return _Difference(f"magnitudes of {operation}", "", *sides)
+        if table is None:
+            continue
+        if len(mine) != len(table) or not np.allclose(mine, table, rtol=LAST_PLACES, atol=1e-7):
+            sides = (", ".join(f"{x:.6g}" for x in side) for side in (mine, table))
+            return _Difference(f"magnitudes of {operation}", "", *sides)
+    return None
 
 
 def _operations(space):

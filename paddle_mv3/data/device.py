@@ -5,13 +5,18 @@ import paddle
 
 from .transforms import normalization_table, normalize_batch, normalize_planes, take_apart
 
-__all__ = ["normalize_on_device"]
+__all__ = ["normalize_in_paddle", "normalize_on_device"]
 
 
 def normalize_on_device(images):
     """As `normalize_batch`, bit for bit; on another device than the CPU it gives a tensor there."""
     if paddle.get_device() == "cpu":
         return normalize_batch(images)
+    return normalize_in_paddle(images)
+
+
+def normalize_in_paddle(images):
+    """As `normalize_batch`, bit for bit, in Paddle's operations: a tensor on the device."""
     return look_up_and_erase(*take_apart(images))
 
 
