@@ -1,0 +1,265 @@
+"""python -m alignment mutants: small mistakes in a port. Which ones do its checks not see?"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import environment
+from ..files import CannotRun, described, missing, reason_of, require_file, shown
+from ..screen import printable, say
+from ..terminal import Waiting
+from . import hook
+from .results import (
+    FOUND,
+    NOT_RUN,
+    REFUSED,
+    SURVIVED,
+    Equivalents,
+    Outcome,
+    OutcomeLog,
+    read_outcomes,
+    report,
+    sample_of,
+)
+from .source import mutants_of
+
+__all__ = ["source_file", "try_mutants"]
+
+POLL = 0.02  # seconds
+
+# In place of the sitecustomize of the user's Python, which is then imported as ever.
+SITE = """import importlib.util, sys
+spec = importlib.util.spec_from_file_location("alignment_mutation_hook", {hook!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+module.from_environment()
+ours, place = sys.modules.pop("sitecustomize", None), {place!r}
+sys.path[:] = [each for each in sys.path if each != place]
+try:
+    import sitecustomize
+except ImportError:
+    pass
+if ours is not None:
+    sys.modules["sitecustomize"] = ours
+"""
+
+
+def source_file(text):
+    """The file that --paddle names: FILE.py, FILE.py:NAME, MODULE or MODULE:NAME.
+
+    Raises:
+        CannotRun: there is none.
+    """
+    where = text.partition(":")[0] if text.partition(":")[0].endswith(".py") else None
+    if text.endswith(".py"):
+        where = text
+    if where is not None:
+        path = Path(where)
+        if missing(path):
+            raise CannotRun(f"--paddle {shown(path)} does not exist")
+        require_file(path)
+        return path.resolve()
+    module = text.partition(":")[0]
+    wanted = "wanted FILE.py or MODULE, with or without :NAME"
+    sys.path.insert(0, os.getcwd())
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception as error:  # of a package around it, which is imported
+        raise CannotRun(
+            f"--paddle {text!a:.200}: {type(error).__name__}: {reason_of(error)}: {wanted}"
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise CannotRun(f"--paddle {text!a:.200}: there is no such Python file: {wanted}")
+    return Path(spec.origin).resolve()
+
+
+def try_mutants(args):
+    """Runs the command with one mutant after the other.
+
+    Args:
+        args: paddle, run, sample, timeout, equivalent, log, resume; of the command line.
+
+    Returns:
+        exit status: 0 if each is found, 1 if not.
+
+    Raises:
+        CannotRun: the command is not green by itself, does not import the file, or cannot be run.
+    """
+    path = source_file(args.paddle)
+    name, source = shown(path), path.read_bytes()
+    try:
+        everything = mutants_of(source, name)
+    except (SyntaxError, ValueError) as error:
+        raise CannotRun(f"--paddle {name} is not Python: {reason_of(error)}") from error
+    equivalents = Equivalents(args.equivalent)
+    stale = equivalents.without_mutant(mutant.name for mutant in everything)
+    wanted = [mutant for mutant in everything if mutant.name not in equivalents]
+    if args.sample:
+        wanted = sample_of(wanted, args.sample)
+    if not wanted:
+        raise CannotRun(f"--paddle {name}: nothing in it can be mutated")
+    before = read_outcomes(args.log) if args.resume else {}
+    with tempfile.TemporaryDirectory(prefix="mutants_") as work, environment.ended_by_signals():
+        command = Command(args.run, path, Path(work))
+        limit, lines = command.without_mutant(args.timeout)
+        say(
+            f"{name}: {len(wanted)} of {len(everything)} mutants; {command.text} is green by itself"
+        )
+        log, outcomes = OutcomeLog(args.log, args.resume), []
+        waiting = Waiting()
+        with contextlib.closing(log), waiting.cleared():
+            for number, mutant in enumerate(wanted, 1):
+                outcome = before.get(mutant.name)
+                if outcome is None:
+                    outcome = command.outcome(mutant, source, limit, lines, waiting, number)
+                    log.write(outcome)
+                outcomes.append(outcome)
+    outcomes += [Outcome.of(m, "equivalent") for m in everything if m.name in equivalents]
+    for line in ["", *report(outcomes, equivalents)]:
+        say(printable(line))
+    for each in stale:
+        say(f"--equivalent {shown(args.equivalent)}: no such mutant: {printable(each)}")
+    missed = [each for each in outcomes if each.outcome in (SURVIVED, NOT_RUN)]
+    if missed:
+        print(f"MISSED: {len(missed)} of {len(wanted)} mistakes would not have been seen")
+    else:
+        print(f"found: each of {len(wanted)} mistakes would have been seen")
+    return 1 if missed else 0
+
+
+@dataclass
+class Ended:
+    """How a command has ended: exit status, None if it was ended after too long; what it noted."""
+
+    status: int | None
+    seconds: float
+    notes: set
+    last_line: str
+
+
+class Command:
+    """The user's own command, in processes in which one file is another.
+
+    Args:
+        text: as it is typed.
+        path: of the file that is mutated.
+        work: pathlib.Path of a folder for what is needed on the way.
+
+    Raises:
+        CannotRun: it is no command.
+    """
+
+    def __init__(self, text, path, work):
+        self.text, self.path, self.work = text, path, work
+        try:
+            self.words = shlex.split(text)
+        except ValueError as error:
+            raise CannotRun(f"--run {text!a:.200}: {error}") from error
+        if not self.words:
+            raise CannotRun("--run is empty: give the command of your check")
+        if self.words[0] in ("python", "python3"):
+            self.words[0] = sys.executable  # that of this environment
+        code = SITE.format(hook=hook.__file__, place=str(work))
+        (work / "sitecustomize.py").write_text(code, encoding="utf-8")
+
+    def without_mutant(self, timeout):
+        """(seconds that a run may take, {line} that it runs; None if that is not known).
+
+        Raises:
+            CannotRun: it is not green, or the file has no part in it.
+        """
+        ended = self.run(None, timeout)
+        if ended.status is None:
+            raise CannotRun(f"--run {self.text}: not at its end after {timeout:g} s (--timeout)")
+        if ended.status:
+            last = f": {ended.last_line:.200}" if ended.last_line else ""
+            raise CannotRun(
+                f"--run {self.text}: exit status {ended.status} without any mutant{last}. It must "
+                "be green first"
+            )
+        if "imported" not in ended.notes:
+            raise CannotRun(
+                f"--run {self.text}: it does not import {shown(self.path)}. (A file that is itself "
+                "started, and python -I or -S, cannot be mutated)"
+            )
+        lines = {int(note) for note in ended.notes if note.isdigit()}
+        known = lines and hook.FOREIGN_TRACE not in ended.notes
+        return timeout or 30 + 5 * ended.seconds, lines if known else None
+
+    def outcome(self, mutant, source, limit, lines, waiting, number):
+        """Outcome of a mutant."""
+        first, last = mutant.lines
+        if lines is not None and not lines & set(range(first, last + 1)):
+            return Outcome.of(mutant, NOT_RUN)
+        mutated = mutant.apply(source)
+        compile(mutated, mutant.file, "exec")
+
+        def tick(seconds):
+            waiting.show([(f"mutant {number}", seconds)])
+
+        ended = self.run(mutated, limit, tick)
+        waiting.clear()
+        if ended.status == 0:
+            found = SURVIVED if "imported" in ended.notes else NOT_RUN
+        else:
+            found = FOUND if ended.status == 1 else REFUSED
+        outcome = Outcome.of(mutant, found, seconds=ended.seconds)
+        if found in (SURVIVED, NOT_RUN):
+            say(printable(f"{found}: {outcome.text()}"))
+        return outcome
+
+    def run(self, source, limit, tick=lambda seconds: None):
+        """Ended. `source`: of the mutated file; None for its own, whose lines are noted."""
+        log, plan, mutated = (self.work / name for name in ("log", "plan.json", "mutant"))
+        log.write_bytes(b"")
+        if source is not None:
+            mutated.write_bytes(source)
+        values = {"file": str(self.path), "log": str(log)}
+        values["source"] = None if source is None else str(mutated)
+        plan.write_text(json.dumps(values), encoding="utf-8")
+        paths = [str(self.work), *filter(None, [os.environ.get("PYTHONPATH")])]
+        changed = {"PYTHONPATH": os.pathsep.join(paths), hook.PLAN: str(plan)}
+        with tempfile.TemporaryFile() as output:
+            start = time.perf_counter()
+            try:
+                process = subprocess.Popen(
+                    self.words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **changed},
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:
+                told = described(error) if isinstance(error, OSError) else str(error)
+                raise CannotRun(f"--run {self.text}: {told}") from error
+            with environment.cleaned_up(lambda: _end(process)):
+                status = None
+                while status is None and (limit is None or time.perf_counter() - start < limit):
+                    status = process.poll()
+                    tick(time.perf_counter() - start)
+                    time.sleep(POLL)
+            output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
+            lines = output.read().decode("utf-8", "replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        notes = set(log.read_text(encoding="utf-8").split("\n"))
+        return Ended(status, time.perf_counter() - start, notes, last)
+
+
+def _end(process):
+    """With all that it has started."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
