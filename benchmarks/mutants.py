@@ -320,7 +320,7 @@ def try_without_mutant(runs, folder, watched, cache=None):
         print(f"{run.name:12} green, {attempt.seconds:.1f} s", flush=True)
     if cache:
         entries = {run.name: {"seconds": seconds[run], "lines": lines[run]} for run in runs}
-        cache.write_text(json.dumps({"state": state, **entries}))
+        cache.write_text(json.dumps({**before, "state": state, **entries}))
     executed = {
         run: {path: set(numbers) for path, numbers in of_run.items()}
         for run, of_run in lines.items()
@@ -497,9 +497,11 @@ def main(args):
         folders = [Path(work) / str(number) for number in range(args.jobs)]
         watched = [os.path.realpath(ROOT / name) for name in sources]
         cache = args.log and args.log.with_suffix(".runs.json")
-        known = try_without_mutant(RUNS, folders[0], watched, cache)
+        runs = [run for run in RUNS if args.runs is None or run.name in args.runs]
+        known = try_without_mutant(runs, folders[0], watched, cache)
         for folder in folders[1:]:
-            shutil.copytree(folders[0], folder)
+            if folders[0].exists():  # with the weights
+                shutil.copytree(folders[0], folder)
         gc.freeze()
         finders = defaultdict(list)
         trials = [Trial(mutant, sources[mutant.file], known, finders) for mutant in to_do]
@@ -525,6 +527,8 @@ def flags():
     option = parser.add_argument
     option("--files", nargs="+", type=file_path, help="only mutants of these")
     option("--sample", metavar="N", type=count, help="N of them, always the same ones")
+    names = [run.name for run in RUNS]
+    option("--runs", nargs="+", choices=names, help="only these; what they do not see may be seen")
     option("--jobs", type=count, default=1, choices=(1, 2), help="processes at the same time")
     option("--log", metavar="FILE", type=file_path, help="write each result here at once")
     option("--resume", action="store_true", help="leave out those whose result is in --log")
