@@ -69,6 +69,7 @@ class Run(NamedTuple):
     script: str
     options: tuple = ()
     left_out: tuple = ()  # names of PARTS that it does not compare
+    starts: bool = False  # whether other Pythons are started, in which the mutant has to be too
 
 
 def nothing_compared(*args, **kwargs):
@@ -78,33 +79,44 @@ def nothing_compared(*args, **kwargs):
     return Compared("left out", "left out")
 
 
-def empty_comparison(*args, **kwargs):
-    from alignment.training.comparison import Comparison
+def agreement(*args, **kwargs):
+    """A Comparison of one quantity that is the same."""
+    from alignment.training.comparison import Comparison, Difference
 
-    return Comparison()
+    comparison = Comparison()
+    comparison.differences = [Difference("left out", "loss", "", 0.0, 1.0)]
+    return comparison
+
+
+def nothing_trained(*args, **kwargs):
+    return agreement(), []
 
 
 def constant_losses(side, steps):
+    import numpy as np
     from reprod_log import ReprodLogger
 
     log = ReprodLogger()
     for step in range(steps):
         for name in ("loss", "lr"):
-            log.add(f"{name}_{step}", np_ones())
+            log.add(f"{name}_{step}", np.ones(1))
     return log
 
 
-def np_ones():
-    import numpy as np
+def no_power(*args, **kwargs):
+    from alignment.power import Power
 
-    return np.ones(1)
+    return Power({})
 
 
 # {part of a step: (module, function of it, what stands in for it)}
 PARTS = {
+    "power": ("alignment.power", "forward_power", no_power),
     "augmentation": ("alignment.stages.augmentation", "compare_augmentation", nothing_compared),
-    "recipe": ("alignment.stages.recipe", "compare_recipe", empty_comparison),
-    "steps": ("alignment.training.steps", "compare_training", empty_comparison),
+    "recipe": ("alignment.stages.recipe", "compare_recipe", agreement),
+    "steps": ("alignment.training.steps", "compare_training", agreement),
+    "float64": ("alignment.training.align", "compare_float64", nothing_trained),
+    "float32": ("alignment.training.align", "compare_float32", nothing_trained),
     "losses": ("alignment.training.steps", "record_losses", constant_losses),
 }
 
@@ -120,6 +132,7 @@ RUNS = [
     Run("05 steps", SCRIPTS["05"], (), ("recipe",)),
     Run("05 recipe", SCRIPTS["05"], (), ("steps", "losses")),
     Run("training", TRAINING[0], TRAINING[2]),
+    Run("ranks", TRAINING[0], ("--steps", "10"), ("float64", "float32"), True),
 ]
 
 
@@ -240,10 +253,14 @@ class Attempt(Job):
         os.setsid()  # the processes that it starts end with it
         tempfile.tempdir = str(self.folder / "tmp")
         os.environ["TMPDIR"] = tempfile.tempdir
-        for part in self.run.left_out:
+        for part in ("power", *self.run.left_out):  # which says how small, and judges nothing
             module, name, stand_in = PARTS[part]
             setattr(importlib.import_module(module), name, stand_in)
         remember(self.remembered, self.folder / "remembered" if self.watched else None)
+        if self.run.starts:
+            os.environ |= hook.environment_of(
+                self.folder / "tmp", self.path, self.source, self.watched
+            )
         if self.path is not None:
             hook.install(self.path, self.source)
             stop_at_first_difference()
@@ -260,10 +277,9 @@ class Attempt(Job):
 
     def end(self):
         """With all that it has started."""
-        if self.pid is not None:
-            with contextlib.suppress(OSError):
-                os.killpg(self.pid, signal.SIGKILL)
         super().end()
+        if self.pid is not None:
+            end_group(self)
 
     def executed(self):
         """{path: {line}}"""
@@ -271,6 +287,9 @@ class Attempt(Job):
         for line in (self.folder / "lines").read_text(encoding="utf-8").splitlines():
             path, number = line.split("\t")
             found[path].add(int(number))
+        if self.run.starts:
+            for path, numbers in hook.read_notes(self.folder / "tmp")[1].items():
+                found[path] |= numbers
         return {path: sorted(numbers) for path, numbers in found.items()}
 
     @property

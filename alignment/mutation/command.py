@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import json
 import os
 import shlex
 import signal
@@ -35,22 +34,6 @@ from .source import mutants_of
 __all__ = ["source_file", "try_mutants"]
 
 POLL = 0.02  # seconds
-
-# In place of the sitecustomize of the user's Python, which is then imported as ever.
-SITE = """import importlib.util, sys
-spec = importlib.util.spec_from_file_location("alignment_mutation_hook", {hook!r})
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-module.from_environment()
-ours, place = sys.modules.pop("sitecustomize", None), {place!r}
-sys.path[:] = [each for each in sys.path if each != place]
-try:
-    import sitecustomize
-except ImportError:
-    pass
-if ours is not None:
-    sys.modules["sitecustomize"] = ours
-"""
 
 
 def source_file(text):
@@ -140,11 +123,18 @@ def try_mutants(args):
 
 @dataclass
 class Ended:
-    """How a command has ended: exit status, None if it was ended after too long; what it noted."""
+    """How a command has ended.
+
+    Attributes:
+        status: exit status; None if it was ended, after too long.
+        notes, lines: of `hook.read_notes`; the lines of the file alone.
+        last_line: of what it has printed.
+    """
 
     status: int | None
     seconds: float
     notes: set
+    lines: set
     last_line: str
 
 
@@ -170,8 +160,6 @@ class Command:
             raise CannotRun("--run is empty: give the command of your check")
         if self.words[0] in ("python", "python3"):
             self.words[0] = sys.executable  # that of this environment
-        code = SITE.format(hook=hook.__file__, place=str(work))
-        (work / "sitecustomize.py").write_text(code, encoding="utf-8")
 
     def without_mutant(self, timeout):
         """(seconds that a run may take, {line} that it runs; None if that is not known).
@@ -193,9 +181,8 @@ class Command:
                 f"--run {self.text}: it does not import {shown(self.path)}. (A file that is itself "
                 "started, and python -I or -S, cannot be mutated)"
             )
-        lines = {int(note) for note in ended.notes if note.isdigit()}
-        known = lines and hook.FOREIGN_TRACE not in ended.notes
-        return timeout or 30 + 5 * ended.seconds, lines if known else None
+        known = ended.lines and hook.FOREIGN_TRACE not in ended.notes
+        return timeout or 30 + 5 * ended.seconds, ended.lines if known else None
 
     def outcome(self, mutant, source, limit, lines, waiting, number):
         """Outcome of a mutant."""
@@ -221,15 +208,8 @@ class Command:
 
     def run(self, source, limit, tick=lambda seconds: None):
         """Ended. `source`: of the mutated file; None for its own, whose lines are noted."""
-        log, plan, mutated = (self.work / name for name in ("log", "plan.json", "mutant"))
-        log.write_bytes(b"")
-        if source is not None:
-            mutated.write_bytes(source)
-        values = {"file": str(self.path), "log": str(log)}
-        values["source"] = None if source is None else str(mutated)
-        plan.write_text(json.dumps(values), encoding="utf-8")
-        paths = [str(self.work), *filter(None, [os.environ.get("PYTHONPATH")])]
-        changed = {"PYTHONPATH": os.pathsep.join(paths), hook.PLAN: str(plan)}
+        watched = [os.path.realpath(self.path)] if source is None else []
+        changed = hook.environment_of(self.work, self.path, source, watched)
         with tempfile.TemporaryFile() as output:
             start = time.perf_counter()
             try:
@@ -253,8 +233,9 @@ class Command:
             output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
             lines = output.read().decode("utf-8", "replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        notes = set(log.read_text(encoding="utf-8").split("\n"))
-        return Ended(status, time.perf_counter() - start, notes, last)
+        notes, lines = hook.read_notes(self.work)
+        executed = lines.get(os.path.realpath(self.path), set())
+        return Ended(status, time.perf_counter() - start, notes, executed, last)
 
 
 def _end(process):

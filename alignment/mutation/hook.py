@@ -65,11 +65,61 @@ def watch_lines(paths, note):
     return on_call
 
 
-def from_environment():
-    """Does what the file that PLAN names says: {"file", "source" or null, "log" or null}.
+# In place of the sitecustomize of that Python, which is then imported as ever.
+SITE = """import importlib.util, sys
+spec = importlib.util.spec_from_file_location("alignment_mutation_hook", {hook!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+module.from_environment()
+ours, place = sys.modules.pop("sitecustomize", None), {place!r}
+sys.path[:] = [each for each in sys.path if each != place]
+try:
+    import sitecustomize
+except ImportError:
+    pass
+if ours is not None:
+    sys.modules["sitecustomize"] = ours
+"""
 
-    The log gets a line for each import, and, where there is no source, for each line that is run.
+
+def environment_of(folder, path, source=None, watched=()):
+    """Environment variables with which every Python that is started has the file replaced.
+
+    What is noted goes to `log` in the folder: "imported", or a path and a line.
+
+    Args:
+        folder: pathlib.Path, empty, for what is needed on the way.
+        path, source: as of `install`.
+        watched: real paths of files whose lines are noted.
     """
+    place = str(folder)
+    site = SITE.format(hook=os.path.realpath(__file__), place=place)
+    (folder / "sitecustomize.py").write_text(site, encoding="utf-8")
+    (folder / "log").write_bytes(b"")
+    plan = {"file": str(path), "source": None, "watched": list(watched), "log": f"{place}/log"}
+    if source is not None:
+        plan["source"] = f"{place}/source"
+        (folder / "source").write_bytes(source)
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    before = os.environ.get("PYTHONPATH")
+    paths = [place, before] if before else [place]
+    return {"PYTHONPATH": os.pathsep.join(paths), PLAN: f"{place}/plan.json"}
+
+
+def read_notes(folder):
+    """({"imported", FOREIGN_TRACE}, {path: {line}}) of the log in the folder."""
+    notes, lines = set(), {}
+    for line in (folder / "log").read_text(encoding="utf-8").splitlines():
+        path, tab, number = line.rpartition("\t")
+        if tab:
+            lines.setdefault(path, set()).add(int(number))
+        else:
+            notes.add(line)
+    return notes, lines
+
+
+def from_environment():
+    """In such a Python: does what the plan says."""
     name = os.environ.get(PLAN)
     if not name:
         return
@@ -81,14 +131,14 @@ def from_environment():
             source = file.read()
     log = os.open(plan["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def note(what, line=None):
-        os.write(log, f"{what if line is None else line}\n".encode())
+    def note(*what):
+        os.write(log, ("\t".join(map(str, what)) + "\n").encode())
 
     install(plan["file"], source, note)
-    if source is None:
+    if plan["watched"]:
         import atexit
 
-        ours = watch_lines([os.path.realpath(plan["file"])], note)
+        ours = watch_lines(plan["watched"], note)
 
         def end():
             if sys.gettrace() is not ours:  # a debugger or a measurement of its own
