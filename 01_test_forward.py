@@ -3,9 +3,11 @@
     python 01_test_forward.py
     python 01_test_forward.py --model mobilenet_v3_large
 
-Freshly initialised, both models must be sampled from the same distributions. Writes
+Freshly initialised, both models must be sampled from the same distributions. Then other arguments
+of the network, other sizes of images and extreme weights. Writes
 result/forward_paddle.npy, result/forward_torch.npy and, in result/log, forward_diff.log and
-forward_initialisation.log; if the step is red, or with --layers, also forward_layers.log.
+forward_initialisation.log; if the step is red, or with --layers, also forward_layers.log or
+forward_variants.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
@@ -25,9 +27,42 @@ from alignment.power import forward_power
 from alignment.precision import to_float64
 from alignment.stages.fake import load_fake_data
 from alignment.stages.initialisation import compare_initialisation
+from alignment.stages.variants import Variant, compare_variants, untried_arguments
 from alignment.step import StepReport
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
+
+# Each argument of the network has a second value here, images have sizes that are not even.
+VARIANTS = [
+    Variant("mobilenet_v3_large", {"num_classes": 10}),
+    Variant(
+        "mobilenet_v3_small",
+        {"width_mult": 0.45, "num_classes": 3, "dropout": 0.5},
+        (1, 3, 33, 47),
+        initialised=True,
+    ),
+    Variant(
+        "mobilenet_v3_large",
+        {"width_mult": 0.35, "num_classes": 2, "dropout": 0.0},
+        (1, 3, 1, 1),
+        initialised=True,
+    ),
+    Variant(
+        "mobilenet_v3_small",
+        {"width_mult": 0.25, "num_classes": 10, "reduced_tail": True},
+        (1, 3, 96, 5),
+    ),
+    Variant(
+        "mobilenet_v3_large",
+        {"width_mult": 0.25, "num_classes": 10, "dilated": True},
+        (1, 3, 65, 80),
+    ),
+    Variant(
+        "mobilenet_v3_small",
+        {"width_mult": 0.25, "num_classes": 10, "reduced_tail": True, "dilated": True},
+        (2, 3, 97, 64),
+    ),
+]
 
 
 def forward_paddle(model, inputs):
@@ -95,11 +130,21 @@ def main(args):
 
         bound = diff_helper.float64_bound("logits")
         report.measured(forward_power(torch_model, logits, bound))
+    table = partial(rules, layer_map=pairing.layers)
     if report.aligned:  # fresh models: is each parameter sampled from the same distribution?
         factories = paddle_mv3.MODELS[args.model], torch_ref.MODELS[args.model]
-        table = partial(rules, layer_map=pairing.layers)
         path = log_dir / "forward_initialisation.log"
         report.add(compare_initialisation(*factories, table, path))
+    if report.aligned:  # other arguments, odd sizes of images, extreme weights: still the same?
+        path = log_dir / "forward_variants.log"
+        sides = paddle_mv3, torch_ref
+        report.add(compare_variants(*sides, VARIANTS, table, path, pairing.layers))
+    untried = ", ".join(untried_arguments(torch_model, VARIANTS))
+    others = ", ".join(name for name in paddle_mv3.MODELS if name != args.model)
+    report.leave_out(
+        f"{others} but for its variants (--model {others} compares all of it); arguments {untried} "
+        "of the reference"
+    )
     return report.finish(
         "the layer that is named, beside the reference's; python torch2paddle.py shows what became "
         "of each weight"

@@ -1,13 +1,16 @@
 """Step 03, metric: the same logits and labels give the same accuracies, exactly, and mean loss.
 
-On one process, and dealt out to several.
+On one process, and dealt out to several; then on awkward batches.
 
     python 03_test_metric.py
 
-Writes result/metric_paddle.npy, result/metric_ref.npy and result/log/metric_diff.log.
+Writes result/metric_paddle.npy, result/metric_ref.npy and, in result/log, metric_diff.log and
+metric_cases.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
+
+import math
 
 import numpy as np
 import paddle
@@ -18,8 +21,10 @@ import paddle_mv3
 import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
+from alignment.power import Smallest
+from alignment.stages.cases import compare_cases
 from alignment.stages.fake import draw_labels
-from alignment.stages.metric import locate_metric
+from alignment.stages.metric import locate_metric, metric_cases
 from alignment.step import StepReport
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
@@ -51,8 +56,8 @@ def compute_logits(args, image_dir):
     return paddle_logits, torch_logits
 
 
-def evaluate(side, tensor, logits, labels):
-    """[top-1, top-5, mean loss] of the package `side` over batches of logits.
+def evaluate(side, tensor, logits, labels, topk=(1, 5)):
+    """[accuracy for each k, mean loss] of the package `side` over batches of logits.
 
     The model is dropout: in eval mode the identity.
     """
@@ -60,22 +65,42 @@ def evaluate(side, tensor, logits, labels):
     model = paddle.nn.Dropout(0.5) if is_port else torch.nn.Dropout(0.5)
     criterion = paddle_mv3.CrossEntropyLoss() if is_port else torch.nn.CrossEntropyLoss()
     batches = [(tensor(x), tensor(y)) for x, y in zip(logits, labels)]
-    values = side.evaluate(model, batches, (1, 5), criterion)
+    values = side.evaluate(model, batches, topk, criterion)
     return [np.array([value]) for value in values]
 
 
-def evaluate_on_ranks(logits, labels, world_size):
-    """[top-1, top-5, mean loss] of batches dealt out to `world_size` ranks, then added up."""
+def evaluate_on_ranks(logits, labels, world_size, topk=(1, 5), batch_size=32):
+    """The same of batches that are dealt out to `world_size` ranks, then added up."""
     logits, labels = np.concatenate(logits), np.concatenate(labels)
     model, criterion = paddle.nn.Dropout(0.5), paddle_mv3.CrossEntropyLoss()
     sums = []
     for rank in range(world_size):
-        sampler = paddle_mv3.EvalBatchSampler(len(labels), 32, rank, world_size)
+        sampler = paddle_mv3.EvalBatchSampler(len(labels), batch_size, rank, world_size)
         batches = [(paddle.to_tensor(logits[i]), paddle.to_tensor(labels[i])) for i in sampler]
-        sums.append(paddle_mv3.batch_sums(model, batches, (1, 5), criterion))
+        sums.append(paddle_mv3.batch_sums(model, batches, topk, criterion))
     count = sum(map(len, sums))
     total = sum(paddle_mv3.place(s, count, rank, world_size) for rank, s in enumerate(sums))
-    return [np.array([value]) for value in paddle_mv3.averages(total, topk=(1, 5))]
+    return [np.array([value]) for value in paddle_mv3.averages(total, topk)]
+
+
+def compare_awkward_batches(path):
+    """Batches of one image, few classes, ties, ranks without images, …; the log goes to `path`."""
+
+    def named(values, topk):
+        return dict(zip([*(f"top-{k}" for k in topk), "loss"], np.concatenate(values)))
+
+    def port(logits, labels, topk):
+        return named(evaluate(paddle_mv3, paddle.to_tensor, logits, labels, topk), topk)
+
+    def reference(logits, labels, topk):
+        return named(evaluate(torch_ref, torch.from_numpy, logits, labels, topk), topk)
+
+    def on_ranks(logits, labels, topk, batch_size, ranks):
+        return named(evaluate_on_ranks(logits, labels, ranks, topk, batch_size), topk)
+
+    hint = "topk_correct, batch_sums and averages, with the case that is named"
+    cases = metric_cases(port, reference, on_ranks)
+    return compare_cases("the metric", cases, path, hint)
 
 
 def compare_rows(paddle_logits, torch_logits, labels):
@@ -85,6 +110,13 @@ def compare_rows(paddle_logits, torch_logits, labels):
             port = evaluate(paddle_mv3, paddle.to_tensor, [x[None]], [label[None]])
             reference = evaluate(torch_ref, torch.from_numpy, [y[None]], [label[None]])
             yield label, *([float(value[0]) for value in side[:2]] for side in (port, reference))
+
+
+def power(images):
+    """Of accuracies that have to be equal, over so many images."""
+    least = math.floor(thresholds.METRIC * images / 100) + 1  # images that an accuracy must lose
+    smallest = {f"of {images} images that counts otherwise": f"{least}"}
+    return Smallest(smallest | {"in a mean loss": f"{thresholds.EVAL_LOSS:.0e}"})
 
 
 def main(args):
@@ -121,6 +153,9 @@ def main(args):
         reference = [evaluate(torch_ref, torch.from_numpy, [x], [y]) for x, y in batches]
         rows = compare_rows(paddle_logits, torch_logits, labels)
         report.locate(locate_metric(paddle_info, torch_info, port, reference, rows))
+    else:
+        report.add(compare_awkward_batches(args.result_dir / "log" / "metric_cases.log"))
+        report.measured(power(sum(map(len, labels))))
     return report.finish(
         "acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. model_acc_* "
         "alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks"

@@ -2,7 +2,8 @@
 
     python 04_test_loss.py
 
-Writes result/loss_paddle.npy, result/loss_ref.npy and result/log/loss_diff.log.
+Then the loss and its gradient on awkward batches. Writes result/loss_paddle.npy,
+result/loss_ref.npy and, in result/log, loss_diff.log and loss_cases.log.
 """
 
 from alignment import cli  # isort: skip  (first: it says which package is missing)
@@ -17,8 +18,11 @@ import torch_ref
 from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.locate import locate_loss
+from alignment.power import forward_power
 from alignment.precision import to_float64
+from alignment.stages.cases import compare_cases
 from alignment.stages.fake import load_fake_data
+from alignment.stages.loss import loss_cases
 from alignment.step import StepReport
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare
@@ -53,6 +57,25 @@ def soft_labels(labels, classes):
     """What mixup makes of labels: (N, classes) float64, 0.7 of an image's and 0.3 of another's."""
     one_hot = np.eye(classes)[labels]
     return 0.7 * one_hot + 0.3 * np.roll(one_hot, 1, axis=0)
+
+
+def compare_awkward_batches(path):
+    """Few classes, extreme logits, mixed labels; the log goes to `path`."""
+
+    def port(smoothing, logits, labels):
+        x = paddle.to_tensor(logits, stop_gradient=False)
+        loss = paddle_mv3.CrossEntropyLoss(smoothing)(x, paddle.to_tensor(labels))
+        (gradient,) = paddle.grad(loss, x)
+        return {"loss": loss.numpy(), "gradient": gradient.numpy()}
+
+    def reference(smoothing, logits, labels):
+        x = torch.from_numpy(logits).requires_grad_()
+        criterion = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+        loss = criterion(x, torch.from_numpy(labels))
+        (gradient,) = torch.autograd.grad(loss, x)
+        return {"loss": loss.detach().numpy(), "gradient": gradient.numpy()}
+
+    return compare_cases("the loss", loss_cases(port, reference), path, "CrossEntropyLoss")
 
 
 def main(args):
@@ -100,6 +123,17 @@ def main(args):
         reference = torch_model, torch_criterion, run_torch
         path = log_dir / "loss_layers.log"
         report.locate(locate_loss(port, reference, path, pairing.layers))
+    if report.aligned:  # how small a mistake in a weight would have been seen?
+        x, y = (torch.from_numpy(array).to(args.torch_device) for array in (inputs, labels))
+
+        def losses(model):
+            logits = model(x)
+            return [torch_criterion(logits, y), torch_smoothed(logits, y)]
+
+        bound = max(diff_helper.float64_bound(key) for key in torch_info)
+        report.measured(forward_power(torch_model, losses, bound))
+    if report.aligned:
+        report.add(compare_awkward_batches(log_dir / "loss_cases.log"))
     return report.finish(
         "the loss (mean or sum, label smoothing, softmax applied twice, class weights, ignored "
         "labels) if the layers agree, else step 01"

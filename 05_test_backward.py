@@ -22,8 +22,10 @@ from alignment.diff import DiffHelper, save
 from alignment.files import shown
 from alignment.precision import to_float64
 from alignment.stages.fake import load_fake_data
-from alignment.stages.recipe import compare_recipe
+from alignment.stages.recipe import Optimizers, compare_recipe
+from alignment.stages.variants import Variant, build_variant
 from alignment.step import StepReport
+from alignment.training.comparison import Comparison
 from alignment.training.steps import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
 from torch2paddle import prepare, rules
@@ -31,6 +33,35 @@ from torch2paddle import prepare, rules
 BATCH_SIZE, MAX_ITER = 4, 3
 LR, MOMENTUM, GAMMA = 1e-3, 0.9, 0.5  # the learning rate is halved after every iteration
 SMALL = {"width_mult": 0.25, "num_classes": 10}  # as many layers, fewer numbers
+VARIANTS = [  # (Variant, iterations): a batch of one image, both models, odd sizes of images
+    (Variant("mobilenet_v3_small", {"width_mult": 0.3, "num_classes": 3}, (1, 3, 65, 47)), 2),
+    (Variant("mobilenet_v3_large", {**SMALL, "dropout": 0.5, "dilated": True}, (3, 3, 33, 64)), 1),
+]
+
+
+def optimizers():
+    """Arguments that torchvision's recipes do not give, in Paddle's words and in PyTorch's."""
+    both = paddle.optimizer.Momentum, torch.optim.SGD
+    for momentum, nesterov, decay in ((0.5, False, 0.0), (0.99, True, 0.0), (0.9, True, 0.1)):
+        arguments = {"momentum": momentum, "weight_decay": decay}
+        port = {"learning_rate": 0.1, "use_nesterov": nesterov, **arguments}
+        yield Optimizers(both[0], port, both[1], {"lr": 0.1, "nesterov": nesterov, **arguments})
+    both = paddle_mv3.RMSProp, torch.optim.RMSprop
+    for rho, epsilon, momentum, decay in ((0.99, 1e-8, 0.0, 0.0), (0.5, 1.0, 0.5, 0.1)):
+        arguments = {"momentum": momentum, "weight_decay": decay}
+        port = {"learning_rate": 0.01, "rho": rho, "epsilon": epsilon, **arguments}
+        reference = {"lr": 0.01, "alpha": rho, "eps": epsilon, **arguments}
+        yield Optimizers(both[0], port, both[1], reference)
+    both = paddle.optimizer.AdamW, torch.optim.AdamW
+    for beta1, beta2, epsilon, decay, amsgrad in (
+        (0.9, 0.999, 1e-8, 0.0, False),
+        (0.5, 0.9, 1e-3, 0.5, False),
+        (0.8, 0.99, 1e-8, 0.01, True),
+    ):
+        arguments = {"weight_decay": decay, "amsgrad": amsgrad}
+        port = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon, **arguments}
+        reference = {"lr": 0.01, "betas": (beta1, beta2), "eps": epsilon, **arguments}
+        yield Optimizers(both[0], {"learning_rate": 0.01, **port}, both[1], reference)
 
 
 def train_paddle(inputs, labels, model, criterion, optimizer, scheduler):
@@ -101,9 +132,26 @@ def compare_recipes(args, pairing, path):
         return paddle_mv3.MODELS[args.model](**SMALL), torch_ref.MODELS[args.model](**SMALL)
 
     table = partial(rules, layer_map=pairing.layers)
-    recipe = compare_recipe(paddle_mv3, torch_ref, make_models, table)
+    recipe = compare_recipe(paddle_mv3, torch_ref, make_models, table, [*optimizers()])
     recipe.write(path)
     return recipe.compared("the recipe", "the parts of torchvision's recipes", log=path)
+
+
+def compare_variants(inputs, labels, layer_map, path):
+    """Iterations of other models, arguments and batches, from extreme weights."""
+    training = Comparison()
+    for variant, steps in VARIANTS:
+        models = build_variant(variant, paddle_mv3, torch_ref, layer_map)
+        count, _, height, width = variant.image
+        crop, targets = inputs[:count, :, :height, :width], labels[:count]
+        sides = start(*models, crop, targets % variant.arguments["num_classes"])
+        table = rules(models[0], layer_map)
+        training.add(compare_training(*sides, table, steps), str(variant))
+        if not training.agrees:
+            break
+    training.write(path)
+    what = f"{len(VARIANTS)} variants of the models, from weights at the extremes"
+    return training.compared("the training of another variant", what, log=path)
 
 
 def main(args):
@@ -149,7 +197,11 @@ def main(args):
         path = log_dir / "backward_layers.log"
         report.locate(locate_training(*sides, path, pairing.layers))
     if report.aligned:
+        path = log_dir / "backward_variants.log"
+        report.add(compare_variants(inputs, labels, pairing.layers, path))
+    if report.aligned:
         report.add(compare_recipes(args, pairing, log_dir / "backward_recipe.log"))
+        report.measured(training.power())
     return report.finish(f"{shown(training_log)}, every quantity of every iteration")
 
 

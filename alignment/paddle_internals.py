@@ -13,6 +13,7 @@ from paddle.amp.auto_cast import amp_global_state
 
 __all__ = [
     "BATCH_NORMS",
+    "ONLY_IN_TORCH",
     "OPTIMIZER_SETTINGS",
     "RECURRENT",
     "RENAMED",
@@ -21,6 +22,7 @@ __all__ = [
     "buffers_of",
     "flat_weight",
     "is_made",
+    "only_in_paddle",
     "optimizer_accumulators",
     "optimizer_groups",
     "optimizer_values",
@@ -219,6 +221,14 @@ OPTIMIZER_SETTINGS = [
     ("centered", "_centered", "centered"),
     ("amsgrad", "_amsgrad", "amsgrad"),
 ]
+# What only one side's optimizers have: the name, Paddle's attribute, the value without effect.
+ONLY_IN_TORCH = ("dampening", "maximize", "centered", "amsgrad")
+ONLY_IN_PADDLE = [
+    ("rescale_grad", "_rescale_grad", 1.0),
+    ("lr_ratio", "_lr_ratio", None),
+    ("apply_decay_param_fun", "_apply_decay_param_fun", None),
+    ("lazy_mode", "_lazy_mode", False),
+]
 
 
 def optimizer_values(optimizer):
@@ -232,6 +242,16 @@ def optimizer_values(optimizer):
         decay = optimizer._regularization_coeff if is_l2 else 0
         found["weight_decay"] = getattr(optimizer, "_weight_decay", None) or decay  # AdamW's
     found["clipping"] = getattr(optimizer, "_grad_clip", None)
+    return found
+
+
+def only_in_paddle(optimizer):
+    """{name: value} of what an optimizer is set to and PyTorch's have no counterpart of."""
+    found = {}
+    for name, attribute, neutral in ONLY_IN_PADDLE:
+        value = getattr(optimizer, attribute, neutral)
+        if value != neutral:
+            found[name] = getattr(value, "__name__", value)
     return found
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-__all__ = ["Power", "forward_power"]
+__all__ = ["Power", "Smallest", "forward_power"]
 
-WEAKEST = 3  # tensors that are named on the screen
+WEAKEST = 3  # tensors that are named on the screen; all are in the log
 STATISTICS = "running_mean", "running_var"
 
 
@@ -19,10 +19,12 @@ class Power:
         changes: {tensor of the reference: smallest relative change of its values, each by its own
             random sign, that would have been called wrong}; infinite where none would.
         unknown: [tensor] of which that cannot be told.
+        why: what is said of a tensor of which no change would be seen.
     """
 
     changes: dict
     unknown: list = field(default_factory=list)
+    why: str = "without effect on what was compared"
 
     @property
     def unseen(self):
@@ -41,10 +43,40 @@ class Power:
             f"would have been seen; the weakest: {named}"
         )
 
+    def not_compared(self):
+        """[line] on the tensors whose values have no effect on what was compared."""
+        unseen = self.unseen
+        if not unseen:
+            return []
+        more = f" and {len(unseen) - WEAKEST} more" if len(unseen) > WEAKEST else ""
+        return [f"{', '.join(unseen[:WEAKEST])}{more}: {self.why}"]
+
     def lines(self):
         """All of it, for a log."""
         found = [f"power  {name}  {change:.1e}" for name, change in self.changes.items()]
         return [*found, *(f"power  {name}  not known" for name in self.unknown)]
+
+
+@dataclass
+class Smallest:
+    """The smallest differences that would have been called wrong, of what is compared itself.
+
+    Attributes:
+        changes: {quantity: its smallest difference, in words}.
+    """
+
+    changes: dict
+
+    def line(self):
+        """In one line."""
+        named = ", ".join(f"{change} {name}" for name, change in self.changes.items())
+        return f"power: would have been seen: {named}"
+
+    def lines(self):
+        return []
+
+    def not_compared(self):
+        return []
 
 
 def forward_power(model, run, bound, seed=0):

@@ -54,7 +54,7 @@ class StepReport:
         self.judged_by = diff_method, diff_threshold, bound
         self.verdicts = helper.judge(*self.judged_by)
         self.compared, self.located, self.lines, self.notes = [], [], [], []
-        self.power = None
+        self.power, self.left_out = None, []
         self.misfit_lines = []
         self.seconds, self._since = {}, time.perf_counter()  # {name of what was compared: seconds}
 
@@ -107,6 +107,10 @@ class StepReport:
         """Adds a Power: how small a mistake would have been seen."""
         self.power = power
         self.notes += power.lines()
+
+    def leave_out(self, *lines):
+        """Adds lines on what a green verdict says nothing of."""
+        self.left_out += lines
 
     def note(self, lines):
         """Adds lines on how the comparison was made; for the log only."""
@@ -172,7 +176,9 @@ class StepReport:
         if red is None:
             lines += [each.summary for each in self.compared if each.summary]
         if self.power:
-            lines += [line for line in (self.power.line(), *self._not_compared()) if line]
+            lines += [line for line in [self.power.line()] if line]
+        if self.aligned:
+            lines += self._not_compared()
         for each in self.located:
             lines += [each.summary] if each.summary else []
             lines += [f"Layers: {shown(each.log)}"] if each.log else []
@@ -182,9 +188,8 @@ class StepReport:
 
     def _not_compared(self):
         """Lines on what a green verdict says nothing of."""
-        unseen = self.power.unseen if self.power else []
-        why = "it has no effect on what was compared"
-        return [f"Not compared: {name}: {why}" for name in unseen]
+        left_out = [*(self.power.not_compared() if self.power else []), *self.left_out]
+        return [f"Not compared: {line}" for line in left_out]
 
     def _look_at(self, red, hint):
         if not self.fits:

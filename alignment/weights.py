@@ -11,7 +11,7 @@ from .torch_files import load_torch_file
 
 
 @torch.no_grad()
-def make_alive(model, seed=0, image_size=224, run=None):
+def make_alive(model, seed=0, image_size=224, run=None, prepare=None):
     """Redraws every parameter and buffer of `model`, in place, so that each one matters.
 
     As initialised, an image classifier's scales are all 1, its shifts and means all 0, and the
@@ -31,6 +31,7 @@ def make_alive(model, seed=0, image_size=224, run=None):
         seed: of all of it.
         image_size: of the random images, in pixels; for a model (N, 3, H, W) float32 -> logits.
         run: function (model) that passes inputs through any other model.
+        prepare: called when the parameters are made, before the statistics.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,6 +51,9 @@ def make_alive(model, seed=0, image_size=224, run=None):
         padding = getattr(module, "padding_idx", None)
         if isinstance(module, nn.Embedding) and padding is not None:
             module.weight[padding] = 0  # Paddle gives 0 for it, whatever stands there
+
+    if prepare is not None:
+        prepare()
 
     # Layer by layer, before each is used: what follows sees the statistics already moved.
     def set_statistics(norm, inputs):
@@ -76,6 +80,48 @@ def make_alive(model, seed=0, image_size=224, run=None):
             hook.remove()
     return model
 
+
+@torch.no_grad()
+def make_extreme(model, seed, run):
+    """`make_alive`, and then what a trained network may have and a random one has not, in place.
+
+    - channels of convolutions that a norm follows are of sizes over five decades, so that running
+      variances go from 1e-6 to 1e4;
+    - scales of norm layers have both signs, and sizes from 0.1 to 3;
+    - some scales, some weights and some biases are exactly 0.
+
+    Args:
+        run: function (model) that passes inputs through it.
+    """
+    make_alive(model, seed, run=run, prepare=lambda: _spread(model, seed))
+
+
+def _spread(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(count, low, high):
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            continue
+        count = len(weight)
+        if isinstance(module, NORMS):
+            sign = torch.where(uniform(count, 0, 1) < 0.5, -1.0, 1.0)
+            size = 10 ** uniform(count, -1, 0.5)
+            size[uniform(count, 0, 1) < ZEROS] = 0
+            weight.copy_((sign * size).reshape(weight.shape))
+        elif module.bias is None and weight.dim() > 1:
+            size = 10 ** uniform(count, -3, 2)
+            weight.mul_(size.reshape(-1, *[1] * (weight.dim() - 1)))
+        else:
+            weight.masked_fill_(torch.rand(weight.shape, generator=generator) < ZEROS, 0)
+        if module.bias is not None:
+            module.bias.masked_fill_(uniform(len(module.bias), 0, 1) < ZEROS, 0)
+
+
+ZEROS = 0.05  # share of what is exactly 0
 
 # Layers whose weight is a scale.
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)

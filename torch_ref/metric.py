@@ -8,8 +8,10 @@ def topk_correct(output, target, topk=(1,)):
 
     Args:
         output: logits, (N, num_classes).
-        target: labels, (N,) int64.
+        target: labels, (N,) int64, or shares of the classes, (N, num_classes): the largest counts.
     """
+    if target.ndim == 2:
+        target = target.max(dim=1).indices
     predicted = output.topk(max(topk), dim=1).indices
     hits = predicted.eq(target[:, None])
     return [int(hits[:, :k].sum()) for k in topk]

@@ -1,13 +1,82 @@
-"""Where two metrics differ: in one batch, or in putting batches together."""
+"""Two metrics: where they differ, and what they make of awkward batches."""
 
 import contextlib
 
 import numpy as np
 
+from ..checks.base import counted
 from ..findings import Compared, Finding
 from ..thresholds import EVAL_LOSS, METRIC
+from .cases import Case
 
 ROWS = 20  # of a report
+# (images, size of a batch, ranks): fewer images than ranks, than a batch, one in the last batch
+DEALT_OUT = ((1, 4, 3), (2, 1, 5), (9, 4, 2), (8, 4, 2), (33, 32, 8))
+
+
+def metric_cases(port, reference, on_ranks, seed=0):
+    """[Case] of batches that are easily forgotten: of one image, of few classes, with ties, …
+
+    Of equal logits neither framework says which comes first. On CPUs both take the same one, so
+    ties are compared too. Where k is more than there are classes, both refuse.
+
+    Args:
+        port, reference: functions ([logits (N, C)], [labels (N,) or (N, C)], k) -> {name: number},
+            arrays of NumPy.
+        on_ranks: function ([logits], [labels], k, size of a batch, ranks) -> the same.
+    """
+    rng = np.random.default_rng(seed)
+
+    def normal(*sizes, classes=10):
+        return [rng.standard_normal((size, classes)).astype(np.float32) for size in sizes]
+
+    def integers(*sizes, classes=10):
+        return [rng.integers(0, classes, size) for size in sizes]
+
+    ties = [np.round(x) for x in normal(32, 32, 7)]
+    missing, huge, infinite = (normal(16, 3) for _ in range(3))
+    missing[0][::3, 4] = np.nan
+    huge = [10_000 * x for x in huge]
+    infinite[0][::4, 2], infinite[1][0, 7] = np.inf, -np.inf
+    shares = [rng.dirichlet(np.ones(10), len(x)).astype(np.float32) for x in normal(8, 3)]
+    tied = [np.full((6, 10), 0.1, np.float32)]
+    rows = [
+        ("one image", normal(1), integers(1), (1, 5)),
+        ("a last batch of one image", normal(4, 4, 1), integers(4, 4, 1), (1, 5)),
+        ("batches of one image each", normal(1, 1, 1), integers(1, 1, 1), (1, 5)),
+        ("batches of growing size", normal(1, 2, 5), integers(1, 2, 5), (1, 5)),
+        ("no batch", [], [], (1, 5)),
+        ("as many classes as k", normal(9, 2, classes=5), integers(9, 2, classes=5), (1, 5)),
+        ("fewer classes than k", normal(9, classes=3), integers(9, classes=3), (1, 5)),
+        ("two classes", normal(9, 2, classes=2), integers(9, 2, classes=2), (1, 2)),
+        ("k in another order", normal(64, 5), integers(64, 5), (5, 1, 3)),
+        ("one k", normal(64, 5), integers(64, 5), (2,)),
+        ("the last class only", normal(32), [np.full(32, 9)], (1, 5)),
+        ("ties in the logits", ties, integers(32, 32, 7), (1, 5)),
+        ("all logits equal", [np.zeros((32, 10), np.float32)], integers(32), (1, 5)),
+        ("logits of the order 10,000", huge, integers(16, 3), (1, 5)),
+        ("NaN among the logits", missing, integers(16, 3), (1, 5)),
+        ("infinite logits", infinite, integers(16, 3), (1, 5)),
+        ("logits in float64", [x.astype(np.float64) for x in normal(5, 2)], integers(5, 2), (1, 5)),
+        ("labels that are shares of classes", normal(8, 3), shares, (1, 5)),
+        ("shares that are all equal", normal(6), tied, (1, 5)),
+    ]
+    bounds = {"loss": EVAL_LOSS}
+
+    def case(name, logits, labels, topk):
+        calls = [lambda f=f: f(logits, labels, topk) for f in (port, reference)]
+        return Case(name, *calls, bounds)
+
+    def on_several(count, batch_size, ranks):
+        logits, labels = normal(count), integers(count)
+        return Case(
+            f"{counted(count, 'image')} on {ranks} ranks, a batch of {batch_size}",
+            lambda: on_ranks(logits, labels, (1, 5), batch_size, ranks),
+            lambda: reference(logits, labels, (1, 5)),
+            bounds,
+        )
+
+    return [*(case(*row) for row in rows), *(on_several(*sizes) for sizes in DEALT_OUT)]
 
 
 def locate_metric(port_record, reference_record, port_batches, reference_batches, rows=()):

@@ -5,11 +5,13 @@ use is compared, on random gradients, over more steps than a training could be a
 """
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import paddle
 import torch
 
+from .. import convert
 from ..precision import to_float64
 from ..state import (
     as_paddle,
@@ -31,6 +33,11 @@ DECAYS = ((1e-2, None, None), (1e-2, 0.0, None), (1e-2, None, 0.0), (1e-2, 1e-3,
 LEARNING_RATES = {"sgd": 0.05, "sgd_nesterov": 0.05, "rmsprop": 0.01, "adamw": 0.01}
 # Of torchvision's recipe for this network, and --lr-min; compared to three epochs past the end.
 SCHEDULE = {"epochs": 600, "lr_step_size": 2, "lr_gamma": 0.973, "lr_min": 1e-5}
+# Further schedules, each made at random: of few epochs, so that each end and period is passed.
+SCHEDULES, LONGEST = 40, 12
+CLIPPED_TO = (1.0, 0.1, 1e3)  # norms
+UPDATES = 6
+DECAYS_OF_AVERAGE = (0.9, 0.0, 1.0)
 WARMUPS = (
     {"lr_warmup_epochs": 0},
     {"lr_warmup_epochs": 5, "lr_warmup_method": "linear", "lr_warmup_decay": 0.01},
@@ -38,8 +45,21 @@ WARMUPS = (
 )
 
 
+class Optimizers(NamedTuple):
+    """Both frameworks' classes of one optimizer, and the same arguments in the words of each."""
+
+    port: type
+    port_arguments: dict
+    reference: type
+    reference_arguments: dict
+
+    def __str__(self):
+        arguments = ", ".join(f"{k}={v}" for k, v in self.port_arguments.items())
+        return f"{self.port.__name__}({arguments})"
+
+
 @one_torch_thread()
-def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
+def compare_recipe(port, reference, make_models, rules, optimizers=(), steps=20, seed=0):
     """Compares the parts of both sides' recipes, up to the first that differs.
 
     Args:
@@ -51,6 +71,7 @@ def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
         make_models: () -> (the port's model, the reference's), float32. Small ones will do; the
             weights are made here.
         rules: function that gives {Paddle name: (PyTorch name, rule)} of the port's model.
+        optimizers: [Optimizers] with arguments that no recipe gives them.
         steps: of each optimizer.
 
     Returns:
@@ -66,6 +87,7 @@ def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
     def parts():
         yield compare_weight_decay(port, reference, models, table)
         yield compare_schedules(port, reference)
+        yield compare_random_schedules(port, reference, rng)
         yield compare_clipping(port, models, table, rng)
         yield compare_moving_average(port, reference, models, table, rng)
         for name, momentum in [("sgd", 0.0), *((name, 0.9) for name in port.OPTIMIZERS)]:
@@ -76,6 +98,10 @@ def compare_recipe(port, reference, make_models, rules, steps=20, seed=0):
             models32 = live_models(make_models, rules, rng)
             sides = build_optimizers(port, reference, models32, name, momentum)
             yield compare_free_run(where, sides, table, steps, rng)
+        for each in optimizers:
+            sides, linear = small_sides(each)
+            comparison.settings = optimizer_settings(*sides)
+            yield compare_optimizers(str(each), sides, linear, steps, rng, uneven_gradients)
 
     for differences in parts():
         comparison.differences += differences
@@ -159,12 +185,35 @@ def set_gradients(models, rules, rng, scale=0.01):
             mine.grad.set_value(array)
 
 
-def compare_optimizers(title, sides, rules, steps, rng):
+def uneven_gradients(models, rules, rng):
+    """Gradients of sizes over eight decades, some of them 0, the same for both."""
+    for mine, (source, rule) in rules.items():
+        parameter = dict(models[1].named_parameters())[source]
+        size = 10 ** rng.uniform(-6, 2, parameter.shape)
+        gradient = size * rng.standard_normal(parameter.shape)
+        gradient[rng.random(parameter.shape) < 0.2] = 0
+        parameter.grad = torch.from_numpy(gradient)
+        array = np.ascontiguousarray(as_paddle(gradient, rule))
+        dict(models[0].named_parameters())[mine].grad = paddle.to_tensor(array)
+
+
+def small_sides(optimizers):
+    """(two Sides of one linear layer in float64 with an optimizer each, rules)"""
+    models = paddle.nn.Linear(5, 7), torch.nn.Linear(5, 7)
+    rules = convert.rules(models[0])
+    put(*models, rules)
+    to_float64(*models)
+    port = optimizers.port(**optimizers.port_arguments, parameters=models[0].parameters())
+    reference = optimizers.reference(models[1].parameters(), **optimizers.reference_arguments)
+    return [Side(model, optimizer=each) for model, each in zip(models, (port, reference))], rules
+
+
+def compare_optimizers(title, sides, rules, steps, rng, make_gradients=set_gradients):
     """The worst of each kind at each step, each from one state, in float64."""
     stepping, found = Stepping(*sides, rules), []
 
     def gradients(where):
-        set_gradients(stepping.models, rules, rng)
+        make_gradients(stepping.models, rules, rng)
         return []  # they are the same on both sides
 
     for step in range(steps):
@@ -202,34 +251,66 @@ def compare_schedules(port, reference):
     found = []
     for name, warmup in itertools.product(port.LR_SCHEDULERS, WARMUPS):
         arguments = {"lr_scheduler": name, **SCHEDULE, **warmup}
-        schedule = port.WarmupSchedule(0.064, **arguments)
-        tensor = paddle.zeros([1])
-        optimizer = paddle.optimizer.SGD(schedule, parameters=[tensor])
-        optimizer_ref = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.064)
-        schedule_ref = reference.create_lr_scheduler(optimizer_ref, **arguments)
-        optimizer_ref.step()  # once: before its schedule, PyTorch wants it
-        method = warmup.get("lr_warmup_method", "no")
-        for epoch in range(SCHEDULE["epochs"] + 3):
-            lr, lr_ref = optimizer.get_lr(), optimizer_ref.param_groups[0]["lr"]
-            where = f"{name} with {method} warm-up, epoch {epoch}"
-            row = Difference(where, "learning rate", f"{lr!r} | {lr_ref!r}", abs(lr - lr_ref), 0.0)
-            if not row.agrees:
-                break
-            schedule_ref.step()
-            schedule.step()
-        found.append(row)
+        where = f"{name} with {warmup.get('lr_warmup_method', 'no')} warm-up"
+        found.append(compare_schedule(port, reference, where, 0.064, arguments))
     return found
 
 
-def compare_clipping(port, models, rules, rng):
-    """Gradients whose norm is above the largest that is allowed, and below it."""
+def compare_random_schedules(port, reference, rng):
+    """As `compare_schedules`, of every argument at random, up to the first schedule that differs.
+
+    Few epochs, some past the end: step sizes, the end of warm-up and the end of the training fall
+    on the same epoch, beside each other, or outside of it.
+    """
     found = []
-    for scale in (1.0, 1e-6):
+    for _ in range(SCHEDULES):
+        epochs = int(rng.integers(1, LONGEST))
+        arguments = {
+            "lr_scheduler": str(rng.choice(port.LR_SCHEDULERS)),
+            "epochs": epochs,
+            "lr_warmup_epochs": int(rng.integers(0, epochs)),
+            "lr_warmup_method": str(rng.choice(port.LR_WARMUP_METHODS)),
+            "lr_warmup_decay": round(float(rng.uniform(0.001, 1)), 3),
+            "lr_step_size": int(rng.integers(1, LONGEST)),
+            "lr_gamma": round(float(rng.uniform(0.1, 1)), 3),
+            "lr_min": round(float(rng.choice([0, 0.01, 0.1])), 3),
+        }
+        where = ", ".join(str(value) for value in arguments.values())
+        lr = round(float(10 ** rng.uniform(-4, 0)), 6)
+        found.append(compare_schedule(port, reference, f"schedule {where}", lr, arguments))
+        if not found[-1].agrees:
+            break
+    return found
+
+
+def compare_schedule(port, reference, title, lr, arguments):
+    """Difference of the first epoch that differs, or of the last."""
+    schedule = port.WarmupSchedule(lr, **arguments)
+    tensor = paddle.zeros([1])
+    optimizer = paddle.optimizer.SGD(schedule, parameters=[tensor])
+    optimizer_ref = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    schedule_ref = reference.create_lr_scheduler(optimizer_ref, **arguments)
+    optimizer_ref.step()  # once: before its schedule, PyTorch wants it
+    for epoch in range(arguments["epochs"] + 3):
+        lr, lr_ref = optimizer.get_lr(), optimizer_ref.param_groups[0]["lr"]
+        shown, apart = f"{lr!r} | {lr_ref!r}", abs(lr - lr_ref)
+        row = Difference(f"{title}, epoch {epoch}", "learning rate", shown, apart, 0.0)
+        if not row.agrees:
+            break
+        schedule_ref.step()
+        schedule.step()
+    return row
+
+
+def compare_clipping(port, models, rules, rng):
+    """Gradients whose norm is above the largest that is allowed, below it, and 0."""
+    found = []
+    for scale, largest in itertools.product((1.0, 1e-6, 0.0), CLIPPED_TO):
         set_gradients(models, rules, rng, scale)
-        port.clip_grad_norm_([p for p in models[0].parameters() if not p.stop_gradient], 1.0)
-        torch.nn.utils.clip_grad_norm_(models[1].parameters(), 1.0)
+        port.clip_grad_norm_([p for p in models[0].parameters() if not p.stop_gradient], largest)
+        torch.nn.utils.clip_grad_norm_(models[1].parameters(), largest)
         sides = paddle_gradients(models[0], rules), torch_gradients(models[1], rules)
-        where = f"gradients of the order {scale:g} clipped to the norm 1"
+        where = f"gradients of the order {scale:g} clipped to the norm {largest:g}"
         found += worst_of_each_kind(compare(where, "clipped gradient", *sides))
     return found
 
@@ -243,9 +324,16 @@ def compare_moving_average(port, reference, models, rules, rng):
         where = "decay {}, batch {}, {} ranks, every {} steps, {} epochs".format(*values)
         row = (f"{decay!r} | {decay_ref!r}", abs(decay - decay_ref), 0.0)
         found.append(Difference(where, "moving average", *row))
-    average = port.ExponentialMovingAverage(models[0], 0.9)
-    average_ref = reference.ExponentialMovingAverage(models[1], 0.9)
-    for update in range(6):
+    for decay in DECAYS_OF_AVERAGE:
+        found += compare_updates_of_average(port, reference, models, rules, rng, decay)
+    return found
+
+
+def compare_updates_of_average(port, reference, models, rules, rng, decay):
+    found = []
+    average = port.ExponentialMovingAverage(models[0], decay)
+    average_ref = reference.ExponentialMovingAverage(models[1], decay)
+    for update in range(UPDATES if decay == DECAYS_OF_AVERAGE[0] else 2):
         if update == 2:
             average.n_averaged = 0
             average_ref.n_averaged.fill_(0)
@@ -256,6 +344,7 @@ def compare_moving_average(port, reference, models, rules, rng):
         average.update(models[0])
         average_ref.update_parameters(models[1])
         sides = paddle_arrays(average.module), torch_arrays(average_ref.module, rules)
-        rows = compare(f"update {update}", "moving average", *sides, bound=TRAIN_FLOAT64)
+        where = f"update {update}, decay {decay:g}"
+        rows = compare(where, "moving average", *sides, bound=TRAIN_FLOAT64)
         found += worst_of_each_kind(rows)
     return found

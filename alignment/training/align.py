@@ -26,7 +26,7 @@ from ..report import (
 from ..screen import printable
 from ..state import torch_arrays
 from ..weights import make_alive
-from .comparison import Comparison, power, shares_of_bounds
+from .comparison import Comparison, shares_of_bounds
 from .curves import UNITS, compare_curves, curves_entry, divergence, free_runs, plot
 from .loops import Loops
 from .ranks import PROCESSES, compare_ranks
@@ -238,7 +238,11 @@ class Report:
             "largest": {kind: (str(row.value), row.bound) for kind, row in largest.items()},
         }
         look_at = f"{shown(self.log)}, the lines with 'differs'"
+        power, not_compared = self.all.power(), []
         if self.aligned:
+            not_compared = power.not_compared()
+            self._print(power.line(), *(f"Not compared: {line}" for line in not_compared))
+            self.notes += power.lines()
             self._print("aligned: both trainers take the same steps")
         else:
             self._print(f"Look at: {look_at}")
@@ -253,7 +257,8 @@ class Report:
             findings=finding_entries(self.findings),
             notes=self.notes,
             quantities=shares_of_bounds(rows),
-            power=power(rows),
+            power=power.line().removeprefix("power: ") or None,
+            not_compared=not_compared,
             curves=self.curves,
         )
         write_json(summary, self.log.with_suffix(".json"))

@@ -1,16 +1,16 @@
 """What was compared of two trainings: quantity by quantity, and which differs first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..files import whole_file
 from ..findings import SETTING, Compared, Finding
+from ..power import Power
 
-__all__ = ["ADVICE", "Comparison", "Difference", "power", "shares_of_bounds"]
+__all__ = ["ADVICE", "Comparison", "Difference", "shares_of_bounds"]
 
-FREE = ("free run", "log")  # kinds that are not compared in float64 alone
-
+ALL_OF_IT = 1.0  # relative: a tensor that could be another altogether was not compared
 MOST_COLUMNS = 200  # of a table of shares: of a longer training, neighbours share one
 
 
@@ -26,6 +26,8 @@ class Difference:
     reason: str = ""  # where no number can tell: "shape (3,) | (4,)", "no gradient reaches fc1"
     hint: str = ""  # what is wrong and what to do, where more is known than ADVICE says
     cause: str = ""  # a name of known.ACCEPTED, where it is that difference of the frameworks
+    # How much of the tensor's own largest value would have been called wrong; inf: it is all 0.
+    seen: float | None = None
 
     @property
     def agrees(self):
@@ -49,6 +51,32 @@ class Comparison:
         self.settings = list(settings)  # lines: what can be read off and differs
         self.differences = []  # [Difference]
         self.curves = None  # of free runs, for a page
+
+    @property
+    def agrees(self):
+        return all(row.agrees for row in self.differences)
+
+    def add(self, other, where):
+        """Adds what another Comparison holds; `where` is put before each of its moments."""
+        self.settings = other.settings
+        self.differences += [
+            replace(row, where=f"{where}, {row.where}") for row in other.differences
+        ]
+
+    def power(self):
+        """Power: of each tensor the smallest change, relative to its own size, that is wrong."""
+        changes = {}
+        for row in self.differences:
+            if row.seen is not None:
+                key = row.kind, row.name
+                changes[key] = min(changes.get(key, np.inf), row.seen)
+        noise = {name for (kind, name), x in changes.items() if kind == "gradient" and x > ALL_OF_IT}
+        found = {}
+        for (kind, name), change in changes.items():
+            parameter = name.rpartition(" ")[2]
+            if kind == "gradient" or parameter not in noise:  # what follows from noise is noise
+                found[f"{kind} {name}"] = np.inf if parameter in noise else change
+        return Power(found, why="0 but for rounding")
 
     def write(self, path):
         """One line for each quantity at each moment."""
@@ -81,7 +109,7 @@ class Comparison:
         return Compared(name, "", findings, log, self._data())
 
     def _data(self):
-        return {"quantities": shares_of_bounds(self.differences), "power": power(self.differences)}
+        return {"quantities": shares_of_bounds(self.differences)}
 
     def _summary(self, what):
         worst = {}
@@ -117,16 +145,6 @@ class Comparison:
             advice = first.hint or f"The mistake is in {ADVICE[first.kind]}"
             finding.detail.append(advice)
         return finding
-
-
-def power(differences):
-    """How small a difference would have been seen, in words; None if any would."""
-    bounds = [row.bound for row in differences if row.bound and row.kind not in FREE]
-    if not bounds:
-        return None
-    least, largest = min(bounds), max(bounds)
-    span = f"{largest:.0e}" if least == largest else f"{least:.0e} to {largest:.0e}"
-    return f"in float64, a difference above {span} of a quantity's size, by its kind"
 
 
 def shares_of_bounds(differences):

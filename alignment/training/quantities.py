@@ -4,7 +4,13 @@ import numpy as np
 
 from ..dropout import check_dropout, check_masks
 from ..layers import incomparable, relative
-from ..paddle_internals import OPTIMIZER_SETTINGS, optimizer_values, parameters_given
+from ..paddle_internals import (
+    ONLY_IN_TORCH,
+    OPTIMIZER_SETTINGS,
+    only_in_paddle,
+    optimizer_values,
+    parameters_given,
+)
 from ..pairing import layer_of, sources_of
 from ..state import (
     Lazy,
@@ -97,12 +103,13 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64, rea
     """
     lost, reasons = lost or {}, reasons or {}
     # Each array is looked at once: it may be made for that.
-    largest, differences, told = {}, {}, {}
+    largest, differences, told, own = {}, {}, {}, {}
     for name in reference:
         a, b = port.get(name), reference[name]
         block = _block_of(name)
         if b is not None:
-            largest[block] = max(largest.get(block, 0.0), float(np.abs(b).max(initial=0.0)))
+            own[name] = float(np.abs(b).max(initial=0.0))
+            largest[block] = max(largest.get(block, 0.0), own[name])
         if a is None and b is None:
             differences[name] = 0.0
         elif reason := incomparable(a, b):
@@ -114,9 +121,11 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64, rea
     rows = []
     # Gradients come into being from the loss back.
     for name in reversed(differences) if what == "gradient" else differences:
-        value = differences[name] / (largest.get(_block_of(name)) or 1.0)
+        scale = largest.get(_block_of(name)) or 1.0
+        value = _finite(float(differences[name] / scale))
         reason, hint = told.get(name, ("", ""))
-        rows.append(Difference(where, what, name, _finite(float(value)), bound, reason, hint))
+        seen = bound * scale / own[name] if own.get(name) else np.inf
+        rows.append(Difference(where, what, name, value, bound, reason, hint, seen=seen))
     return rows
 
 
@@ -259,6 +268,14 @@ def optimizer_settings(port, reference):
         else f"optimizer: {name} {a} | {name_ref} {b}"
         for name, a, name_ref, b in pairs
         if a is not None and b is not None and a != b
+    ]
+    found += [
+        f"optimizer: {name} none | {group[name]}"
+        for name in ONLY_IN_TORCH
+        if group.get(name) and values.get(name) is None
+    ]
+    found += [
+        f"optimizer: {name} {value} | none" for name, value in only_in_paddle(optimizer).items()
     ]
     if values["clipping"]:
         found.append(f"optimizer: gradient clipping {values['clipping']} | None")

@@ -10,7 +10,8 @@ __all__ = ["CrossEntropyLoss"]
 class CrossEntropyLoss(nn.Layer):
     """Mean over the batch; torch.nn.CrossEntropyLoss(label_smoothing=...).
 
-    (logits (N, C), labels (N,) int64 or the probabilities of each class (N, C)) -> ()
+    (logits (N, C), labels (N,) int64 in [0, C) or the probabilities of each class (N, C)) -> ()
+    No label is ignored, as none of a data set is: PyTorch's ignore_index has no counterpart here.
 
     paddle.nn.CrossEntropyLoss holds `label_smoothing` as float32 (4e-8 off), and the logarithms of
     its CPU kernel, as those of paddle.nn.functional.log_softmax, end at -64.
