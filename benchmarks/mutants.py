@@ -112,6 +112,12 @@ def no_power(*args, **kwargs):
 # {part of a step: (module, function of it, what stands in for it)}
 PARTS = {
     "power": ("alignment.power", "forward_power", no_power),
+    "initialisation": (
+        "alignment.stages.initialisation",
+        "compare_initialisation",
+        nothing_compared,
+    ),
+    "variants": ("alignment.stages.variants", "compare_variants", nothing_compared),
     "augmentation": ("alignment.stages.augmentation", "compare_augmentation", nothing_compared),
     "recipe": ("alignment.stages.recipe", "compare_recipe", agreement),
     "steps": ("alignment.training.steps", "compare_training", agreement),
@@ -121,10 +127,9 @@ PARTS = {
 }
 
 SCRIPTS = {name[:2]: name for name in STEPS}
-LARGE = ("--model", "mobilenet_v3_large")
 RUNS = [
+    Run("01 records", SCRIPTS["01"], (), ("initialisation", "variants")),
     Run("01", SCRIPTS["01"]),
-    Run("01 large", SCRIPTS["01"], LARGE),
     Run("02 records", SCRIPTS["02"], (), ("augmentation",)),
     Run("02", SCRIPTS["02"]),
     Run("03", SCRIPTS["03"]),
