@@ -129,7 +129,8 @@ PARTS = {
 SCRIPTS = {name[:2]: name for name in STEPS}
 RUNS = [
     Run("01 records", SCRIPTS["01"], (), ("initialisation", "variants")),
-    Run("01", SCRIPTS["01"]),
+    Run("01 variants", SCRIPTS["01"], (), ("initialisation",)),
+    Run("01 initialisation", SCRIPTS["01"], (), ("variants",)),
     Run("02 records", SCRIPTS["02"], (), ("augmentation",)),
     Run("02", SCRIPTS["02"]),
     Run("03", SCRIPTS["03"]),
@@ -383,10 +384,10 @@ class Trial:
         mutant: Mutant.
         source: bytes of the file, unmutated.
         known: Known.
-        finders: {place: [Run] that have found a mutant there, the last one first}.
+        tried: {(place, Run): [how many mutants there it has found, and not found]}.
     """
 
-    def __init__(self, mutant, source, known, finders):
+    def __init__(self, mutant, source, known, tried):
         self.mutant, self.source = mutant, mutant.apply(source)
         compile(self.source, mutant.file, "exec")
         self.place = mutant.file, mutant.where, mutant.lines if mutant.where == "<module>" else 0
@@ -396,13 +397,17 @@ class Trial:
         self.runs = [run for run in known.seconds if known.lines[run].get(path, set()) & wanted]
         self.not_run = not self.runs
         self.seconds, self.passed = 0.0, []
-        self.known, self.finders = known, finders
+        self.known, self.tried = known, tried
         self.attempt = self.began = None
 
     def start(self, folder):
-        """Starts the run that is the likeliest to be red, else the cheapest."""
-        before = self.finders[self.place]
-        run = min(self.runs, key=lambda run: (run not in before, self.known.seconds[run]))
+        """Starts the run that costs the least for the chance that it is red."""
+
+        def cost(run):
+            found, missed = self.tried[self.place, run]
+            return self.known.seconds[run] * (found + missed + 2) / (found + 1)
+
+        run = min(self.runs, key=cost)
         self.runs.remove(run)
         path = ROOT / self.mutant.file
         remembered = self.known.remembered
@@ -423,8 +428,7 @@ class Trial:
         outcome = REFUSED if hangs else self.attempt.outcome
         if outcome is None:
             self.passed.append(run.name)
-        else:
-            self.finders[self.place] = [run]
+        self.tried[self.place, run][outcome is None] += 1
         self.found = outcome
         self.runs = [] if outcome else self.runs
         return True
@@ -527,8 +531,8 @@ def main(args):
             if folders[0].exists():  # with the weights
                 shutil.copytree(folders[0], folder)
         gc.freeze()
-        finders = defaultdict(list)
-        trials = [Trial(mutant, sources[mutant.file], known, finders) for mutant in to_do]
+        tried = defaultdict(lambda: [0, 0])
+        trials = [Trial(mutant, sources[mutant.file], known, tried) for mutant in to_do]
 
         def done(outcome):
             outcomes.append(outcome)

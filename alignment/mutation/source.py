@@ -248,7 +248,9 @@ class _Finder(ast.NodeVisitor):
             return
         for decorator in node.decorator_list:
             self._decorator(decorator)
+        self.names.append(node.name)
         self._defaults(node.args)
+        self.names.pop()
         self._scope(node, _arguments(node.args))
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
@@ -283,12 +285,10 @@ class _Finder(ast.NodeVisitor):
 
     def _defaults(self, args):
         self.in_default, before = True, self.in_default
-        outer = self.lines
         for default in [*args.defaults, *args.kw_defaults]:
             if default is not None:
-                # Python calls a function that is on several lines by the first.
                 self.visit(default)
-        self.in_default, self.lines = before, outer
+        self.in_default = before
 
     def visit_Expr(self, node):
         value = node.value
