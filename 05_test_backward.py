@@ -10,6 +10,7 @@ backward_recipe.log; if the step is red, or with --layers, also backward_layers.
 
 from alignment import cli, arguments  # isort: skip  (first: it says which package is missing)
 
+from dataclasses import replace
 from functools import partial
 
 import paddle
@@ -21,7 +22,9 @@ from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.files import shown
 from alignment.precision import to_float64
+from alignment.stages.cases import compare_cases
 from alignment.stages.fake import load_fake_data
+from alignment.stages.norm import norm_cases
 from alignment.stages.recipe import Optimizers, compare_recipe
 from alignment.stages.variants import Variant, build_variant
 from alignment.step import StepReport
@@ -137,6 +140,47 @@ def compare_recipes(args, pairing, path):
     return recipe.compared("the recipe", "the parts of torchvision's recipes", log=path)
 
 
+def compare_batch_norm(path):
+    """By itself, on awkward batches; as it is on one rank, and synchronised over one."""
+
+    def port(kept, epsilon, trains, given, sync=False):
+        layer = paddle_mv3.BatchNorm2D(len(given["mean"]), momentum=kept, epsilon=epsilon)
+        layer.to(dtype="float64")
+        layer.sync = sync
+        layer.train() if trains else layer.eval()
+        values = {name: paddle.to_tensor(array) for name, array in given.items()}
+        state = {"weight": "weight", "bias": "bias", "_mean": "mean", "_variance": "variance"}
+        layer.set_state_dict({name: values[source] for name, source in state.items()})
+        x = values["x"]
+        x.stop_gradient = False
+        y = layer(x)
+        gradients = paddle.grad(y, [x, layer.weight, layer.bias], values["gradient"])
+        found = dict(zip(("output", "x", "weight", "bias"), (y, *gradients)))
+        found |= {"mean": layer._mean, "variance": layer._variance}
+        return {name: tensor.numpy() for name, tensor in found.items()}
+
+    def reference(kept, epsilon, trains, given):
+        layer = torch.nn.BatchNorm2d(len(given["mean"]), eps=epsilon, momentum=1 - kept).double()
+        layer.train(trains)
+        values = {name: torch.from_numpy(array.copy()) for name, array in given.items()}
+        names = ("weight", "weight"), ("bias", "bias"), ("mean", "running_mean")
+        names = (*names, ("variance", "running_var"))
+        state = {name: values[source] for source, name in names}
+        layer.load_state_dict(state, strict=False)
+        x = values["x"].requires_grad_()
+        y = layer(x)
+        gradients = torch.autograd.grad(y, [x, layer.weight, layer.bias], values["gradient"])
+        found = dict(zip(("output", "x", "weight", "bias"), (y, *gradients)))
+        found |= {"mean": layer.running_mean, "variance": layer.running_var}
+        return {name: tensor.detach().numpy() for name, tensor in found.items()}
+
+    cases = norm_cases(port, reference)
+    for case in norm_cases(partial(port, sync=True), reference):
+        if case.name.startswith("train"):
+            cases.append(replace(case, name=f"synchronised, {case.name}"))
+    return compare_cases("batch norm", cases, path, "BatchNorm2D, with the case that is named")
+
+
 def compare_variants(inputs, labels, layer_map, path):
     """Iterations of other models, arguments and batches, from extreme weights."""
     training = Comparison()
@@ -199,6 +243,8 @@ def main(args):
     if report.aligned:
         path = log_dir / "backward_variants.log"
         report.add(compare_variants(inputs, labels, pairing.layers, path))
+    if report.aligned:
+        report.add(compare_batch_norm(log_dir / "backward_batch_norm.log"))
     if report.aligned:
         report.add(compare_recipes(args, pairing, log_dir / "backward_recipe.log"))
         report.measured(training.power())

@@ -32,6 +32,7 @@ __all__ = [
     "rnn_activation",
     "scale_in_float64",
     "scaler_works_on_cpu",
+    "set_good_steps",
 ]
 
 BATCH_NORMS = (nn.layer.norm._BatchNormBase, nn.BatchNorm)
@@ -134,6 +135,11 @@ def scaler_works_on_cpu():
     amp_global_state().amp_dtype = "float16"
     with mock.patch("paddle.amp.grad_scaler._dygraph_tracer", lambda: on_gpu):
         yield
+
+
+def set_good_steps(scaler, count):
+    """Lets a GradScaler have so many steps without overflow behind it."""
+    scaler._incr_count = count
 
 
 def scale_in_float64(scaler):

@@ -18,6 +18,9 @@ class BatchNorm2D(nn.BatchNorm2D):
     2015, algorithm 2; Paddle 3.3.1's CPU kernel puts the biased one. Which it is on the device at
     hand is found out by a probe, once.
 
+    Raises:
+        ValueError: in train mode, one value for each channel; as PyTorch.
+
     Attributes:
         sync: mean and variance are those of all ranks' batches together, as with
             torch.nn.SyncBatchNorm; set by `synchronize_batch_norm`.
@@ -28,9 +31,14 @@ class BatchNorm2D(nn.BatchNorm2D):
     def forward(self, x):
         n = x.size // self._mean.shape[0]
         trains = self.training and not self._use_global_stats
+        if trains and n < 2 and not self.sync:
+            raise ValueError(
+                f"batch norm in train mode has one value for each channel, of {list(x.shape)}: it "
+                "has no variance. Give more images, or larger ones"
+            )
         if trains and self.sync:
             return self._forward_over_ranks(x)
-        if not trains or n < 2 or not kernel_is_biased(str(x.place)):
+        if not trains or not kernel_is_biased(str(x.place)):
             return super().forward(x)
         # The kernel gets a copy to update: backward holds on to what it was given.
         with paddle.no_grad():
@@ -58,6 +66,8 @@ class BatchNorm2D(nn.BatchNorm2D):
         epsilon, kept = float(np.float32(self._epsilon)), float(np.float32(self._momentum))
         wide = x if x.dtype in (paddle.float32, paddle.float64) else x.astype("float32")
         y, mean, variance, n = _SyncBatchNorm.apply(wide, self.weight, self.bias, epsilon)
+        if float(n) < 2:
+            raise ValueError("batch norm has one value for each channel on all ranks: no variance")
         with paddle.no_grad():
             unbiased = variance * (n / (n - 1))
             paddle.assign(self._mean * kept + mean * (1 - kept), self._mean)

@@ -221,13 +221,19 @@ def test_both_readmes_say_the_same():
     english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README_cn.md"))
     assert headings(english) == headings(chinese) and len(headings(english)) > 10
     assert blocks(english) == blocks(chinese)
-    links = [
-        [link for link in re.findall(r"[(\"]((?:images|docs)/[^)\"#]+)", text)]
-        for text in (english, chinese)
-    ]
-    assert links[0] == links[1]
-    for link in links[0]:
+    links = [re.findall(r"[(\"]((?:images|docs)/[^)\"#]+)", text) for text in (english, chinese)]
+    # The Chinese one leads to the Chinese pages.
+    assert links[0] == [link.replace(".zh.md", ".md") for link in links[1]]
+    for link in [*links[0], *links[1]]:
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.zh.md")), ids=lambda page: page.name
+)
+def test_both_languages_show_the_same_code(page):
+    english = page.with_name(page.name.replace(".zh.md", ".md"))
+    assert blocks(page.read_text(encoding="utf-8")) == blocks(english.read_text(encoding="utf-8"))
 
 
 def test_python_versions_agree():

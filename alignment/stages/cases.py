@@ -55,7 +55,9 @@ def compare_cases(what, cases, path, hint):
             if not agrees:
                 found.append(Finding("cases", case.name, name, port, reference, hint=hint))
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write("# port | reference, and how far they are apart, relative to the largest value\n")
+        file.write(
+            "# port | reference, and how far they are apart, relative to the largest value\n"
+        )
         file.writelines(f"{line}\n" for line in lines)
     if found:
         found[0].title = "First case that differs"
@@ -90,7 +92,7 @@ def _run(function):
 
 
 def _apart(port, reference, noise):
-    """(port's in words, reference's, difference); NaN and infinity have to be at the same places."""
+    """(port's in words, reference's, difference); NaN and infinity at the same places."""
     if incomparable(port, reference).startswith(("shape", "dtype")):
         return *(f"{x.dtype} {x.shape}" for x in (port, reference)), np.inf
     value = np.inf

@@ -6,6 +6,7 @@ image of odd size, or where a variance is 1e-6.
 
 import inspect
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import paddle
@@ -77,7 +78,7 @@ def compare_variants(port, reference, variants, rules, path, layer_map=None):
             return Compared(NAME, "", findings, path)
         largest = max(largest, difference)
         if variant.initialised:
-            makers = [lambda make=make: make(**variant.arguments) for make in sides]
+            makers = [partial(make, **variant.arguments) for make in sides]
             compared = compare_initialisation(*makers, rules, path, FEW_SEEDS)
             if not compared.agrees:
                 for finding in compared.findings:

@@ -70,7 +70,9 @@ class Comparison:
             if row.seen is not None:
                 key = row.kind, row.name
                 changes[key] = min(changes.get(key, np.inf), row.seen)
-        noise = {name for (kind, name), x in changes.items() if kind == "gradient" and x > ALL_OF_IT}
+        noise = {
+            name for (kind, name), x in changes.items() if kind == "gradient" and x > ALL_OF_IT
+        }
         found = {}
         for (kind, name), change in changes.items():
             parameter = name.rpartition(" ")[2]

@@ -13,6 +13,7 @@ from ..paddle_internals import (
     optimizer_groups,
     scale_in_float64,
     scaler_works_on_cpu,
+    set_good_steps,
 )
 from ..state import (
     give_gradients_to_reference,
@@ -70,6 +71,9 @@ def gradient_scaler(trainer, original):
         trainer.args = args
 
 
+BEFORE_GROWTH = 2  # steps
+
+
 class Loops:
     """Both trainings, in float64, each step of both from one state.
 
@@ -82,7 +86,7 @@ class Loops:
         overflow: number of the step in which a gradient is made infinite: both gradient scalers
             have to leave that step out. They are at work from that step on.
         stop: number of the step after which the port is stopped, saves, and goes on from its
-            checkpoint in a new Trainer.
+            checkpoint in a new Trainer; and soon after that the loss scale grows.
     """
 
     def __init__(self, pair, args, start, batch, steps, overflow, stop):
@@ -203,6 +207,8 @@ class Loops:
         self.found.append(compare_rates(self.where, *rates))
         self._compare_scales()
         self._require_agreement()
+        if self.number == self.stop + 1:
+            self._bring_growth_near()
 
         before_ema = self._averages()[1]
         self.found += self.stepping.step(
@@ -337,6 +343,16 @@ class Loops:
         self._note_values("loss scale", float(states[0]["scale"][0]), states[1]["scale"])
         counts = states[0]["incr_count"], states[1]["_growth_tracker"]
         self._note_values("loss scale", *counts, scale=1.0)
+
+    def _bring_growth_near(self):
+        """Sets both counters forward, so that the loss scale grows BEFORE_GROWTH steps from now.
+
+        It does so after 2000 steps without overflow: more than are compared.
+        """
+        mine, theirs = self.port.trainer.scaler, self.reference.trainer.scaler
+        count = theirs.get_growth_interval() - BEFORE_GROWTH
+        set_good_steps(mine, count)
+        theirs._growth_tracker.fill_(count)
 
     def _make_infinite(self):
         """Lets one gradient of both models overflow, as in float16."""

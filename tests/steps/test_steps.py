@@ -67,7 +67,7 @@ def test_step_is_aligned_and_keeps_the_contract(script, run, tmp_path, monkeypat
     below = result.out.splitlines()[result.out.splitlines().index(lines[-1]) + 1 :]
     assert below == verdict[: len(below)]
     assert result.err == ""
-    assert len(below) <= 6
+    assert len(below) <= 7
     for details in DETAILS.get(script, ()):
         lines = (tmp_path / "result" / "log" / details).read_text().splitlines()
         assert len(lines) > 100 and not any("<-- differs" in line for line in lines)

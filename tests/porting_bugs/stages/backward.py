@@ -6,7 +6,7 @@ from paddle import nn
 import paddle_mv3
 from paddle_mv3 import model
 
-from . import API, bug, built, convolved, topic
+from . import API, TRAIN, bug, built, convolved, topic
 
 topic("normalisation")
 
@@ -654,3 +654,77 @@ def _(patch):
         ]
 
     patch(paddle_mv3, "weight_decay_groups", without_norms)
+
+
+@bug(
+    "05",
+    "RMSprop's epsilon written down",
+    ["RMSProp(learning_rate=0.01, rho=0.99, epsilon=1e-08", "update"],
+    "only a recipe with another epsilon shows it",
+    "torchvision's 0.0316 where the argument belongs",
+    "the argument",
+    TRAIN,
+)
+def _(patch):
+    init = paddle_mv3.RMSProp.__init__
+
+    def fixed(self, *args, **kwargs):
+        init(self, *args, **{**kwargs, "epsilon": 0.0316})
+
+    patch(paddle_mv3.RMSProp, "__init__", fixed)
+
+
+@bug(
+    "05",
+    "cosine that ends an epoch late",
+    ["schedule cosineannealinglr", "learning rate"],
+    "the last epochs have another rate",
+    "the epochs of warm-up were not taken off the period",
+    "epochs - lr_warmup_epochs",
+    TRAIN,
+)
+def _(patch):
+    init = paddle_mv3.WarmupSchedule.__init__
+
+    def whole(self, lr, *args, **kwargs):
+        init(self, lr, *args, **kwargs)
+        if self.warmup_epochs == kwargs["epochs"] - 1:  # as long as can be
+            self.decay_epochs = kwargs["epochs"]
+
+    patch(paddle_mv3.WarmupSchedule, "__init__", whole)
+
+
+@bug(
+    "05",
+    "gradients clipped to 1, whatever is asked for",
+    ["clipped to the norm 0.1", "clipped gradient"],
+    "steps of another length where a recipe has another norm",
+    "a constant in place of the flag",
+    "the flag's value",
+)
+def _(patch):
+    clip = paddle_mv3.clip_grad_norm_
+    patch(paddle_mv3, "clip_grad_norm_", lambda parameters, norm: clip(parameters, 1.0))
+
+
+topic("normalisation")
+
+
+@bug(
+    "05",
+    "one value for each channel, and no word",
+    ["case that differs: train mode, 1x3x1x1", "outcome a result | refused"],
+    "a last batch of one small image sets the running variance towards 0",
+    "Paddle's batch norm takes one value for each channel, with the variance 0",
+    "refuse, as PyTorch does",
+    "https://pytorch.org/docs/stable/generated/torch.nn.functional.batch_norm.html",
+)
+def _(patch):
+    forward = model.BatchNorm2D.forward
+
+    def patient(self, x):
+        if x.size == x.shape[1]:
+            return nn.BatchNorm2D.forward(self, x)
+        return forward(self, x)
+
+    patch(model.BatchNorm2D, "forward", patient)

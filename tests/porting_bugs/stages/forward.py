@@ -700,3 +700,112 @@ def _(patch):
         reset(self)
 
     patch(model.MobileNetV3, "reset_parameters", reset_parameters)
+
+
+topic("structure")
+
+
+@bug(
+    "01",
+    "dropout's argument without effect",
+    ["variant that differs: mobilenet_v3_small(width_mult=0.45", "p 0.2 | 0.5"],
+    "nothing shows until a recipe asks for another dropout",
+    "a number written down where the argument belongs",
+    "nn.Dropout(dropout)",
+)
+def _(patch):
+    built(patch, lambda net: setattr(net.classifier[2], "p", 0.2))
+
+
+@bug(
+    "01",
+    "a row of the large network's table",
+    ["variant that differs: mobilenet_v3_large(num_classes=10)", "features.8.block.0.0.weight"],
+    "the small network is right; weights of the large one do not fit",
+    "184 and 200 were taken for one another in table 1",
+    "200 in the eighth row",
+    "https://arxiv.org/abs/1905.02244",
+)
+def _(patch):
+    rows = list(model.LARGE)
+    rows[7] = rows[7]._replace(expanded=184)
+    # The functions that build the networks hold on to the list.
+    patch(model, "LARGE", rows)
+
+
+@bug(
+    "01",
+    "channels rounded down by more than a tenth",
+    ["variant that differs: mobilenet_v3_large(num_classes=10)", "features.4.block.2.fc1.weight"],
+    "the small network is right; the large one, and other widths, have other shapes",
+    "the last rule of the rounding was left out",
+    "one step up where rounding loses over 10 %",
+    "https://github.com/tensorflow/models/tree/master/research/slim/nets/mobilenet",
+)
+def _(patch):
+    patch(model, "make_divisible", lambda c, d=8: max(d, int(c + d / 2) // d * d))
+
+
+@bug(
+    "01",
+    "stride kept in the dilated network",
+    ["variant that differs: mobilenet_v3_large(width_mult=0.25, num_classes=10, dilated=True)"],
+    "features of half the resolution in a segmentation network",
+    "dilation takes the place of the stride",
+    "stride 1 where a block is dilated",
+    "https://arxiv.org/abs/1706.05587",
+)
+def _(patch):
+    init = model.ConvNormActivation.__init__
+
+    def strided(self, in_channels, out_channels, kernel, stride=1, dilation=1, **rest):
+        stride = 2 if dilation > 1 else stride
+        init(self, in_channels, out_channels, kernel, stride=stride, dilation=dilation, **rest)
+
+    patch(model.ConvNormActivation, "__init__", strided)
+
+
+topic("normalisation")
+
+
+@bug(
+    "01",
+    "batch norm's scale without its sign",
+    ["variant that differs: mobilenet_v3_large(num_classes=10): logits differ", "features.0.1"],
+    "a trained network loses accuracy, a random one agrees",
+    "a scale that was fused as a square root, or clipped at 0",
+    "the scale as it is",
+)
+def _(patch):
+    forward = model.BatchNorm2D.forward
+
+    def positive(self, x):
+        weight = self.weight.clone()
+        with paddle.no_grad():
+            paddle.assign(weight.abs(), self.weight)
+        y = forward(self, x)
+        with paddle.no_grad():
+            paddle.assign(weight, self.weight)
+        return y
+
+    patch(model.BatchNorm2D, "forward", positive)
+
+
+@bug(
+    "01",
+    "small running variances raised to 1e-4",
+    ["variant that differs: mobilenet_v3_large(num_classes=10): logits differ", "features.0.1"],
+    "channels that hardly vary come out too small",
+    "a guard against division by 0, beside epsilon",
+    "epsilon alone",
+)
+def _(patch):
+    forward = model.BatchNorm2D.forward
+
+    def guarded(self, x):
+        if not self.training:
+            with paddle.no_grad():
+                paddle.assign(self._variance.clip(min=1e-4), self._variance)
+        return forward(self, x)
+
+    patch(model.BatchNorm2D, "forward", guarded)

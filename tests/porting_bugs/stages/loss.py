@@ -168,3 +168,43 @@ def _(patch):
         return lambda x, y: smoothed(x, y.argmax(1) if y.ndim == 2 else y)
 
     patch(paddle_mv3, "CrossEntropyLoss", build)
+
+
+@bug(
+    "04",
+    "logarithm of a softmax",
+    ["case that differs: logits of the order 10,000"],
+    "infinite loss once the network is sure of itself",
+    "log(softmax(x)) in place of log_softmax: the exponential underflows",
+    "x - logsumexp(x)",
+    API + "nn/functional/log_softmax_en.html",
+)
+def _(patch):
+    def forward(self, x, y):
+        log_p = paddle.log(F.softmax(x, axis=-1))
+        if y.ndim == 1:
+            y = F.one_hot(y, x.shape[1]).astype(x.dtype)
+        y = y * (1 - self.label_smoothing) + self.label_smoothing / x.shape[1]
+        return -(log_p * y).sum(-1).mean()
+
+    patch(paddle_mv3.CrossEntropyLoss, "forward", forward)
+
+
+@bug(
+    "04",
+    "label smoothing that does not reach mixed labels",
+    ["loss_soft_labels", "the mistake is in the loss"],
+    "the loss with mixup is lower than the reference's",
+    "Paddle smooths class indices, and takes soft labels as they are",
+    "smooth both",
+    API + "nn/CrossEntropyLoss_en.html",
+)
+def _(patch):
+    forward = paddle_mv3.CrossEntropyLoss.forward
+
+    def hard_only(self, x, y):
+        if y.ndim == 2:
+            return -(y * F.log_softmax(x)).sum(1).mean()
+        return forward(self, x, y)
+
+    patch(paddle_mv3.CrossEntropyLoss, "forward", hard_only)

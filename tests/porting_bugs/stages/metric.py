@@ -1,6 +1,7 @@
 """Bugs that 03_test_metric.py finds: accuracies, and what they are counted over."""
 
 import numpy as np
+import paddle
 from paddle import nn
 
 import paddle_mv3
@@ -154,3 +155,59 @@ def _(patch):
         return table / max(1, len(sums))
 
     patch(paddle_mv3, "place", place)
+
+
+topic("metric")
+
+
+@bug(
+    "03",
+    "NaN counted as a hit",
+    ["case that differs: NaN among the logits: top-1"],
+    "a network that has diverged has the accuracy of its first class",
+    "NaN turned into 0 before the largest logit is looked for",
+    "logits as they are: topk takes NaN for the largest",
+)
+def _(patch):
+    correct = metric.topk_correct
+
+    def without_nan(output, target, topk=(1,)):
+        return correct(paddle.nan_to_num(output, nan=0.0, posinf=1e9, neginf=-1e9), target, topk)
+
+    patch(metric, "topk_correct", without_nan)
+
+
+@bug(
+    "03",
+    "k cut down to the number of classes",
+    ["case that differs: fewer classes than k: outcome a result | refused"],
+    "a top-5 of 100 % with three classes, where the reference refuses",
+    "min(k, classes), to please topk",
+    "ask for a k that there is",
+)
+def _(patch):
+    correct = metric.topk_correct
+
+    def clamped(output, target, topk=(1,)):
+        return correct(output, target, [min(k, output.shape[1]) for k in topk])
+
+    patch(metric, "topk_correct", clamped)
+
+
+@bug(
+    "03",
+    "ties counted as hits",
+    ["case that differs: ties in the logits: top-1"],
+    "a dead network, all of whose logits are equal, has an accuracy of 100 %",
+    "the label's logit was compared with the k-th largest",
+    "the label's place in the order",
+)
+def _(patch):
+    def at_least(output, target, topk=(1,)):
+        if target.ndim == 2:
+            target = target.argmax(axis=1)
+        largest, _ = paddle.topk(output, max(topk), axis=1)
+        own = paddle.take_along_axis(output, target.reshape([-1, 1]), 1)
+        return paddle.stack([(own >= largest[:, k - 1 : k]).sum() for k in topk])
+
+    patch(metric, "topk_correct", at_least)

@@ -230,6 +230,24 @@ def _(patch):
 
 @bug(
     "06",
+    "loss scale that grows too seldom",
+    ["step 8", "loss scale", "32768.0 | 65536.0"],
+    "in mixed precision, small gradients stay 0 for longer",
+    "incr_every_n_steps with another period than PyTorch's growth_interval",
+    "incr_every_n_steps=2000",
+    API + "amp/GradScaler_en.html",
+)
+def _(patch):
+    scaler = paddle.amp.GradScaler
+
+    def patient(**settings):
+        return scaler(**{**settings, "incr_every_n_steps": 4000})
+
+    patch(paddle.amp, "GradScaler", patient)
+
+
+@bug(
+    "06",
     "loss scale that waits for a second overflow",
     ["step 2", "loss scale", "65536.0 | 32768.0"],
     "in mixed precision, more steps are left out",

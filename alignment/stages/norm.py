@@ -1,0 +1,52 @@
+"""Batch norm on awkward batches: one value for each channel, one row, extreme sizes."""
+
+import numpy as np
+
+from ..thresholds import TRAIN_FLOAT64
+from .cases import Case
+
+__all__ = ["norm_cases"]
+
+SHAPES = ((4, 3, 5, 6), (1, 3, 1, 2), (5, 3, 1, 1), (1, 3, 1, 1), (2, 3, 7, 1))
+# What the old statistics keep, and epsilon: exact in float32, as Paddle holds them.
+SETTINGS = ((0.75, 2.0**-10), (0.0, 2.0**-20), (0.99609375, 0.5))
+SCALES = (1.0, 1e-3, 1e3)
+
+
+def norm_cases(port, reference, seed=0):
+    """[Case] of batch norm: output, gradients, running statistics.
+
+    In train mode one value for each channel has no variance: PyTorch refuses, and so must the port.
+
+    Args:
+        port, reference: functions (share of the old statistics that is kept, epsilon, whether in
+            train mode, {"x": (N, C, H, W), "weight", "bias", "mean", "variance": (C,), "gradient":
+            as x}) -> {name: array}, all float64 of NumPy.
+    """
+    rng = np.random.default_rng(seed)
+    cases = []
+    for shape in SHAPES:
+        for (kept, epsilon), scale in zip(SETTINGS, SCALES):
+            for trains in (True, False):
+                channels = shape[1]
+                given = {
+                    "x": scale * (2 + rng.standard_normal(shape)),
+                    "weight": rng.standard_normal(channels),
+                    "bias": rng.standard_normal(channels),
+                    "mean": scale * rng.standard_normal(channels),
+                    "variance": scale**2 * 10 ** rng.uniform(-6, 4, channels),
+                    "gradient": rng.standard_normal(shape),
+                }
+                mode = "train" if trains else "eval"
+                name = f"{mode} mode, {'x'.join(map(str, shape))}, momentum {kept:g}"
+                cases.append(_case(name, port, reference, kept, epsilon, trains, given))
+    return cases
+
+
+def _case(name, port, reference, *arguments):
+    names = "output", "x", "weight", "bias", "mean", "variance"
+    calls = [lambda run=run: run(*arguments) for run in (port, reference)]
+    return Case(name, *calls, dict.fromkeys(names, 10 * TRAIN_FLOAT64), {"x": NOISE})
+
+
+NOISE = 1e-9  # of a gradient that cancels out: of two values, each is as far from the mean
