@@ -198,7 +198,7 @@ def remember(known, path=None):
 
         def call(self, *args):
             what = [arg if isinstance(arg, int) else _bytes_of(arg) for arg in args]
-            about = getattr(self, "settings", None)
+            about = getattr(self, "settings", None) or self
             key = method.__qualname__, str(about), *what
             asked[key] += 1
             key = *key, asked[key]  # random: the second answer is another
@@ -395,10 +395,9 @@ class Trial:
         path = os.path.realpath(ROOT / mutant.file)
         wanted = set(range(first, last + 1))
         self.runs = [run for run in known.seconds if known.lines[run].get(path, set()) & wanted]
-        self.not_run = not self.runs
         self.seconds, self.passed = 0.0, []
         self.known, self.tried = known, tried
-        self.attempt = self.began = None
+        self.attempt = self.found = None
 
     def start(self, folder):
         """Starts the run that costs the least for the chance that it is red."""
@@ -436,7 +435,7 @@ class Trial:
     @property
     def outcome(self):
         """Outcome, once there is no further run."""
-        if self.not_run:
+        if self.attempt is None:
             return Outcome.of(self.mutant, NOT_RUN)
         if self.found:
             by = self.attempt.run.name
@@ -454,7 +453,7 @@ def run_trials(trials, folders, done):
         while waiting or active:
             while waiting and free:
                 trial = waiting.pop(0)
-                if trial.not_run:
+                if not trial.runs:
                     done(trial.outcome)
                     continue
                 folder = free.pop(0)
@@ -521,8 +520,9 @@ def main(args):
     outcomes += [Outcome.of(m, "equivalent") for m in everything if m.name in equivalents]
     log = OutcomeLog(args.log, args.resume or args.again)
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="mutants_") as work:
-        folders = [Path(work) / str(number) for number in range(args.jobs)]
+    work = Path(tempfile.mkdtemp(prefix="mutants_"))
+    with environment.cleaned_up(lambda: shutil.rmtree(work, ignore_errors=True)):
+        folders = [work / str(number) for number in range(args.jobs)]
         watched = [os.path.realpath(ROOT / name) for name in sources]
         cache = args.log and args.log.with_suffix(".runs.json")
         runs = [run for run in RUNS if args.runs is None or run.name in args.runs]
