@@ -45,7 +45,7 @@ EXAMPLES = {
 """,
     "mutants": """
     alignment mutants --paddle my/port.py --run 'python 01_test_forward.py'
-    alignment mutants --paddle port.py --sample 50 --run 'python -m alignment compare \\
+    alignment mutants --paddle port.py --sample 50 --run 'alignment compare \\
         --torch ref.py:Net --paddle port.py:Net --input 4x3x64x64'
 """,
 }
@@ -177,6 +177,9 @@ def mutants_parser(command):
     )
     flags.add_argument(
         "--resume", action="store_true", help="leave out those whose result is in --log"
+    )
+    flags.add_argument(
+        "--again", action="store_true", help="the same, but run those again that were missed"
     )
     return flags
 
@@ -504,8 +507,8 @@ def mutants(args):
     """Which small mistakes in a port does a check not see?"""
     from .mutation.command import try_mutants
 
-    if args.resume and args.log is None:
-        raise CannotRun("--resume needs --log FILE, the file of the results")
+    if (args.resume or args.again) and args.log is None:
+        raise CannotRun("--resume and --again need --log FILE, the file of the results")
     if args.log:
         require_file_name("--log", args.log)
     return try_mutants(args)

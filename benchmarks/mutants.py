@@ -46,6 +46,7 @@ from alignment.mutation.results import (  # noqa: E402
     Equivalents,
     Outcome,
     OutcomeLog,
+    found_ones,
     read_outcomes,
     report,
     sample_of,
@@ -507,8 +508,7 @@ def main(args):
     if args.resume or args.again:
         before = read_outcomes(args.log)
         if args.again:
-            left = (SURVIVED, NOT_RUN)
-            before = {n: each for n, each in before.items() if each.outcome not in left}
+            before = found_ones(before)
     by_name = {mutant.name: mutant for mutant in everything}
     outcomes = [
         Outcome.of(by_name[n], o.outcome, o.by, o.seconds)

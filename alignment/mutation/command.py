@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from .results import (
     Equivalents,
     Outcome,
     OutcomeLog,
+    found_ones,
     read_outcomes,
     report,
     sample_of,
@@ -71,7 +73,7 @@ def try_mutants(args):
     """Runs the command with one mutant after the other.
 
     Args:
-        args: paddle, run, sample, timeout, equivalent, log, resume; of the command line.
+        args: paddle, run, sample, timeout, equivalent, log, resume, again; of the command line.
 
     Returns:
         exit status: 0 if each is found, 1 if not.
@@ -92,14 +94,20 @@ def try_mutants(args):
         wanted = sample_of(wanted, args.sample)
     if not wanted:
         raise CannotRun(f"--paddle {name}: nothing in it can be mutated")
-    before = read_outcomes(args.log) if args.resume else {}
-    with tempfile.TemporaryDirectory(prefix="mutants_") as work, environment.ended_by_signals():
-        command = Command(args.run, path, Path(work))
+    before = read_outcomes(args.log) if args.resume or args.again else {}
+    if args.again:
+        before = found_ones(before)
+    work = Path(tempfile.mkdtemp(prefix="mutants_"))
+    with (
+        environment.ended_by_signals(),
+        environment.cleaned_up(lambda: shutil.rmtree(work, ignore_errors=True)),
+    ):
+        command = Command(args.run, path, work)
         limit, lines = command.without_mutant(args.timeout)
         say(
             f"{name}: {len(wanted)} of {len(everything)} mutants; {command.text} is green by itself"
         )
-        log, outcomes = OutcomeLog(args.log, args.resume), []
+        log, outcomes = OutcomeLog(args.log, args.resume or args.again), []
         waiting = Waiting()
         with contextlib.closing(log), waiting.cleared():
             for number, mutant in enumerate(wanted, 1):
@@ -241,6 +249,9 @@ class Command:
 def _end(process):
     """With all that it has started."""
     with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)

@@ -17,6 +17,7 @@ __all__ = [
     "Equivalents",
     "Outcome",
     "OutcomeLog",
+    "found_ones",
     "read_outcomes",
     "report",
     "sample_of",
@@ -161,6 +162,12 @@ def read_outcomes(path):
             raise CannotRun(f"{shown(path)}, line {number}: not a result of mutants") from error
         found[outcome.name] = outcome
     return found
+
+
+def found_ones(outcomes):
+    """Of {name: Outcome} those that need no further run."""
+    left = (SURVIVED, NOT_RUN)
+    return {name: each for name, each in outcomes.items() if each.outcome not in left}
 
 
 def report(outcomes, equivalents):

@@ -269,6 +269,17 @@ def test_marked_and_remembered_ones_are_not_run_again(mutants, folder):
     assert len(log.read_text().splitlines()) == 8
 
 
+def test_again_runs_only_what_was_missed(mutants, folder):
+    log = folder / "log.jsonl"
+    assert mutants("--log", log).status == 1
+    text = CHECK.replace("from port import scale", "from port import forgotten, scale")
+    text = text.replace("scale(3) == 4.0", "forgotten(3) == 4")  # as good as nothing of the rest
+    (folder / "check.py").write_text(text)
+    assert mutants("--log", log, "--again").status == 0
+    assert len(log.read_text().splitlines()) == 11 + 3
+    assert "--log FILE" in mutants("--again").error_line
+
+
 def test_a_module_in_a_package_from_any_folder(spawn, folder, tmp_path):
     package = folder / "my"
     package.mkdir()
