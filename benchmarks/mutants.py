@@ -273,7 +273,7 @@ class Attempt(Job):
             stop_at_first_difference()
         if self.watched:
             lines = open(self.folder / "lines", "a", encoding="utf-8")  # noqa: SIM115
-            hook.watch_lines(self.watched, lambda *at: print(*at, sep="\t", file=lines, flush=True))
+            hook.watch(self.watched, lambda *at: print(*at, sep="\t", file=lines, flush=True))
         super()._be_the_script()
 
     def start(self, fork):

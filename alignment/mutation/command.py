@@ -170,7 +170,7 @@ class Command:
             self.words[0] = sys.executable  # that of this environment
 
     def without_mutant(self, timeout):
-        """(seconds that a run may take, {line} that it runs; None if that is not known).
+        """(seconds that a run may take, {line} that it runs).
 
         Raises:
             CannotRun: it is not green, or the file has no part in it.
@@ -184,18 +184,17 @@ class Command:
                 f"--run {self.text}: exit status {ended.status} without any mutant{last}. It must "
                 "be green first"
             )
-        if "imported" not in ended.notes:
+        if not ended.lines:
             raise CannotRun(
                 f"--run {self.text}: it does not import {shown(self.path)}. (A file that is itself "
                 "started, and python -I or -S, cannot be mutated)"
             )
-        known = ended.lines and hook.FOREIGN_TRACE not in ended.notes
-        return timeout or 30 + 5 * ended.seconds, ended.lines if known else None
+        return timeout or 30 + 5 * ended.seconds, ended.lines
 
     def outcome(self, mutant, source, limit, lines, waiting, number):
         """Outcome of a mutant."""
         first, last = mutant.lines
-        if lines is not None and not lines & set(range(first, last + 1)):
+        if not lines & set(range(first, last + 1)):
             return Outcome.of(mutant, NOT_RUN)
         mutated = mutant.apply(source)
         compile(mutated, mutant.file, "exec")

@@ -4,65 +4,104 @@ Standard library only, and nothing of this package: a `sitecustomize` of the use
 loads this file by itself. Nothing on the disk is changed.
 """
 
+import ast
+import builtins
 import importlib.machinery
 import json
 import os
-import sys
-import threading
 
 PLAN = "ALIGNMENT_MUTANT"  # environment variable: path of the JSON that `from_environment` reads
-FOREIGN_TRACE = "foreign trace"
+PROBE = "__alignment_mutation_line__"  # a builtin
 
 
-def install(path, source=None, note=None):
+def install(path, source, note=None):
     """From now on the Python file `path` is compiled from `source`, where it is imported.
 
     Args:
         path: str or path-like; of the file.
-        source: bytes. None: the file's own.
+        source: bytes.
         note: called with "imported", each time.
     """
-    target = os.path.realpath(path)
+
+    def code(path):
+        if note is not None:
+            note("imported")
+        return source
+
+    _compile_instead([path], code)
+
+
+def watch(paths, note):
+    """From now on note(path, line) is called when a statement of these files is run first.
+
+    The line is the first of the statement. What is imported has a probe before each statement: a
+    trace would slow down the frameworks as well, and could be in the way of a debugger's.
+
+    Args:
+        paths: real paths.
+    """
+    seen = set()
+
+    def run(*at):
+        if at not in seen:
+            seen.add(at)
+            note(*at)
+
+    setattr(builtins, PROBE, run)
+
+    def code(path):
+        with open(path, "rb") as file:
+            tree = _Probes(path).visit(ast.parse(file.read()))
+        return ast.fix_missing_locations(tree)
+
+    _compile_instead(paths, code)
+
+
+def _compile_instead(paths, code):
+    """Imports of these files compile what code(real path) gives."""
+    targets = {os.path.realpath(path) for path in paths}
     loader = importlib.machinery.SourceFileLoader
     original = loader.get_code
 
     def get_code(self, fullname):
-        if os.path.realpath(self.path) != target:
+        path = os.path.realpath(self.path)
+        if path not in targets:
             return original(self, fullname)
-        if note is not None:
-            note("imported")
         # Not from the byte code that may lie beside the file; and none is written.
-        return compile(self.get_data(self.path) if source is None else source, self.path, "exec")
+        return compile(code(path), self.path, "exec", dont_inherit=True)
 
     loader.get_code = get_code
 
 
-def watch_lines(paths, note):
-    """Calls note(path, line) at each line of some files when it is run for the first time.
+class _Probes(ast.NodeTransformer):
+    """Puts a call before each statement that says that it is run."""
 
-    Args:
-        paths: real paths.
-        note: in whatever thread runs the line.
-    """
-    wanted, seen, known = set(paths), set(), {}
+    def __init__(self, path):
+        self.path = path
 
-    def on_line(frame, event, argument):
-        if event == "line":
-            key = known[frame.f_code.co_filename], frame.f_lineno
-            if key not in seen:
-                seen.add(key)
-                note(*key)
-        return on_line
+    def generic_visit(self, node):
+        super().generic_visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            statements = getattr(node, field, None)
+            if isinstance(statements, list):  # not that of a lambda
+                setattr(node, field, [each for one in statements for each in self._probed(one)])
+        return node
 
-    def on_call(frame, event, argument):
-        name = frame.f_code.co_filename
-        if name not in known:
-            known[name] = os.path.realpath(name) if name.endswith(".py") else name
-        return on_line(frame, "line", None) if known[name] in wanted else None
-
-    threading.settrace(on_call)
-    sys.settrace(on_call)
-    return on_call
+    def _probed(self, statement):
+        is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        is_future = isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
+        if is_docstring or is_future or not isinstance(statement, ast.stmt):
+            return [statement]
+        lines = [each.lineno for each in getattr(statement, "decorator_list", [])]
+        calls = [
+            ast.Expr(
+                ast.Call(
+                    ast.Name(PROBE, ast.Load()), [ast.Constant(self.path), ast.Constant(line)], []
+                )
+            )
+            for line in (*lines, statement.lineno)
+        ]
+        return [*(ast.copy_location(call, statement) for call in calls), statement]
 
 
 # In place of the sitecustomize of that Python, which is then imported as ever.
@@ -107,7 +146,7 @@ def environment_of(folder, path, source=None, watched=()):
 
 
 def read_notes(folder):
-    """({"imported", FOREIGN_TRACE}, {path: {line}}) of the log in the folder."""
+    """({"imported"}, {path: {line}}) of the log in the folder."""
     notes, lines = set(), {}
     for line in (folder / "log").read_text(encoding="utf-8").splitlines():
         path, tab, number = line.rpartition("\t")
@@ -125,23 +164,13 @@ def from_environment():
         return
     with open(name, encoding="utf-8") as file:
         plan = json.load(file)
-    source = None
-    if plan["source"] is not None:
-        with open(plan["source"], "rb") as file:
-            source = file.read()
     log = os.open(plan["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(*what):
         os.write(log, ("\t".join(map(str, what)) + "\n").encode())
 
-    install(plan["file"], source, note)
-    if plan["watched"]:
-        import atexit
-
-        ours = watch_lines(plan["watched"], note)
-
-        def end():
-            if sys.gettrace() is not ours:  # a debugger or a measurement of its own
-                note(FOREIGN_TRACE)
-
-        atexit.register(end)
+    if plan["source"] is None:
+        watch(plan["watched"], note)
+        return
+    with open(plan["source"], "rb") as file:
+        install(plan["file"], file.read(), note)
