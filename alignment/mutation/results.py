@@ -105,7 +105,8 @@ class Equivalents:
 
     def without_mutant(self, names):
         """[name] of marks that fit none of all these mutants."""
-        return [name for name in self.reasons if name not in set(names)]
+        there = set(names)
+        return [name for name in self.reasons if name not in there]
 
 
 def sample_of(mutants, count):
