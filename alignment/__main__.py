@@ -7,6 +7,7 @@
     python -m alignment map --help         which layer is which
     python -m alignment show --help        a report again
     python -m alignment diff --help        what has changed between two reports
+    python -m alignment mutants --help     which small mistakes a check does not see
 
 Options are those that all steps share. Writes report.json and report.html into --result-dir.
 Exit status: 2 if a step could not run, else 1 if one is not aligned, else 0.

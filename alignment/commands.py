@@ -1,4 +1,5 @@
-"""python -m alignment compare, map, records: any pair, from any folder; show, diff: reports."""
+"""python -m alignment compare, map, records: any pair, from any folder; show, diff: reports;
+mutants: what a check does not see."""
 
 from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
@@ -11,7 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
-from .arguments import Formatter, Parser, count, file_path, number, seed, steps
+from .arguments import Formatter, Parser, count, file_path, nonempty, number, seed, steps
 from .files import (
     CannotRun,
     described,
@@ -47,6 +48,11 @@ EXAMPLES = {
     "diff": """
     alignment diff old/report.json new/report.json
 """,
+    "mutants": """
+    alignment mutants --paddle my/port.py --run 'python 01_test_forward.py'
+    alignment mutants --paddle port.py --sample 50 --run 'alignment compare \\
+        --torch ref.py:Net --paddle port.py:Net --input 4x3x64x64'
+""",
 }
 # {command: how it ends}
 RESULT = {
@@ -57,6 +63,8 @@ RESULT = {
     "Exit status: 0 aligned, 1 not aligned, 2 could not run.",
     "show": "Exit status: 0, or 2 if the report cannot be read or the page not be written.",
     "diff": "Exit status: 0 if nothing is worse, 1 if something is, 2 if a report cannot be read.",
+    "mutants": "Exit status: 0 if each mistake is found, 1 if one is missed, 2 if the command is "
+    "not green\nby itself or does not import the port. No file is changed.",
 }
 WHAT = {
     "compare": "Is a port in PaddlePaddle the same as its reference in PyTorch? If not, where?",
@@ -64,6 +72,7 @@ WHAT = {
     "records": "Are two saved records the same? For a reference on another machine.",
     "show": "Prints a report again, and makes its page.",
     "diff": "What has changed between two reports? Which check turned red, which difference grew?",
+    "mutants": "Makes small mistakes in a port, one at a time. Which ones does your check not see?",
 }
 
 
@@ -162,6 +171,52 @@ def records_parser(command):
         type=file_path,
         default=Path("records_diff.log"),
         help="written, and beside it .json (records_diff.log)",
+    )
+    return flags
+
+
+def mutants_parser(command):
+    flags = _parser(command)
+    flags.add_argument(
+        "--paddle",
+        required=True,
+        metavar="WHERE",
+        type=nonempty,
+        help="the file of the port: FILE.py or MODULE, with or without :NAME",
+    )
+    flags.add_argument(
+        "--run",
+        required=True,
+        metavar="COMMAND",
+        type=nonempty,
+        help="your check, of which exit status 0 means aligned; python is the one that runs this",
+    )
+    flags.add_argument(
+        "--sample", metavar="N", type=count, help="N mistakes, always the same ones; else all"
+    )
+    flags.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=number(float, above=0, wanted="a number above 0"),
+        help="a run that takes longer has found it; without it, five times as long as usual",
+    )
+    flags.add_argument(
+        "--equivalent",
+        metavar="FILE",
+        type=file_path,
+        help="text file of those that are no mistakes, and why; see docs/mutants.md",
+    )
+    flags.add_argument(
+        "--log",
+        metavar="FILE",
+        type=file_path,
+        help="write each result here at once",
+    )
+    flags.add_argument(
+        "--resume", action="store_true", help="leave out those whose result is in --log"
+    )
+    flags.add_argument(
+        "--again", action="store_true", help="the same, but run those again that were missed"
     )
     return flags
 
@@ -509,6 +564,17 @@ def records(args):
     return ALIGNED if report.finish("what was recorded first, and how") else NOT_ALIGNED
 
 
+def mutants(args):
+    """Which small mistakes in a port does a check not see?"""
+    from .mutation.command import try_mutants
+
+    if (args.resume or args.again) and args.log is None:
+        raise CannotRun("--resume and --again need --log FILE, the file of the results")
+    if args.log:
+        require_file_name("--log", args.log)
+    return try_mutants(args)
+
+
 def propose(args):
     """Prints the map of the names that differ; says on stderr what it doubts."""
     from .compare import propose_map
@@ -527,6 +593,18 @@ def propose(args):
     return ALIGNED
 
 
-COMMANDS = {"compare": compare, "map": propose, "records": records, "show": show, "diff": diff}
-PARSERS = {"records": records_parser, "show": show_parser, "diff": diff_parser}
-WITHOUT_FRAMEWORKS = ("show", "diff")
+COMMANDS = {
+    "compare": compare,
+    "map": propose,
+    "records": records,
+    "show": show,
+    "diff": diff,
+    "mutants": mutants,
+}
+PARSERS = {
+    "records": records_parser,
+    "show": show_parser,
+    "diff": diff_parser,
+    "mutants": mutants_parser,
+}
+WITHOUT_FRAMEWORKS = ("show", "diff", "mutants")
