@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import paddle
@@ -31,10 +31,10 @@ CHECKS = ("forward", "backward", "training", "initialisation")
 DEFAULT_CHECKS = CHECKS[:3]
 
 
-Port = paddle.nn.Layer | Callable[[], paddle.nn.Layer]
-Reference = torch.nn.Module | Callable[[], torch.nn.Module]
-Array = str | np.ndarray  # "4x3x64x64", or values
-Loss = Callable[..., Any]
+Port: TypeAlias = paddle.nn.Layer | Callable[[], paddle.nn.Layer]
+Reference: TypeAlias = torch.nn.Module | Callable[[], torch.nn.Module]
+Array: TypeAlias = str | np.ndarray  # "4x3x64x64", or values
+Loss: TypeAlias = Callable[..., Any]
 
 
 def assert_aligned(port: Port, reference: Reference, inputs: Any, **options: Any) -> Report:
@@ -340,7 +340,7 @@ class Pair:
     accept: tuple = ()
     weights: tuple = (None, None, False)
     seed: int = 0
-    log_dir: Path | None = None
+    log_dir: str | Path | None = None
     details: bool = False
 
 
