@@ -6,6 +6,7 @@ learning rate at the moment of its use.
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -44,11 +45,11 @@ class Side:
     there, and None when they have been used.
     """
 
-    model: object
-    criterion: object = None
-    optimizer: object = None
-    scheduler: object = None
-    loop: object = None
+    model: Any
+    criterion: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    loop: Any = None
 
 
 class Stepping:
