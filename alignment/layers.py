@@ -154,7 +154,7 @@ def _wants_gradient(tensor: Any) -> bool:
     return tensor.requires_grad
 
 
-def relative(port: np.ndarray, reference: np.ndarray) -> float:
+def relative(port: np.ndarray | None, reference: np.ndarray | None) -> float:
     """Largest absolute difference over the reference's largest value; inf if not comparable."""
     if port is None or reference is None:
         return 0.0 if port is reference else np.inf
@@ -274,7 +274,7 @@ def incomparable(port: np.ndarray | None, reference: np.ndarray | None) -> str:
     return ""
 
 
-def how_far(port: Any, reference: Any) -> str:
+def how_far(port: np.ndarray | None, reference: np.ndarray | None) -> str:
     """How far apart two arrays are, in words: "by 1.2e-03", or why that cannot be said."""
     return incomparable(port, reference) or f"by {relative(port, reference):.1e}"
 
