@@ -55,7 +55,7 @@ class Comparison:
     def __init__(self, settings: Sequence[str] = ()) -> None:
         self.settings = list(settings)  # lines: what can be read off and differs
         self.differences = []  # [Difference]
-        self.curves = None  # of free runs, for a page
+        self.curves: dict[str, Any] | None = None  # of free runs, for a page
 
     @property
     def agrees(self) -> bool:
