@@ -1,7 +1,7 @@
 # make align         set up .venv if need be, run the five steps and ten of training, one table
 # make train-align   the same set-up; both frameworks learn handwritten digits for a minute or two
 # make test          the same set-up, then the tests
-# make lint          ruff, format and rules
+# make lint          ruff, format and rules; mypy, types
 # make docs          the documentation as a site, site/index.html, in a small environment of its own
 # ARGS reaches the command: make align ARGS="--model mobilenet_v3_large"
 #                           make test ARGS="-m slow"
@@ -25,6 +25,7 @@ test: .venv/installed-dev
 lint: .venv/installed-dev
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
+	$(VENV)/mypy
 
 # The variable: no advertisement of another generator.
 docs: .venv-docs/installed

@@ -16,6 +16,8 @@ that is whole in --output-dir is not run again: after a stop, the same command g
 Exit status: 0 aligned, 1 not aligned, 2 it could not run.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
@@ -23,6 +25,7 @@ sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
 
+import argparse
 from pathlib import Path
 
 environment.require("numpy", "PIL", "torch", "torchvision", "paddle", "reprod_log", "tabulate")
@@ -74,14 +77,14 @@ SHORT = LONG._replace(
 )
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
     add_flags(flags, LONG, SHORT, ROOT / "result")
     return flags
 
 
 @environment.ended_by_signals()
-def main(args):
+def main(args: argparse.Namespace) -> int:
     """Returns the exit status. Raises: CannotRun."""
     form, network = form_of(args, LONG, SHORT), "MobileNetV3-Small"
     aligned = compare_learning(pair, FRAMEWORKS, form, args.jobs, args.result_dir, network)

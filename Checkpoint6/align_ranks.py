@@ -4,6 +4,8 @@ python -m paddle.distributed.launch --nproc_per_node 2 Checkpoint6/align_ranks.p
 torchrun --nproc_per_node 2 Checkpoint6/align_ranks.py TASK.json
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
@@ -19,7 +21,7 @@ from alignment.training import ranks
 SCRIPT = Path(__file__)  # what the launchers start
 
 
-def main():
+def main() -> None:
     ranks.main(pair.training(), sys.argv[1])
 
 

@@ -20,12 +20,16 @@ Exit status: 0 aligned, 1 not aligned, with the first step and quantity that dif
 could not run.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
 sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import cli, environment  # isort: skip  (first: Ctrl-C is quiet)
+
+import argparse
 
 environment.require("tqdm", "visualdl", "matplotlib")
 
@@ -40,7 +44,7 @@ PAIR = pair.training()
 WARMUP_EPOCHS = 2  # or as many as --epochs leaves room for
 
 
-def flags():
+def flags() -> argparse.ArgumentParser:
     """train.py's, with other defaults, and those of the comparison."""
     found = parser(__doc__)
     add_flags(found)
@@ -50,7 +54,7 @@ def flags():
 
 @environment.ended_by_signals()
 @one_torch_thread()
-def main(args):
+def main(args: argparse.Namespace) -> bool:
     """Returns whether all agrees. Raises: CannotRun, OSError."""
     del args.torch_device  # cli's; train.py has none
     if args.lr_warmup_epochs is None:

@@ -1,7 +1,12 @@
 """The command line of train.py: the flags of torchvision's references/classification/train.py."""
 
+from __future__ import annotations
+
+import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import paddle
 
@@ -38,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Without --data-path: what learns lite_data in under a minute on two cores. Many small steps: the
 # statistics of batch norm, which evaluation uses, move by a hundredth in each.
-TRY_OUT = {
+TRY_OUT: dict[str, Any] = {
     "data_path": ROOT / "lite_data",
     "epochs": 15,
     "batch_size": 8,
@@ -73,10 +78,10 @@ NOT_THE_RECIPE = (
 )
 
 
-def parser(description):
+def parser(description: str) -> Parser:
     flags = Parser(description=description, formatter_class=Formatter, fromfile_prefix_chars="@")
 
-    def add(*names, **options):
+    def add(*names: str, **options: Any) -> None:
         flags.add_argument(*names, **{"help": "as torchvision's", **options})
 
     add("--data-path", type=file_path, help="folder of train and val; without it: a try-out on "
@@ -151,12 +156,12 @@ def parser(description):
     return flags
 
 
-def default_workers():
+def default_workers() -> int:
     ranks = int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1")))
     return min(8, max(1, (os.cpu_count() or 1) // ranks))
 
 
-def device_of(wanted):
+def device_of(wanted: str | None) -> str:
     """Either "cpu" or "gpu": as `--device` says or, where that is None, as there is one.
 
     Raises:
@@ -170,7 +175,7 @@ def device_of(wanted):
     return wanted.replace("cuda", "gpu")
 
 
-def parse(description, argv=None):
+def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of a command line, settled.
 
     Raises:
@@ -185,17 +190,17 @@ def parse(description, argv=None):
     return settle(args)
 
 
-def try_out(epochs):
+def try_out(epochs: int) -> dict[str, Any]:
     """The defaults without --data-path, of a training of so many epochs."""
     return {**TRY_OUT, "lr_warmup_epochs": shorter(TRY_OUT["lr_warmup_epochs"], epochs)}
 
 
-def shorter(lr_warmup_epochs, epochs):
+def shorter(lr_warmup_epochs: int, epochs: int) -> int:
     """A default of --lr-warmup-epochs for a training of `epochs`: something is left after it."""
     return min(lr_warmup_epochs, epochs - 1)
 
 
-def settle(args):
+def settle(args: argparse.Namespace) -> argparse.Namespace:
     """Puts in what follows from the arguments: lite_data, device, cache. Raises: CannotRun."""
     if args.data_path == TRY_OUT["data_path"]:
         unpack_once(ROOT / "lite_data.tar", args.data_path)
@@ -226,12 +231,18 @@ def settle(args):
     return args
 
 
-def recipe_of(args):
+def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     """{argument: value} of all that decides what is computed; plain values."""
     return {name: v for name, v in vars(args).items() if name not in NOT_THE_RECIPE}
 
 
-def require_same_recipe(args, world_size, dataset, state, path):
+def require_same_recipe(
+    args: argparse.Namespace,
+    world_size: int,
+    dataset: paddle_mv3.ImageFolder,
+    state: dict[str, Any],
+    path: str | Path,
+) -> None:
     """Raises CannotRun unless the checkpoint `state` is one of this very training.
 
     --epochs may be another number, as long as there is something left of it.
@@ -261,7 +272,7 @@ def require_same_recipe(args, world_size, dataset, state, path):
         )
 
 
-def _flag(name):
+def _flag(name: str) -> str:
     if name in ("processes", "images"):
         return f"the number of {name}"
     if name == "classes":

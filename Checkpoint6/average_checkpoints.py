@@ -12,6 +12,8 @@ train.py --test-only --weights, predict.py and export.py.
 Exit status: 0 done, 2 it could not run.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
@@ -19,8 +21,12 @@ sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
 
+import argparse
 import os
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 environment.require("numpy", "PIL", "paddle")
 
@@ -33,7 +39,7 @@ from alignment.files import CannotRun, shown  # noqa: E402
 from Checkpoint6 import checkpoint, tools  # noqa: E402
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
     add = flags.add_argument
     add(
@@ -49,7 +55,7 @@ def parser():
     return flags
 
 
-def input_files(inputs, last):
+def input_files(inputs: Sequence[Path], last: int | None) -> list[Path]:
     """The files of the command line, of a folder the oldest first.
 
     Raises:
@@ -92,12 +98,14 @@ class Average:
         differing: names of the arguments in which the files differ.
     """
 
-    def __init__(self):
-        self.files, self.sums, self.last = [], {}, {}
-        self.settings = {"args": {}, "classes": None}
-        self.differing = set()
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.sums: dict[str, np.ndarray] = {}
+        self.last: dict[str, np.ndarray] = {}
+        self.settings: dict[str, Any] = {"args": {}, "classes": None}
+        self.differing: set[str] = set()
 
-    def add(self, path):
+    def add(self, path: Path) -> str:
         """Returns a line on what was added.
 
         Raises:
@@ -118,7 +126,9 @@ class Average:
         epoch = f", epoch {state['epoch']}" if "epoch" in state else ""
         return f"{shown(path)}: {kind}{epoch}"
 
-    def _require_same(self, path, arrays, state):
+    def _require_same(
+        self, path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
+    ) -> None:
         args, known_args = state.get("args", {}), self.settings["args"]
         classes, known_classes = state.get("classes"), self.settings["classes"]
         if self.files:
@@ -142,7 +152,7 @@ class Average:
                 raise CannotRun(f"{pair} have other classes: {odd[0]} and {odd[1]}")
         self.settings = {"args": args or known_args, "classes": classes or known_classes}
 
-    def weights(self):
+    def weights(self) -> dict[str, np.ndarray]:
         """{name: array} in the dtypes of the files; of integers, which have no mean, the last."""
         means = {name: total / len(self.files) for name, total in self.sums.items()}
         return {
@@ -151,17 +161,17 @@ class Average:
         }
 
 
-def _kinds(arrays):
+def _kinds(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {name: f"{array.dtype} {list(array.shape)}" for name, array in arrays.items()}
 
 
-def _as_dtype(mean, dtype):
+def _as_dtype(mean: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype == np.uint16:  # the bits of bfloat16
         return paddle.to_tensor(mean.astype(np.float32)).astype("bfloat16").numpy()
     return mean.astype(dtype)
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     """Raises: CannotRun."""
     files = input_files(args.inputs, args.last)
     if os.path.realpath(args.output) in map(os.path.realpath, files):

@@ -15,13 +15,18 @@ Random states need no room: what a step draws depends on the seed, the epoch, th
 rank alone.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
+import mmap
 import os
 import pickle
 import re
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import paddle
@@ -47,16 +52,16 @@ class Damaged(CannotRun):
 class _Hashing:
     """A file that is written to and hashed at the same time."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         self.digest.update(data)
         return self.file.write(data)
 
 
-def save(path, state):
+def save(path: Path, state: Mapping[str, Any]) -> None:
     """Writes `state`, of plain values and arrays, and makes sure that it is on the disk.
 
     Raises:
@@ -70,14 +75,14 @@ def save(path, state):
         file.write(MARK + hashing.digest.hexdigest().encode() + b"\n")
 
 
-def copy(source, target):
+def copy(source: Path, target: Path) -> None:
     """Copies a checkpoint; whole or not at all. Raises: CannotRun."""
     with _lasting_file(target) as file, open(source, "rb") as original:
         shutil.copyfileobj(original, file)
 
 
 @contextlib.contextmanager
-def _lasting_file(path):
+def _lasting_file(path: Path) -> Iterator[BinaryIO]:
     """`whole_file`, open, that outlasts a power failure, as far as the file system can do that."""
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         yield file
@@ -91,7 +96,7 @@ def _lasting_file(path):
             os.close(folder)
 
 
-def load(path):
+def load(path: str | Path) -> dict[str, Any]:
     """What `save` wrote. Runs no code that a file holds.
 
     Raises:
@@ -113,32 +118,32 @@ def load(path):
     return state
 
 
-def require_whole(state, path):
+def require_whole(state: Mapping[str, Any], path: str | Path) -> None:
     """Raises CannotRun unless `load` found in the file `path` all that a training goes on from."""
     lacking = [name for name in _ENTRIES if name not in state]
     if lacking:
         raise CannotRun(f"{shown(path)} is no checkpoint of train.py: it has no {lacking[0]}")
 
 
-def _are_arrays(value):
+def _are_arrays(value: object) -> bool:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(array, np.ndarray) for name, array in value.items()
     )
 
 
-def _is_count(value):
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and value >= 0
 
 
-def _are_names(value):
+def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _is_dict(value):
+def _is_dict(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value)
 
 
-def _is_average(value):
+def _is_average(value: object) -> bool:
     return (
         isinstance(value, dict)
         and _is_count(value.get("n_averaged"))
@@ -164,7 +169,7 @@ _ENTRIES = {
 
 
 @contextlib.contextmanager
-def restoring(path):
+def restoring(path: str | Path) -> Iterator[None]:
     """Around what puts a checkpoint's state into objects. Raises: CannotRun, if it does not fit."""
     try:
         yield
@@ -176,37 +181,39 @@ def restoring(path):
         ) from error
 
 
-def _has_checksum(data):
+def _has_checksum(data: bytes | mmap.mmap) -> bool:
     """Whether the bytes of a file end as those that `save` wrote."""
     return data[-TRAILER : len(MARK) - TRAILER] == MARK
 
 
-def path_of(folder, epoch, iteration):
+def path_of(folder: str | Path, epoch: int, iteration: int) -> Path:
     """The file of a checkpoint from which `iteration` of `epoch` is next."""
     return Path(folder) / f"checkpoint_{epoch:04}_{iteration:06}.pdparams"
 
 
-def checkpoints(folder):
+def checkpoints(folder: str | Path) -> list[Path]:
     """Paths of the checkpoints in a folder, the newest first."""
     return _newest_first(folder, r"checkpoint_\d+_\d+\.pdparams")
 
 
-def bests(folder):
+def bests(folder: str | Path) -> list[Path]:
     """Paths of those that were the best when they were made, the newest first."""
     return _newest_first(folder, r"best_\d+\.pdparams")
 
 
-def _newest_first(folder, pattern):
+def _newest_first(folder: str | Path, pattern: str) -> list[Path]:
     found = [path for path in Path(folder).glob("*.pdparams") if re.fullmatch(pattern, path.name)]
     return sorted(found, key=_moment, reverse=True)
 
 
-def _moment(path):
+def _moment(path: Path) -> tuple[int, ...]:
     """(epoch, iteration), or (epoch,), of a file name: the numbers in it."""
     return tuple(map(int, re.findall(r"\d+", path.name)))
 
 
-def newest(folder, report=print):
+def newest(
+    folder: str | Path, report: Callable[[str], object] = print
+) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
     """(path, state) of the newest whole checkpoint in a folder, or (None, None) if it has none.
 
     Args:
@@ -229,7 +236,7 @@ def newest(folder, report=print):
     return None, None
 
 
-def set_aside(folder, epoch, iteration):
+def set_aside(folder: Path, epoch: int, iteration: int) -> list[Path]:
     """Renames the checkpoints of later moments: damaged, or of a course that was given up.
 
     Returns:
@@ -242,25 +249,25 @@ def set_aside(folder, epoch, iteration):
     return renamed
 
 
-def prune(paths, keep):
+def prune(paths: Sequence[Path], keep: int) -> None:
     """Removes all but the first `keep`."""
     for path in paths[keep:]:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder: Path) -> None:
     """Removes what writes that were cut off by `kill -9` have left behind."""
     for path in Path(folder).glob(".*.pdparams"):
         path.unlink(missing_ok=True)
 
 
-def to_arrays(state):
+def to_arrays(state: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
     """{name: Tensor} as {name: array}; bfloat16, which NumPy has not, as its bits in uint16."""
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-def load_model(model, arrays, path):
+def load_model(model: paddle.nn.Layer, arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Puts {name: array} into a Layer; all of it or nothing.
 
     Raises:
@@ -284,18 +291,18 @@ def load_model(model, arrays, path):
         _fill(tensor, arrays[name])
 
 
-def as_float32(array):
+def as_float32(array: np.ndarray) -> np.ndarray:
     """The values of a weight in float32; those of bfloat16 are in a file as their bits, uint16."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _kind(array):
+def _kind(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def _fill(tensor, array):
+def _fill(tensor: paddle.Tensor, array: np.ndarray) -> None:
     """Copies an array into a tensor, the bits of bfloat16 as they are."""
     value = paddle.to_tensor(np.ascontiguousarray(array))
     if tensor.dtype == paddle.bfloat16 and array.dtype == np.uint16:
@@ -303,7 +310,9 @@ def _fill(tensor, array):
     tensor.set_value(value)
 
 
-def optimizer_state(optimizer, model):
+def optimizer_state(
+    optimizer: paddle.optimizer.Optimizer, model: paddle.nn.Layer
+) -> dict[str, dict[str, np.ndarray]]:
     """{"optimizer", "master_weights"}: {name: array} of what an optimizer keeps of `model`.
 
     Paddle names a state after its parameter, conv2d_0.w_0, and that after the layers which the
@@ -319,7 +328,9 @@ def optimizer_state(optimizer, model):
     }
 
 
-def load_optimizer(optimizer, model, state):
+def load_optimizer(
+    optimizer: paddle.optimizer.Optimizer, model: paddle.nn.Layer, state: Mapping[str, Any]
+) -> None:
     """The inverse of `optimizer_state`, for an optimizer that has taken no step yet."""
     names = {name: parameter.name for name, parameter in model.named_parameters()}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -338,18 +349,18 @@ def load_optimizer(optimizer, model, state):
     optimizer.set_state_dict({**arrays, "LR_Scheduler": optimizer._learning_rate.state_dict()})
 
 
-def _renamed(state, names):
+def _renamed(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """{owner_of_the_state: value} with each owner, the longest that fits, by its other name."""
     owners = _owners(state, names)
     return {names[owner] + key[len(owner) :]: state[key] for key, owner in owners.items()}
 
 
-def _owners(state, names):
+def _owners(state: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     """{owner_of_the_state: the longest name that it begins with}. Raises: ValueError, if none."""
     return {key: max((n for n in names if key.startswith(n + "_")), key=len) for key in state}
 
 
-def read_weights(path):
+def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """({name: array}, state) of a checkpoint or of a state_dict as `paddle.save` writes it.
 
     Of a checkpoint, the averaged weights where it has them; `state` is the whole of it, and {} for

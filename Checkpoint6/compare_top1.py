@@ -12,6 +12,8 @@ Exit status: 0 aligned, 1 the port is below the reference by more than the toler
 not run.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
@@ -19,6 +21,7 @@ sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
 
+import argparse
 from pathlib import Path
 
 environment.require("numpy", "PIL", "paddle", "reprod_log")
@@ -33,7 +36,7 @@ SCRIPTS = {PORT: "Checkpoint6/train.py", REFERENCE: "torch_ref/train.py"}
 per_cent = number(float, above=1, high=100, wanted="an accuracy in per cent, above 1, up to 100")
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
     add = flags.add_argument
     add("--published", type=per_cent, metavar="TOP1",
@@ -43,7 +46,7 @@ def parser():
     return flags
 
 
-def main(args):
+def main(args: argparse.Namespace) -> int:
     """Returns the exit status. Raises: CannotRun."""
     aligned = compare_records(args.result_dir, args.tolerance, args.published, SCRIPTS)
     return 0 if aligned else 1

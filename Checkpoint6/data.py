@@ -1,15 +1,26 @@
 """The images of a training: which rank sees which, and what is done to them."""
 
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
 from PIL import Image
 
 import paddle_mv3
 from alignment.files import CannotRun, shown
 from Checkpoint6 import distributed
 
+if TYPE_CHECKING:
+    import paddle
+
+
 __all__ = ["evaluation_data", "require_same_data", "training_data"]
 
 
-def training_data(args, rank, world_size):
+def training_data(
+    args: argparse.Namespace, rank: int, world_size: int
+) -> tuple[paddle_mv3.DataLoader, paddle.io.BatchSampler, paddle_mv3.ImageFolder]:
     """(DataLoader of this rank's share, its BatchSampler, ImageFolder).
 
     Raises:
@@ -48,7 +59,9 @@ def training_data(args, rank, world_size):
     return loader, batches, dataset
 
 
-def evaluation_data(args, rank, world_size):
+def evaluation_data(
+    args: argparse.Namespace, rank: int, world_size: int
+) -> tuple[paddle_mv3.DataLoader, paddle_mv3.ImageFolder]:
     """(DataLoader of this rank's share, ImageFolder). Raises: OSError, as `training_data`."""
     preset = paddle_mv3.ClassificationPresetEval(
         args.val_crop_size,
@@ -68,7 +81,12 @@ def evaluation_data(args, rank, world_size):
     return loader, dataset
 
 
-def require_same_data(args, train_set, eval_set, world_size):
+def require_same_data(
+    args: argparse.Namespace,
+    train_set: paddle_mv3.ImageFolder,
+    eval_set: paddle_mv3.ImageFolder,
+    world_size: int,
+) -> None:
     """Raises CannotRun unless both folders have the same classes, and all ranks the same images."""
     if train_set.classes != eval_set.classes:
         odd = sorted(set(train_set.classes) ^ set(eval_set.classes))

@@ -12,12 +12,16 @@ NNNN is the place of the scan in scikit-learn's data set. Every digit has the sa
 parts. The split is fixed: it is the same at every call.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
 sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
+
+import argparse
 
 environment.require("numpy", "PIL", "paddle", "sklearn")
 
@@ -27,13 +31,13 @@ from alignment.training.digits import make_digits  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
     flags.add_argument("--output", type=file_path, required=True, metavar="FOLDER")
     return flags
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     """Raises: CannotRun."""
     made = make_digits(args.output)
     print(f"{shown(args.output)}: {'made' if made else 'is there already'}")

@@ -1,5 +1,7 @@
 """Several processes that train one model, and the signals that stop them."""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import multiprocessing
@@ -10,7 +12,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import paddle
@@ -38,7 +43,7 @@ __all__ = [
 paddle.disable_signal_handler()
 
 
-def start():
+def start() -> tuple[int, int]:
     """(rank, world_size); joins the other processes of `python -m paddle.distributed.launch`.
 
     On GPUs the ranks talk by NCCL, on the CPU by gloo. Each has to say by `leave` that it ends.
@@ -63,12 +68,12 @@ class Stop:
         signal: number of the signal, 0 before.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:
             os.write(2, b"stopped at once, without saving\n")
             os._exit(128 + number)
@@ -77,7 +82,7 @@ class Stop:
         self.signal = self.signal or number
 
 
-def in_worker(worker_id):
+def in_worker(worker_id: int) -> None:
     """For worker_init_fn: workers of a data loader are forked, and Stop's handlers with them.
 
     A signal to all processes of a group, from a terminal or a launcher, is none of a worker's
@@ -89,14 +94,14 @@ def in_worker(worker_id):
     _when_parent_dies(signal.SIGKILL)
 
 
-def _when_parent_dies(number):
+def _when_parent_dies(number: int) -> None:
     """Asks the system for a signal then; only Linux has that."""
     if sys.platform == "linux":
         set_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_death_signal, number)
 
 
-def end_workers():
+def end_workers() -> None:
     """Workers that are left would be asked by SIGTERM to end, and waited for."""
     workers = multiprocessing.active_children()
     for process in workers:
@@ -110,7 +115,7 @@ SHARED_MEMORY = Path("/dev/shm")
 LONG_AGO = 600  # seconds; a batch is on its way for less
 
 
-def free_shared_memory():
+def free_shared_memory() -> None:
     """Removes the batches that workers of processes killed by `kill -9` had on their way.
 
     Nothing else frees that memory, and workers die for want of it. Of this user's only; process
@@ -123,7 +128,7 @@ def free_shared_memory():
                 _free_shared_memory(pid, LONG_AGO)
 
 
-def _free_shared_memory(pid, age=0):
+def _free_shared_memory(pid: int | str | None, age: float = 0) -> None:
     for path in SHARED_MEMORY.glob(f"paddle_{pid}_*"):
         with contextlib.suppress(OSError):
             status = path.stat()
@@ -145,9 +150,10 @@ class Companions:
     ORDERLY = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
     GOODBYE = b"\xff"  # then the exit status and a message; any other byte is of `any`
 
-    def __init__(self, rank, world_size):
+    def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.ending = rank, False
-        self.connections, self.said = [], []
+        self.connections: list[socket.socket] = []
+        self.said: list[queue.SimpleQueue[int | None]] = []
         if rank == 0:
             host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
             server = socket.create_server((host, 0), backlog=world_size)
@@ -163,7 +169,7 @@ class Companions:
             connection.sendall(rank.to_bytes(4, "big"))
             self._watch(connection, 0)
 
-    def _watch(self, connection, rank):
+    def _watch(self, connection: socket.socket, rank: int) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for name, seconds in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
@@ -174,13 +180,13 @@ class Companions:
         arguments = connection, rank, self.said[-1]
         threading.Thread(target=self._listen, args=arguments, daemon=True).start()
 
-    def _listen(self, connection, rank, said):
+    def _listen(self, connection: socket.socket, rank: int, said: queue.SimpleQueue) -> None:
         while (byte := _receive(connection, 1)) and byte != self.GOODBYE:
             said.put(byte[0])
         goodbye = _receive(connection).decode(errors="surrogateescape")
         said.put(None)
-        status, _, message = goodbye.partition(" ")
-        status = int(status) if status.isdigit() else 1
+        number, _, message = goodbye.partition(" ")
+        status = int(number) if number.isdigit() else 1
         if status in self.ORDERLY or (self.ending and goodbye):
             return
         message = message or "gone without a word: killed, or its machine is down"
@@ -191,7 +197,7 @@ class Companions:
             end_workers()
             os._exit(status)
 
-    def any(self, flags):
+    def any(self, flags: int) -> int:
         """The flags, bits of a number below 255, that any rank gives. All ranks have to ask."""
         if self.rank:
             self._tell(bytes([flags]))
@@ -201,18 +207,18 @@ class Companions:
         self._tell(bytes([flags]))
         return flags
 
-    def _hear(self, said):
+    def _hear(self, said: queue.SimpleQueue) -> int:
         flags = said.get()
         if flags is None:
             raise RuntimeError("another rank has ended, and this one goes on: not all do the same")
         return flags
 
-    def _tell(self, data):
+    def _tell(self, data: bytes) -> None:
         for connection in self.connections:
             with contextlib.suppress(OSError):  # who is gone is noticed by _listen
                 connection.sendall(data)
 
-    def leave(self, status, message):
+    def leave(self, status: int, message: str) -> None:
         self.ending = True
         self._tell(self.GOODBYE + f"{status} {message}".encode())
         for connection in self.connections:
@@ -223,7 +229,7 @@ class Companions:
 _companions = None  # of several ranks
 
 
-def any_rank(flags):
+def any_rank(flags: int) -> int:
     """The flags, bits of a number below 255, that any rank gives. A collective call.
 
     Between the hosts: no GPU is waited for.
@@ -231,7 +237,7 @@ def any_rank(flags):
     return _companions.any(flags) if _companions else flags
 
 
-def end_together(world_size, message=None):
+def end_together(world_size: int, message: str | None = None) -> list[str | None]:
     """[message of rank 0, of rank 1, ...], after which all end by themselves, none the others.
 
     A collective call.
@@ -241,13 +247,13 @@ def end_together(world_size, message=None):
     return agree(message, world_size)
 
 
-def leave(status, message=""):
+def leave(status: int, message: str = "") -> None:
     """Tells the other ranks with which exit status this one ends, and why."""
     if _companions:
         _companions.leave(status, message)
 
 
-def _receive(connection, count=None):
+def _receive(connection: socket.socket, count: int | None = None) -> bytes:
     """`count` bytes, or all until the connection ends."""
     data = b""
     with contextlib.suppress(OSError):
@@ -259,7 +265,7 @@ def _receive(connection, count=None):
     return data
 
 
-def sum_over_ranks(array, world_size):
+def sum_over_ranks(array: np.ndarray, world_size: int) -> np.ndarray:
     """float64 array -> its sum over all ranks, on each of them. A collective call."""
     if world_size == 1:
         return array
@@ -268,16 +274,16 @@ def sum_over_ranks(array, world_size):
     return tensor.numpy()
 
 
-def agree(values, world_size):
+def agree(values: Any, world_size: int) -> list[Any]:
     """[values of rank 0, of rank 1, ...], any plain objects. A collective call."""
     if world_size == 1:
         return [values]
-    gathered = []
+    gathered: list[Any] = []
     distributed.all_gather_object(gathered, values)
     return gathered
 
 
-def broadcast(value, world_size):
+def broadcast(value: Any, world_size: int) -> Any:
     """Rank 0's `value`, any object that can be pickled, on all ranks. A collective call."""
     if world_size == 1:
         return value
@@ -286,7 +292,7 @@ def broadcast(value, world_size):
     return holder[0]
 
 
-def broadcast_statistics(models, world_size):
+def broadcast_statistics(models: Iterable[paddle.nn.Layer], world_size: int) -> None:
     """Puts rank 0's running statistics into every rank's models. A collective call.
 
     Each rank's batch norm sees its own images; PyTorch's DistributedDataParallel takes rank 0's

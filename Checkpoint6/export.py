@@ -11,6 +11,8 @@ Exit status: 0 done, 1 a file gives other logits, or they are too small to be ju
 was written; 2 it could not run.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
@@ -18,12 +20,15 @@ sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
 
+import argparse
 import contextlib
 import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 environment.require("numpy", "PIL", "paddle", "tabulate")
 
@@ -47,6 +52,10 @@ from alignment.files import (  # noqa: E402
 from Checkpoint6 import tools  # noqa: E402
 from paddle_mv3.data.dataset import load_input  # noqa: E402
 
+if TYPE_CHECKING:
+    import paddle_mv3
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The largest difference of a logit that passes, over the spread of the logits (the most by which
@@ -69,7 +78,7 @@ IMAGES = 16
 STEM = "inference"
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
     tools.add_model(flags)
     add = flags.add_argument
@@ -85,7 +94,7 @@ def parser():
 
 
 @contextlib.contextmanager
-def silenced():
+def silenced() -> Iterator[None]:
     """Keeps what libraries write to stdout and stderr, from C++ too, for the case of an error."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -111,7 +120,7 @@ def silenced():
 
 
 @contextlib.contextmanager
-def writing(where):
+def writing(where: str) -> Iterator[None]:
     """Raises CannotRun for an OSError within: `where` cannot be written."""
     try:
         yield
@@ -122,7 +131,7 @@ def writing(where):
         ) from error
 
 
-def require_place(target, where):
+def require_place(target: Path, where: str) -> None:
     """Raises CannotRun where no folder `target` can be made, or nothing be written into it."""
     with writing(where):
         with contextlib.suppress(FileNotFoundError):
@@ -134,7 +143,7 @@ def require_place(target, where):
             require_writable(target)
 
 
-def place(folder, target, files):
+def place(folder: Path, target: Path, files: Sequence[str]) -> None:
     """Copies `files` of a folder into `target`, none before all of them are there."""
     prefix = f".{target.name[:50]}."
     with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as temporary:
@@ -145,7 +154,7 @@ def place(folder, target, files):
             os.replace(Path(temporary, file), target / file)
 
 
-def write_paddle(trained, folder):
+def write_paddle(trained: tools.Trained, folder: Path) -> None:
     """Writes `folder`/inference.json, the network, and inference.pdiparams, its weights."""
     shape = [None, 3, trained.crop_size, trained.crop_size]
     spec = paddle.static.InputSpec(shape, "float32", "image")
@@ -154,7 +163,7 @@ def write_paddle(trained, folder):
         paddle.jit.save(network, str(folder / STEM))
 
 
-def write_onnx(folder, opset):
+def write_onnx(folder: Path, opset: int) -> None:
     """Writes `folder`/inference.onnx from what `write_paddle` wrote."""
     import paddle2onnx
 
@@ -167,7 +176,7 @@ def write_onnx(folder, opset):
     (folder / f"{STEM}.onnx").write_bytes(model)
 
 
-def run_paddle(folder, onednn):
+def run_paddle(folder: Path, onednn: bool) -> Callable[[np.ndarray], np.ndarray]:
     """A function from images to logits: the inference model on the CPU."""
     from paddle import inference
 
@@ -182,7 +191,7 @@ def run_paddle(folder, onednn):
     predictor = inference.create_predictor(config)
     (source,), (target,) = predictor.get_input_names(), predictor.get_output_names()
 
-    def logits(images):
+    def logits(images: np.ndarray) -> np.ndarray:
         predictor.get_input_handle(source).copy_from_cpu(images)
         predictor.run()
         return predictor.get_output_handle(target).copy_to_cpu()
@@ -190,7 +199,7 @@ def run_paddle(folder, onednn):
     return logits
 
 
-def run_onnx(folder):
+def run_onnx(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     """A function from images to logits: the ONNX file on the CPU."""
     import onnxruntime
 
@@ -217,7 +226,7 @@ FORMATS = {
 }
 
 
-def require_packages(formats):
+def require_packages(formats: Sequence[str]) -> None:
     """Raises CannotRun if a package is missing."""
     if "onnx" not in formats:
         return
@@ -229,7 +238,7 @@ def require_packages(formats):
             )
 
 
-def check_images(folder, preset):
+def check_images(folder: Path, preset: paddle_mv3.ClassificationPresetEval) -> np.ndarray:
     """(n, 3, crop, crop) float32, n from 2 to 16, evenly spread over the images of a folder.
 
     Raises:
@@ -246,7 +255,7 @@ def check_images(folder, preset):
     return np.stack([load_input(files[i], preset) for i in chosen])
 
 
-def spread_of(reference):
+def spread_of(reference: np.ndarray) -> float:
     """The most by which two images differ in a logit. Raises: CheckFailed, if it is too small."""
     spread = float((reference.max(axis=0) - reference.min(axis=0)).max())
     if spread < SPREAD:
@@ -258,7 +267,7 @@ def spread_of(reference):
     return spread
 
 
-def bound_for(model, images, reference):
+def bound_for(model: paddle.nn.Layer, images: np.ndarray, reference: np.ndarray) -> float:
     """The largest relative difference that is rounding. Raises: CheckFailed, if it is too large."""
     model.to(dtype="float64")
     exact = tools.logits_of(model, images.astype(np.float64))
@@ -272,7 +281,9 @@ def bound_for(model, images, reference):
     return bound
 
 
-def compare(reference, logits, bound):
+def compare(
+    reference: np.ndarray, logits: np.ndarray, bound: float
+) -> tuple[float, int, str | None]:
     """How far `logits` are from `reference`, both (n, classes).
 
     Returns:
@@ -294,7 +305,9 @@ def compare(reference, logits, bound):
     return relative, int(same.sum()), wrong
 
 
-def check(folder, formats, images, reference, bound):
+def check(
+    folder: Path, formats: Sequence[str], images: np.ndarray, reference: np.ndarray, bound: float
+) -> list[list[Any]]:
     """Runs each file with batches of one image and of all. Returns the rows of a table.
 
     Raises:
@@ -329,13 +342,15 @@ def check(folder, formats, images, reference, bound):
     return rows
 
 
-def outputs(logits, images, batch_size):
+def outputs(
+    logits: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int
+) -> np.ndarray:
     """(n, classes) that the function `logits` gives for all images, in batches."""
     batches = range(0, len(images), batch_size)
     return np.concatenate([logits(images[i : i + batch_size]) for i in batches])
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     """Raises: CannotRun, OSError: bad input. CheckFailed."""
     formats = [name for name in FORMATS if name in args.format]
     require_packages(formats)

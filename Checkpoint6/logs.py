@@ -1,12 +1,16 @@
 """What a training tells: lines, the same as JSON, VisualDL's scalars, a bar on a terminal."""
 
+from __future__ import annotations
+
 import contextlib
 import datetime
 import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 from tqdm import tqdm
 from visualdl import LogWriter
@@ -28,13 +32,15 @@ class Log:
         rank: of this process.
     """
 
-    def __init__(self, rank=0):
+    def __init__(self, rank: int = 0) -> None:
         self.rank = rank
         self.bar = None
-        self.folder, self.files, self.scalars = None, {}, None
+        self.folder = Path()  # of `open`
+        self.files: dict[str, IO[str]] = {}
+        self.scalars: LogWriter = None
         self.complained = False
 
-    def open(self, folder, step=None):
+    def open(self, folder: Path, step: int | None = None) -> None:
         """Begins to write into `folder`.
 
         Args:
@@ -45,7 +51,7 @@ class Log:
             self.folder = Path(folder)
             self._attempt(self._open, step)
 
-    def _open(self, step):
+    def _open(self, step: int | None) -> None:
         records = self.folder / "train.jsonl"
         kept = []
         if step is not None and records.exists():
@@ -67,12 +73,12 @@ class Log:
         for line in kept:
             self._draw(json.loads(line))
 
-    def _draw(self, entry):
+    def _draw(self, entry: Mapping[str, Any]) -> None:
         for name, value in entry.items():
             if isinstance(value, float) and name != "time":
                 self.scalars.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
 
-    def _attempt(self, action, *args, **kwargs):
+    def _attempt(self, action: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         try:
             action(*args, **kwargs)
         except Exception as error:
@@ -80,7 +86,7 @@ class Log:
                 self.complained = True
                 tell(f"cannot write the log in {shown(self.folder)}: {reason_of(error)}", "")
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """A line with the time before it."""
         if self.rank:
             return
@@ -93,19 +99,19 @@ class Log:
         if self.files:
             self._attempt(self.files["train.log"].write, line + "\n")
 
-    def note(self, text):
+    def note(self, text: str) -> None:
         """A line for the log alone."""
         if self.files:
             line = f"[{datetime.datetime.now():%Y/%m/%d %H:%M:%S}] {printable(text)}\n"
             self._attempt(self.files["train.log"].write, line)
 
-    def warn(self, text):
+    def warn(self, text: str) -> None:
         """A line that no rank keeps to itself."""
         self.say(text)
         if self.rank:
             tell(text, f"rank {self.rank}: ")
 
-    def record(self, kind, text, step, values):
+    def record(self, kind: str, text: str, step: int, values: Mapping[str, float]) -> None:
         """A line, its values as a JSON object, and as VisualDL's scalars `kind/name`.
 
         Args:
@@ -120,21 +126,21 @@ class Log:
         self._attempt(self.files["train.jsonl"].write, json.dumps(entry) + "\n")
         self._attempt(self._draw, entry)
 
-    def progress(self, total, start, text):
+    def progress(self, total: int, start: int, text: str) -> None:
         """Begins a bar of `total` iterations, on a terminal; call `advance` after each."""
         if self.rank == 0 and sys.stdout.isatty():
             self.bar = tqdm(total=total, initial=start, desc=text, leave=False, unit="it")
 
-    def advance(self):
+    def advance(self) -> None:
         if self.bar is not None:
             self.bar.update()
 
-    def end_progress(self):
+    def end_progress(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
-    def close(self):
+    def close(self) -> None:
         self.end_progress()
         for file in self.files.values():
             self._attempt(file.close)
@@ -142,7 +148,7 @@ class Log:
             self._attempt(self.scalars.close)
 
 
-def _before(line, step):
+def _before(line: str, step: int) -> bool:
     """Whether a line of train.jsonl is not to come again: not if it was cut short, either."""
     try:
         entry = json.loads(line)

@@ -11,6 +11,8 @@ Exit status: 0 done, 1 some images could not be decoded (they are named, the oth
 2 it could not run.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
@@ -18,7 +20,11 @@ sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
 
+import argparse
 import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 environment.require("numpy", "PIL", "paddle")
 
@@ -34,7 +40,7 @@ from Checkpoint6.arguments import device_of  # noqa: E402
 from paddle_mv3.data.dataset import load_input  # noqa: E402
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
     add = flags.add_argument
     add("images", nargs="+", type=file_path, metavar="IMAGE_OR_FOLDER",
@@ -51,7 +57,7 @@ def parser():
     return flags
 
 
-def read_class_names(path):
+def read_class_names(path: Path) -> list[str]:
     """[name] from a text or JSON file.
 
     Raises:
@@ -70,7 +76,7 @@ def read_class_names(path):
     return [name.strip() for name in names]
 
 
-def class_names(args, trained):
+def class_names(args: argparse.Namespace, trained: tools.Trained) -> list[str] | None:
     """[name] of all classes, or None. Raises: CannotRun."""
     path = args.class_names or args.weights
     names = read_class_names(path) if args.class_names else trained.classes
@@ -82,7 +88,12 @@ def class_names(args, trained):
     return names
 
 
-def predict(trained, files, batch_size, report):
+def predict(
+    trained: tools.Trained,
+    files: Sequence[Path],
+    batch_size: int,
+    report: Callable[[Exception], None],
+) -> Iterator[tuple[Path, np.ndarray]]:
     """Yields (file, probabilities), (classes,) float64.
 
     Args:
@@ -102,7 +113,7 @@ def predict(trained, files, batch_size, report):
             yield from zip([file for file, _ in read], weights / weights.sum(axis=1, keepdims=True))
 
 
-def topk(probabilities, k, names):
+def topk(probabilities: np.ndarray, k: int, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """[{"class", "name", "probability"}], the likeliest first; name is None without names."""
     best = np.argsort(-probabilities, kind="stable")[:k]
     return [
@@ -111,7 +122,7 @@ def topk(probabilities, k, names):
     ]
 
 
-def main(args):
+def main(args: argparse.Namespace) -> int:
     """Returns the exit status. Raises: CannotRun."""
     paddle.set_device(device_of(args.device))
     files = tools.image_files(args.images)
@@ -119,7 +130,7 @@ def main(args):
     names = class_names(args, trained)
     failures, results = [], []
 
-    def report(error):
+    def report(error: Exception) -> None:
         failures.append(error)
         tell(str(error))
 

@@ -1,7 +1,11 @@
 """When and where a training is saved, and what it begins with."""
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +14,14 @@ from alignment.trainers import classes_of_head, new_head, not_finite, other_clas
 from Checkpoint6 import checkpoint
 from Checkpoint6.trainer import Diverged
 from paddle_mv3 import HEAD
+
+if TYPE_CHECKING:
+    import paddle
+
+    import paddle_mv3
+    from Checkpoint6.logs import Log
+    from Checkpoint6.trainer import Trainer
+
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,12 +35,18 @@ class Saver:
         failure: CannotRun, if the last one could not be written.
     """
 
-    def __init__(self, trainer, loader, dataset, log):
+    def __init__(
+        self,
+        trainer: Trainer,
+        loader: paddle_mv3.DataLoader,
+        dataset: paddle_mv3.ImageFolder,
+        log: Log,
+    ) -> None:
         self.trainer, self.loader, self.dataset, self.log = trainer, loader, dataset, log
         self.args = trainer.args
-        self.failure = None
+        self.failure: CannotRun | None = None
 
-    def __call__(self):
+    def __call__(self) -> None:
         """A checkpoint of now. What cannot be written is said, and the training goes on.
 
         Raises:
@@ -55,7 +73,7 @@ class Saver:
             self.failure = error
             self.log.say(f"NOT SAVED: {error}. The training goes on; the last checkpoint is kept")
 
-    def best(self, top1):
+    def best(self, top1: float) -> None:
         """Keeps the checkpoint that was just made, if it is the best so far."""
         trainer = self.trainer
         if trainer.rank or self.failure or trainer.best.get("top1", -1.0) >= top1:
@@ -70,7 +88,9 @@ class Saver:
             self.log.say(f"NOT SAVED: {error}. The training goes on")
 
 
-def load_weights(args, model, num_classes, say):
+def load_weights(
+    args: argparse.Namespace, model: paddle.nn.Layer, num_classes: int, say: Callable[[str], object]
+) -> None:
     """Puts --weights into `model`.
 
     Weights for another number of classes begin a fine-tuning: the last layer stays as it was
@@ -99,8 +119,8 @@ def load_weights(args, model, num_classes, say):
     head = (f"{HEAD}.weight", f"{HEAD}.bias")
     trained_for = None
     if all(name in each for name in head for each in (arrays, fresh)):
-        shapes = (arrays[name].shape for name in head)
-        trained_for = classes_of_head(*shapes, fresh[head[0]].shape[0])
+        weight, bias = (arrays[name].shape for name in head)
+        trained_for = classes_of_head(weight, bias, fresh[head[0]].shape[0])
     anew = trained_for not in (None, num_classes)
     if anew:
         counts = other_classes(shown(path), trained_for, shown(args.data_path), num_classes)

@@ -1,10 +1,14 @@
 """What average_checkpoints.py, predict.py and export.py share: a trained model, images, errors."""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import os
 import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import paddle
@@ -32,7 +36,7 @@ __all__ = [
 ]
 
 # What a file of weights alone does not say; train.py's defaults.
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "model": "mobilenet_v3_small",
     "val_crop_size": 224,
     "val_resize_size": 256,
@@ -64,11 +68,11 @@ class Trained(NamedTuple):
     classes: list | None
 
 
-def parser(description):
+def parser(description: str) -> Parser:
     return Parser(description=description, formatter_class=Formatter)
 
 
-def add_model(flags):
+def add_model(flags: argparse.ArgumentParser) -> None:
     """Adds what `load_trained` reads."""
     add = flags.add_argument
     add("--weights", type=file_path, required=True, metavar="FILE",
@@ -81,7 +85,11 @@ def add_model(flags):
         help=where + DEFAULTS["interpolation"])  # fmt: skip
 
 
-def run(main, flags, argv=None):
+def run(
+    main: Callable[[argparse.Namespace], int | None],
+    flags: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
     """Parses the command line, runs `main(args)`, leaves with the exit status.
 
     The status is what `main` returns, None being 0; 1 with one line on stderr if it raises
@@ -107,7 +115,7 @@ def run(main, flags, argv=None):
     leave(status, message)
 
 
-def load_trained(args):
+def load_trained(args: argparse.Namespace) -> Trained:
     """The Trained of a command line. What it leaves open is as the checkpoint says.
 
     Raises:
@@ -148,7 +156,7 @@ def load_trained(args):
     return Trained(model, name, preset, crop_size, num_classes, state.get("classes"))
 
 
-def _require_usable(chosen, path):
+def _require_usable(chosen: Mapping[str, Any], path: Path) -> None:
     """Raises CannotRun unless what a checkpoint says of its model and images can be used."""
     choices = {
         "model": sorted(paddle_mv3.MODELS),
@@ -168,7 +176,7 @@ def _require_usable(chosen, path):
             )
 
 
-def logits_of(model, batch):
+def logits_of(model: paddle.nn.Layer, batch: np.ndarray) -> np.ndarray:
     """(N, 3, H, W) float32 array -> (N, classes) float32 array.
 
     Raises:
@@ -183,7 +191,7 @@ def logits_of(model, batch):
     return logits
 
 
-def image_files(paths):
+def image_files(paths: Iterable[Path]) -> list[Path]:
     """Files as they are, and for each folder all images in it and below, sorted.
 
     Raises:

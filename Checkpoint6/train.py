@@ -28,6 +28,8 @@ could not run, 130 or 143 stopped by SIGINT or SIGTERM after saving: start it ag
 --resume auto.
 """
 
+from __future__ import annotations
+
 import sys
 from os.path import dirname, realpath
 
@@ -35,14 +37,17 @@ sys.path.insert(0, dirname(dirname(realpath(__file__))))
 
 from alignment import environment  # isort: skip  (first: Ctrl-C is quiet)
 
+import argparse
 import contextlib
 import json
 import signal
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 environment.require("numpy", "PIL", "paddle", "reprod_log", "tqdm", "visualdl")
 
@@ -71,7 +76,13 @@ from Checkpoint6.saver import Saver, load_weights  # noqa: E402
 from Checkpoint6.trainer import Diverged, Stopped, Trainer, Window, cpu_threads  # noqa: E402
 
 
-def train_one_epoch(trainer, loader, log, stop, save):
+def train_one_epoch(
+    trainer: Trainer,
+    loader: paddle_mv3.DataLoader,
+    log: Log,
+    stop: distributed.Stop,
+    save: Callable[[], None],
+) -> None:
     """What is left of an epoch.
 
     Args:
@@ -86,10 +97,12 @@ def train_one_epoch(trainer, loader, log, stop, save):
     args, total = trainer.args, trainer.steps_per_epoch
     trainer.network.train()
     log.progress(total, trainer.iteration, f"epoch {trainer.epoch}")
-    costs, window = deque(maxlen=50), Window()
+    costs: deque[float] = deque(maxlen=50)
+    window = Window()
     waiting, batches = window.begin, iter(loader)
     while True:
-        batch, failure, flags = None, None, 0
+        batch: Any = None
+        failure, flags = None, 0
         try:
             batch = next(batches)
             if batch is None:
@@ -117,10 +130,11 @@ def train_one_epoch(trainer, loader, log, stop, save):
         saving = stopping or (args.save_steps and trainer.steps % args.save_steps == 0)
         if saving or trainer.iteration % args.print_freq == 0 or trainer.iteration == total:
             if window.losses:
-                sums, *cost = window.read(trainer)
+                sums, steps, reader_cost, batch_cost = window.read(trainer)
                 trainer.sums += sums
-                costs.append(cost[-1])
-                train_line(trainer, log, sums, *cost, np.mean(costs))
+                costs.append(batch_cost)
+                usual_cost = float(np.mean(costs))
+                train_line(trainer, log, sums, steps, reader_cost, batch_cost, usual_cost)
             if saving:
                 save()
             if stopping:
@@ -138,7 +152,7 @@ def train_one_epoch(trainer, loader, log, stop, save):
 UNREADABLE, EMPTY = 1, 2  # what a rank's next batch can be
 
 
-def end_unreadable(trainer, failure):
+def end_unreadable(trainer: Trainer, failure: str | None) -> NoReturn:
     """Ends all ranks, where one of them has met an image that cannot be read and all is saved.
 
     Args:
@@ -155,7 +169,7 @@ def end_unreadable(trainer, failure):
     )
 
 
-def leave_out(trainer, log):
+def leave_out(trainer: Trainer, log: Log) -> None:
     """Passes over a step, on all ranks, for which one of them has no image that can be read."""
     if not trainer.left_out:
         whose = "the batch" if trainer.world_size == 1 else "the batch of a process"
@@ -167,15 +181,24 @@ def leave_out(trainer, log):
     trainer.iteration += 1
 
 
-def stop_requested(stop):
+def stop_requested(stop: distributed.Stop) -> int:
     """The signal that any rank has got, or 0. A collective call."""
     asked = distributed.any_rank(int(stop.signal > 0))
     return (stop.signal or signal.SIGTERM) if asked else 0
 
 
-def train_line(trainer, log, sums, steps, reader_cost, batch_cost, usual_cost):
+def train_line(
+    trainer: Trainer,
+    log: Log,
+    sums: np.ndarray,
+    steps: int,
+    reader_cost: float,
+    batch_cost: float,
+    usual_cost: float,
+) -> None:
     """Writes the line of a window; the costs are seconds of a step."""
-    images, top1, top5, loss = sums[0], *(sums[1:] / sums[0])
+    images = sums[0]
+    top1, top5, loss = sums[1:] / images
     left = (trainer.args.epochs - trainer.epoch) * trainer.steps_per_epoch - trainer.iteration
     values = {
         "epoch": trainer.epoch,
@@ -199,12 +222,14 @@ def train_line(trainer, log, sums, steps, reader_cost, batch_cost, usual_cost):
     log.record("train", text, trainer.steps, values)
 
 
-def clock(seconds):
+def clock(seconds: int) -> str:
     """Hours, minutes, seconds."""
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def evaluate(trainer, loader, log, stop):
+def evaluate(
+    trainer: Trainer, loader: paddle_mv3.DataLoader, log: Log, stop: distributed.Stop
+) -> float:
     """Writes a line on the model and on its average, if there is one; returns the latter's top-1.
 
     In per cent; exact on any number of ranks: each image counts once. A collective call.
@@ -241,7 +266,7 @@ def evaluate(trainer, loader, log, stop):
     return top1
 
 
-def epoch_line(trainer, log, seconds):
+def epoch_line(trainer: Trainer, log: Log, seconds: float) -> None:
     images, *sums = trainer.sums
     top1, top5, loss = (float(x / images) for x in sums)
     values = {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
@@ -251,7 +276,7 @@ def epoch_line(trainer, log, seconds):
     log.record("epoch", text, trainer.steps, {"epoch": trainer.epoch, **values})
 
 
-def accuracy_text(values, prefix=""):
+def accuracy_text(values: Mapping[str, float], prefix: str = "") -> str:
     """Accuracies in per cent with three decimals, a loss with five digits."""
     return ", ".join(
         f"{prefix}{name}: {value:.5g}" if name == "loss" else f"{prefix}{name}: {value:.3f}"
@@ -259,7 +284,7 @@ def accuracy_text(values, prefix=""):
     )
 
 
-def readable(batches, trainer, stop):
+def readable(batches: Any, trainer: Trainer, stop: distributed.Stop) -> Iterator[Any]:
     """Batches to evaluate. What is evaluated has been saved, so nothing is lost where this ends.
 
     Raises:
@@ -279,7 +304,9 @@ def readable(batches, trainer, stop):
         end_unreadable(trainer, failure)
 
 
-def resume(args, world_size, rank, dataset, log):
+def resume(
+    args: argparse.Namespace, world_size: int, rank: int, dataset: paddle_mv3.ImageFolder, log: Log
+) -> dict[str, Any] | None:
     """The state to go on from on all ranks, or None; only rank 0 reads the file.
 
     Raises:
@@ -292,7 +319,7 @@ def resume(args, world_size, rank, dataset, log):
                 path, state = checkpoint.newest(args.output_dir, log.say)
             else:
                 path, state = Path(args.resume), checkpoint.load(args.resume)
-            if state:
+            if state and path:
                 if "optimizer" in state:
                     checkpoint.require_whole(state, path)
                 require_same_recipe(args, world_size, dataset, state, path)
@@ -309,7 +336,7 @@ def resume(args, world_size, rank, dataset, log):
     return state
 
 
-def prepare_output(args):
+def prepare_output(args: argparse.Namespace) -> None:
     """Makes --result-dir, and looks into --output-dir, which is this training's alone.
 
     Raises:
@@ -325,14 +352,19 @@ def prepare_output(args):
     checkpoint.remove_leftovers(args.output_dir)
 
 
-def write_arguments(args):
+def write_arguments(args: argparse.Namespace) -> None:
     """Raises: CannotRun."""
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     with whole_file(args.output_dir / "arguments.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def record(top1, trainer, train_set, eval_set):
+def record(
+    top1: float,
+    trainer: Trainer,
+    train_set: paddle_mv3.ImageFolder,
+    eval_set: paddle_mv3.ImageFolder,
+) -> Path:
     """Writes the final top-1, in per cent, for training alignment. Returns its file."""
     args, world_size = trainer.args, trainer.world_size
     training = training_of(recipe_of(args), world_size, args.data_path, train_set, eval_set)
@@ -341,7 +373,9 @@ def record(top1, trainer, train_set, eval_set):
     return path
 
 
-def main(args, stop, rank=0, world_size=1):
+def main(
+    args: argparse.Namespace, stop: distributed.Stop, rank: int = 0, world_size: int = 1
+) -> None:
     """Trains, or evaluates with --test-only.
 
     Raises:
@@ -371,7 +405,9 @@ def main(args, stop, rank=0, world_size=1):
             raise
 
 
-def test(args, stop, rank, world_size, log):
+def test(
+    args: argparse.Namespace, stop: distributed.Stop, rank: int, world_size: int, log: Log
+) -> None:
     """Evaluates --weights."""
     loader, dataset = evaluation_data(args, rank, world_size)
     trainer = make_trainer(args, dataset, 0, rank, world_size, log.say)
@@ -379,7 +415,14 @@ def test(args, stop, rank, world_size, log):
     evaluate(trainer, loader, log, stop)
 
 
-def make_trainer(args, dataset, steps_per_epoch, rank, world_size, say):
+def make_trainer(
+    args: argparse.Namespace,
+    dataset: paddle_mv3.ImageFolder,
+    steps_per_epoch: int,
+    rank: int,
+    world_size: int,
+    say: Callable[[str], object],
+) -> Trainer:
     """A Trainer that begins with --weights; `say` hears of it. Raises: CannotRun."""
     classes, initialise = len(dataset.classes), None
     if args.weights:
@@ -390,14 +433,17 @@ def make_trainer(args, dataset, steps_per_epoch, rank, world_size, say):
         raise CannotRun(str(error)) from error
 
 
-def set_up(args, rank, world_size, log):
+def set_up(
+    args: argparse.Namespace, rank: int, world_size: int, log: Log
+) -> tuple[Trainer, tuple, tuple]:
     """(trainer, where it is to go on; training_data; evaluation_data).
 
     Raises:
         CannotRun, OSError: data, weights or checkpoint do not fit together, or to the arguments.
     """
     try:
-        data, eval_data = (f(args, rank, world_size) for f in (training_data, evaluation_data))
+        data = training_data(args, rank, world_size)
+        eval_data = evaluation_data(args, rank, world_size)
         (loader, batches, train_set), (eval_loader, eval_set) = data, eval_data
     except ValueError as error:
         raise CannotRun(str(error)) from error
@@ -405,7 +451,7 @@ def set_up(args, rank, world_size, log):
     state = resume(args, world_size, rank, train_set, log) if args.resume else None
     if state:
         args.weights = None
-    begun_with = []  # lines for the log, which is not open yet
+    begun_with: list[str] = []  # lines for the log, which is not open yet
     trainer = make_trainer(args, train_set, len(batches), rank, world_size, begun_with.append)
     if state:
         with checkpoint.restoring(state["path"]):
@@ -445,7 +491,9 @@ def set_up(args, rank, world_size, log):
     return trainer, data, eval_data
 
 
-def train(stop, log, trainer, data, eval_data):
+def train(
+    stop: distributed.Stop, log: Log, trainer: Trainer, data: tuple, eval_data: tuple
+) -> None:
     """Epoch after epoch: trains, saves, evaluates."""
     (loader, batches, train_set), (eval_loader, eval_set) = data, eval_data
     args = trainer.args
@@ -472,19 +520,19 @@ def train(stop, log, trainer, data, eval_data):
         log.say(f"top1 {top1:.3f} -> {shown(file)}")
         if trainer.best:
             epoch, best = trainer.best["epoch"], trainer.best["top1"]
-            file = shown(args.output_dir / f"best_{epoch:04}.pdparams")
-            log.say(f"the best was top1 {best:.3f}, epoch {epoch} -> {file}")
+            file = args.output_dir / f"best_{epoch:04}.pdparams"
+            log.say(f"the best was top1 {best:.3f}, epoch {epoch} -> {shown(file)}")
     if saver.failure:
         raise saver.failure
 
 
-def share_skipped(loader, world_size):
+def share_skipped(loader: paddle_mv3.DataLoader, world_size: int) -> None:
     """Counts the files that other ranks have skipped as well. A collective call."""
     for theirs in distributed.agree(dict(loader.skipped), world_size):
         loader.skipped.update(theirs)
 
 
-def require_few_skipped(loader, world_size):
+def require_few_skipped(loader: paddle_mv3.DataLoader, world_size: int) -> None:
     """Raises CannotRun if all ranks together have skipped too many."""
     if len(loader.skipped) > loader.skip_corrupt:
         distributed.end_together(world_size)
@@ -494,7 +542,7 @@ def require_few_skipped(loader, world_size):
         )
 
 
-def run():
+def run() -> NoReturn:
     """Parses the command line, and leaves with the exit status."""
     args, rank, message = None, 0, ""
     try:
@@ -507,7 +555,7 @@ def run():
     except Stopped as stopped:
         status = 128 + stopped.args[0]
     except Diverged as error:
-        found = checkpoint.checkpoints(args.output_dir)
+        found = checkpoint.checkpoints(args.output_dir) if args else []
         kept = f"the last checkpoint is {shown(found[0])}" if found else "there is no checkpoint"
         status, message = 1, f"{error}. Nothing was saved after it: {kept}. Try a lower --lr"
     except CannotRun as error:

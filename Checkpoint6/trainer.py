@@ -1,8 +1,15 @@
 """What is trained, by what, and how far it has come."""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -15,7 +22,7 @@ from Checkpoint6.arguments import recipe_of
 __all__ = ["Diverged", "Stopped", "Trainer", "Window", "cpu_threads"]
 
 
-def cpu_threads():
+def cpu_threads() -> int:
     """Threads of an operation on the CPU: in which order it adds up, and so its last bits."""
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
@@ -48,7 +55,15 @@ class Trainer:
         left_out: steps of this process for which there was no image that can be read.
     """
 
-    def __init__(self, args, num_classes, steps_per_epoch, rank=0, world_size=1, initialise=None):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        num_classes: int,
+        steps_per_epoch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        initialise: Callable[[paddle.nn.Layer], None] | None = None,
+    ) -> None:
         self.args = args
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = steps_per_epoch
@@ -79,10 +94,10 @@ class Trainer:
         self.network = self.model
         self.epoch, self.iteration = args.start_epoch, 0
         self.sums = np.zeros(4)
-        self.best = {}
+        self.best: dict[str, Any] = {}
         self.left_out = 0
 
-    def new_schedule(self, epochs):
+    def new_schedule(self, epochs: int) -> paddle_mv3.WarmupSchedule:
         """Of the learning rate, for a training of `epochs`. Raises: ValueError."""
         args = self.args
         return paddle_mv3.WarmupSchedule(
@@ -97,14 +112,14 @@ class Trainer:
             args.lr_min,
         )
 
-    def ema_decay(self, epochs):
+    def ema_decay(self, epochs: int) -> float:
         """Of an update of the moving average, in a training of `epochs`."""
         args = self.args
         return paddle_mv3.adjusted_decay(
             args.model_ema_decay, args.batch_size, self.world_size, args.model_ema_steps, epochs
         )
 
-    def gradient_scaler(self):
+    def gradient_scaler(self) -> paddle.amp.GradScaler | None:
         """With PyTorch's defaults; None where gradients need none."""
         if not self.args.amp or self.args.amp_dtype != "float16":
             return None
@@ -112,28 +127,30 @@ class Trainer:
             init_loss_scaling=2.0**16, incr_every_n_steps=2000, decr_every_n_nan_or_inf=1
         )
 
-    def parallel(self):
+    def parallel(self) -> None:
         """Puts the network into DataParallel, if there are several ranks; after loading weights."""
         if self.world_size > 1:
             self.network = paddle.DataParallel(self.model)
 
-    def next_epoch(self):
+    def next_epoch(self) -> None:
         self.epoch, self.iteration, self.sums = self.epoch + 1, 0, np.zeros(4)
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         """Updates that the weights have had."""
         return self.epoch * self.steps_per_epoch + self.iteration
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager:
         if not self.args.amp:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self.args.amp, dtype=self.args.amp_dtype)
 
-    def loss(self, output, labels):
+    def loss(self, output: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         return self.criterion(output.astype("float32") if self.args.amp else output, labels)
 
-    def step(self, images, labels):
+    def step(
+        self, images: paddle.Tensor, labels: paddle.Tensor
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """One update of the weights. Returns the loss, (), and the logits; waits for neither."""
         args = self.args
         paddle.seed(paddle_mv3.step_seed(args.seed, self.epoch, self.iteration, self.rank))
@@ -160,7 +177,7 @@ class Trainer:
         self.iteration += 1
         return loss.detach(), output.detach()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """All that goes on from here needs; plain values and arrays."""
         ema = self.model_ema and self.model_ema.state_dict()
         return {
@@ -178,7 +195,7 @@ class Trainer:
             "args": recipe_of(self.args),
         }
 
-    def set_state_dict(self, state, path):
+    def set_state_dict(self, state: dict[str, Any], path: str | Path) -> None:
         """Raises: CannotRun, if the state is another model's; names the difference and `path`."""
         checkpoint.load_model(self.model, state["model"], path)
         if self.model_ema:
@@ -191,7 +208,7 @@ class Trainer:
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         self.sums, self.best = np.array(state["sums"]), dict(state["best"])
 
-    def other_epochs(self, before):
+    def other_epochs(self, before: int) -> list[str]:
         """[line] on what it changes that --epochs was `before`, for the next step."""
         epoch = self.epoch + (self.iteration == self.steps_per_epoch)
         epochs = before, self.args.epochs
@@ -209,17 +226,19 @@ class Trainer:
 class Window:
     """The steps since the last line: kept on the device, and read once for each line."""
 
-    def __init__(self):
-        self.losses, self.hits, self.images = [], [], []
+    def __init__(self) -> None:
+        self.losses: list[paddle.Tensor] = []
+        self.hits: list[paddle.Tensor] = []
+        self.images: list[int] = []
         self.reader_cost = 0.0
         self.begin = time.perf_counter()
 
-    def add(self, loss, hits, images):
+    def add(self, loss: paddle.Tensor, hits: paddle.Tensor, images: int) -> None:
         self.losses.append(loss)
         self.hits.append(hits)
         self.images.append(images)
 
-    def read(self, trainer):
+    def read(self, trainer: Trainer) -> tuple[np.ndarray, int, float, float]:
         """Over all ranks, (4,) float64 as `Trainer.sums`; the number of steps; the seconds of a
         step, waiting for data and in all. A collective call; waits for the device.
 

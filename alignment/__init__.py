@@ -8,7 +8,18 @@
 The frameworks are imported when one of these is first asked for: parts of this package do without.
 """
 
+from __future__ import annotations
+
 __all__ = ["CannotRun", "Finding", "Report", "Rule", "assert_aligned", "check"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # only then: Ctrl-C is not quiet yet, see environment.py
+    from typing import Any
+
+    from .compare import assert_aligned, check
+    from .convert import Rule
+    from .files import CannotRun
+    from .findings import Finding, Report
 
 WHERE = {
     "CannotRun": "files",
@@ -20,7 +31,7 @@ WHERE = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -13,16 +13,19 @@ Options are those that all steps share. Writes report.json and report.html into 
 Exit status: 2 if a step could not run, else 1 if one is not aligned, else 0.
 """
 
+from __future__ import annotations
+
 from . import environment  # isort: skip  (first)
 
+import argparse
 import importlib
 import json
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from .arguments import file_path
+from .arguments import Parser, file_path
 from .files import require_writable
 from .processes import Job, can_fork, processors, run_in_turn
 from .report import broken_part, finish, make_report, part_of_step
@@ -47,14 +50,14 @@ TRAINING = (
 )
 
 
-def row(script, job, summary_file):
+def row(script: str, job: Job, summary_file: Path) -> list[Any]:
     """A step's row of the table."""
     found = _row(script, job, summary_file)
     verdict = found[4]
     return [*found[:4], coloured(verdict, of_verdict(verdict)), found[5]]
 
 
-def _row(script, job, summary_file):
+def _row(script: str, job: Job, summary_file: Path) -> list[Any]:
     if not summary_file.exists():
         verdict = f"could not run (exit {job.returncode})"
         return [Path(script).name, "", "", "", verdict, job.seconds]
@@ -67,7 +70,7 @@ def _row(script, job, summary_file):
     return [Path(script).name, what, difference, threshold, summary["verdict"], job.seconds]
 
 
-def part(script, job, summary_file):
+def part(script: str, job: Job, summary_file: Path) -> dict[str, Any]:
     """A step's part of the report."""
     name = Path(script).stem
     told = [line for line in job.err.splitlines() if line.startswith("error: ")]
@@ -85,13 +88,13 @@ class Step(NamedTuple):
     options: tuple  # that all share
     summary: Path
 
-    def job(self):
+    def job(self) -> Job:
         """A Job that runs it; what it wrote before is gone."""
         self.summary.unlink(missing_ok=True)
         return Job(ROOT / self.script, [*self.own, *self.options])
 
 
-def all_steps(args):
+def all_steps(args: argparse.Namespace) -> list[Step]:
     """[Step] in the order of the tutorial."""
     log_dir = args.result_dir / "log"
     shared = ["--result-dir", str(args.result_dir)]
@@ -108,7 +111,7 @@ def all_steps(args):
 
 
 @environment.ended_by_signals()
-def main(args):
+def main(args: argparse.Namespace) -> NoReturn:
     if args.junit:
         require_writable(args.junit.parent)
     steps = all_steps(args)
@@ -135,10 +138,10 @@ def main(args):
         from .watch import watch
 
         watch(ROOT, steps, jobs, at_once, fork)
-    leave(max(job.returncode for job in jobs))
+    leave(max(job.returncode or 0 for job in jobs))
 
 
-def show(job):
+def show(job: Job) -> None:
     """Prints what a step has printed."""
     if detail() > Detail.QUIET:
         sys.stdout.write("\n".join(_painted(line) for line in job.out.split("\n")))
@@ -147,12 +150,12 @@ def show(job):
     sys.stderr.flush()
 
 
-def _painted(line):
+def _painted(line: str) -> str:
     is_verdict = line.startswith(("aligned: ", "aligned, ", "NOT ALIGNED"))
     return coloured(line, of_verdict(line)) if is_verdict else line
 
 
-def flags(parser):
+def flags(parser: Parser) -> Parser:
     """`parser` of the options that all steps share, with those of this command alone."""
     parser.add_argument("--junit", metavar="FILE", type=file_path, help="write JUnit XML, for CI")
     parser.add_argument(
@@ -163,7 +166,7 @@ def flags(parser):
     return parser
 
 
-def preload():
+def preload() -> None:
     """Imports what the steps import, but for the models: a forked step finds it there."""
     from .torchvision_import import import_torchvision
 
@@ -172,7 +175,7 @@ def preload():
         importlib.import_module(f"alignment.{name}")
 
 
-def run():
+def run() -> NoReturn:
     """The console script: a command of any pair, or the steps of this repository."""
     environment.require("numpy")  # which all below imports
     from .commands import COMMANDS, WHAT, program

@@ -3,15 +3,20 @@
 Standard library only: both trainers read it.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from .screen import CANNOT_RUN, leave
 
+Number = TypeVar("Number", int, float)
 SHOWN = 60  # characters of a value
 
 # Above these a value is a slip of the hand, and would cost memory or hours before it shows.
@@ -32,7 +37,7 @@ class Parser(argparse.ArgumentParser):
     FILE; # begins a comment there.
     """
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
         if self.fromfile_prefix_chars and any(argument.startswith("@") for argument in args):
             # Only here: it needs more than the standard library.
@@ -45,13 +50,13 @@ class Parser(argparse.ArgumentParser):
                 self.error(str(error))
         return super().parse_known_args(args, namespace)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         leave(CANNOT_RUN, f"{message}. See {self.prog} --help")
 
-    def exit(self, status=0, message=None):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         leave(status, message or "")
 
-    def _print_message(self, message, file=None):
+    def _print_message(self, message: str, file: Any = None) -> None:
         with contextlib.suppress(OSError):  # `exit` tells it
             super()._print_message(message, file)
 
@@ -59,12 +64,19 @@ class Parser(argparse.ArgumentParser):
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows the default of a flag that has one."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         has_none = action.default is None or action.default is False or action.default == []
         return action.help if has_none else super()._get_help_string(action)
 
 
-def number(kind, low=None, above=None, high=None, wanted=None, why=None):
+def number(
+    kind: type[Number],
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    wanted: str | None = None,
+    why: str | None = None,
+) -> Callable[[str], Number]:
     """An argparse type: a finite number in a range; argparse names the flag and the value.
 
     Args:
@@ -74,7 +86,7 @@ def number(kind, low=None, above=None, high=None, wanted=None, why=None):
         why: nobody needs more than `high`.
     """
 
-    def read(text):
+    def read(text: str) -> Number:
         try:
             if not text.isascii() or "_" in text:
                 raise ValueError
@@ -93,16 +105,16 @@ def number(kind, low=None, above=None, high=None, wanted=None, why=None):
     return read
 
 
-def _refused(text, what):
+def _refused(text: str, what: str) -> argparse.ArgumentTypeError:
     if len(text) > SHOWN:
         text = f"{text[:SHOWN]}…"
     return argparse.ArgumentTypeError(f"{text or repr(text)} {what}")
 
 
-def whole(low, high=MOST, why=None):
+def whole(low: int, high: int = MOST, why: str | None = None) -> Callable[[str], int]:
     """A number type: whole, from `low` to `high`."""
-    wanted = {0: "a whole number, 0 or more", 1: "a whole number above 0"}
-    wanted = wanted.get(low, f"a whole number, {low} or more")
+    names = {0: "a whole number, 0 or more", 1: "a whole number above 0"}
+    wanted = names.get(low, f"a whole number, {low} or more")
     return number(int, low=low, high=high, wanted=wanted, why=why)
 
 
@@ -122,14 +134,14 @@ workers = whole(
 )
 
 
-def nonempty(value):
+def nonempty(value: str) -> str:
     """An argparse type: a text that is not empty."""
     if not value:
         raise argparse.ArgumentTypeError("is empty: give a name, or leave the flag out")
     return value
 
 
-def file_path(value):
+def file_path(value: str) -> Path:
     """An argparse type: a path, which may not exist. An empty one would mean the folder here."""
     if not value:
         raise argparse.ArgumentTypeError("the path is empty: for the folder here, give .")

@@ -1,6 +1,10 @@
 """What has changed between two reports: for who has aligned a port once, and goes on with it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .report import ALIGNED
 
@@ -20,7 +24,7 @@ class Changes:
     better: list = field(default_factory=list)
     other: list = field(default_factory=list)
 
-    def lines(self):
+    def lines(self) -> list[str]:
         found = [
             f"{title}: {line}"
             for title, lines in (
@@ -33,7 +37,7 @@ class Changes:
         return [*found, f"{len(self.worse)} worse, {len(self.better)} better"]
 
 
-def changes(old, new):
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
     """The Changes from one report to another, as `report.read_report` gives them."""
     found = Changes()
     before, after = ({part["name"]: part for part in side["parts"]} for side in (old, new))
@@ -49,7 +53,7 @@ def changes(old, new):
     return found
 
 
-def _part(found, name, old, new):
+def _part(found: Changes, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     if old["status"] != new["status"]:
         into = found.better if new["status"] == ALIGNED else found.worse
         if ALIGNED not in (old["status"], new["status"]):
@@ -69,12 +73,20 @@ def _part(found, name, old, new):
     ]  # fmt: skip
 
 
-def _identity(finding):
+def _identity(finding: Mapping[str, Any]) -> tuple[str, str, str]:
     """What a finding is about, whatever its numbers are."""
     return finding["check"], finding["where"], finding["quantity"].partition(":")[0]
 
 
-def _turned(found, part, kind, old, new, key, agrees):
+def _turned(
+    found: Changes,
+    part: str,
+    kind: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    key: str,
+    agrees: Callable[[Mapping[str, Any]], bool],
+) -> None:
     """Which entries turned red or green, and which are new or gone."""
     before, after = ({each[key]: agrees(each) for each in side[kind]} for side in (old, new))
     for name in [*before, *(name for name in after if name not in before)]:
@@ -91,7 +103,7 @@ def _turned(found, part, kind, old, new, key, agrees):
             found.worse.append(f"{what} differs now")
 
 
-def _shares(part):
+def _shares(part: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """{what: (its difference, share of its bound)} of what has both."""
     found = {}
     for each in part["records"]:
@@ -109,7 +121,7 @@ def _shares(part):
     return found
 
 
-def _add(found, what, value, bound):
+def _add(found: dict[str, tuple[float, float]], what: str, value: Any, bound: Any) -> None:
     try:
         value, bound = float(value), float(bound)
     except (TypeError, ValueError):
@@ -118,7 +130,12 @@ def _add(found, what, value, bound):
         found[what] = value, value / bound
 
 
-def _grown(found, part, before, after):
+def _grown(
+    found: Changes,
+    part: str,
+    before: Mapping[str, tuple[float, float]],
+    after: Mapping[str, tuple[float, float]],
+) -> None:
     for what, (value, share) in after.items():
         if what not in before:
             continue

@@ -4,13 +4,18 @@ Import it first: it says in one line which package is missing, and settles what 
 before the frameworks are loaded.
 """
 
+from __future__ import annotations
+
 from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
+import argparse
 import contextlib
 import os
 import time
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from .arguments import Formatter, Parser, file_path
 from .screen import CANNOT_RUN, detail_of, leave, say, telling
@@ -36,7 +41,7 @@ import torch  # noqa: E402
 from .files import CannotRun, described, only_user, place_of, reason_of, shown, unpack_once  # noqa: E402
 
 
-def parser(description, models=None):
+def parser(description: str | None, models: Iterable[str] | None = None) -> Parser:
     """An ArgumentParser with the options that all steps share.
 
     Args:
@@ -82,7 +87,7 @@ def parser(description, models=None):
     return shared
 
 
-def add_detail(parser):
+def add_detail(parser: argparse.ArgumentParser) -> None:
     """Adds -q and -v."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="print the verdict alone")
@@ -91,7 +96,12 @@ def add_detail(parser):
     )
 
 
-def run(step, arguments, log=None, writes_results=True):
+def run(
+    step: Callable[[argparse.Namespace], bool | None],
+    arguments: argparse.ArgumentParser,
+    log: str | None = None,
+    writes_results: bool = True,
+) -> NoReturn:
     """Parses the command line, runs `step(args)`, leaves with the exit status.
 
     0 if `step` returns True (aligned) or None (done), 1 if it returns False, 2 with one line on
@@ -114,7 +124,7 @@ def run(step, arguments, log=None, writes_results=True):
     status, message = CANNOT_RUN, ""
     try:
         use_device(args)
-        alone = contextlib.nullcontext()
+        alone: contextlib.AbstractContextManager = contextlib.nullcontext()
         if writes_results:
             alone = only_user(args.result_dir, "--result-dir")
         with alone, telling(detail_of(args)):
@@ -131,7 +141,9 @@ def run(step, arguments, log=None, writes_results=True):
     leave(status, message)
 
 
-def _run_step(step, args, log):
+def _run_step(
+    step: Callable[[argparse.Namespace], bool | None], args: argparse.Namespace, log: str | None
+) -> tuple[int, str]:
     """(exit status, message) of a step."""
     status, message = CANNOT_RUN, ""
     try:
@@ -157,7 +169,7 @@ def _run_step(step, args, log):
     return status, message
 
 
-def _add_to_report(folder, log, status, message, seconds):
+def _add_to_report(folder: Path, log: str, status: int, message: str, seconds: float) -> None:
     """Puts the part of a step, which has left it beside its log, into the report of `folder`."""
     from .report import LOGS, add_part, broken_part, part_of_step
 
@@ -169,7 +181,7 @@ def _add_to_report(folder, log, status, message, seconds):
         say(f"Report: {shown(opened)}")
 
 
-def use_device(args):
+def use_device(args: argparse.Namespace) -> None:
     """Puts Paddle on `args.device`; sets `args.torch_device`.
 
     Raises:
@@ -187,7 +199,7 @@ def use_device(args):
     args.torch_device = torch.device("cuda" if on_gpu else "cpu")
 
 
-def add_image_dir(shared):
+def add_image_dir(shared: argparse.ArgumentParser) -> None:
     """Adds --image-dir to a parser."""
     shared.add_argument(
         "--image-dir",
@@ -196,7 +208,7 @@ def add_image_dir(shared):
     )
 
 
-def image_dir(args):
+def image_dir(args: argparse.Namespace) -> Path:
     """The image folder of the command line, or `lite_data/val`, unpacked from lite_data.tar.
 
     Raises:
@@ -210,7 +222,7 @@ def image_dir(args):
     return folder / "val"
 
 
-def add_layers(shared):
+def add_layers(shared: Parser) -> Parser:
     """Adds the option of the steps that can say in which layer two models differ."""
     shared.add_argument(
         "--layers", action="store_true", help="compare layer by layer also if the step is aligned"

@@ -1,6 +1,8 @@
 """python -m alignment compare, map, records: any pair, from any folder; show, diff: reports;
 mutants: what a check does not see."""
 
+from __future__ import annotations
+
 from . import environment  # isort: skip  (first: Ctrl-C is quiet from here)
 
 import argparse
@@ -10,7 +12,9 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from .arguments import Formatter, Parser, count, file_path, nonempty, number, seed, steps
 from .files import (
@@ -76,7 +80,7 @@ WHAT = {
 }
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> NoReturn:
     """Runs a command; leaves with its exit status.
 
     Args:
@@ -105,7 +109,7 @@ def main(arguments):
     leave(status, message)
 
 
-def _import_frameworks():
+def _import_frameworks() -> None:
     environment.require("numpy", "torch", "paddle", "rich")
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     import paddle
@@ -114,13 +118,13 @@ def _import_frameworks():
     paddle.set_device("cpu")  # float64, on both sides alike
 
 
-def program():
+def program() -> str:
     """How this was called: as the console script or as a module."""
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     return name if name == "alignment" else "python -m alignment"
 
 
-def _parser(command):
+def _parser(command: str) -> Parser:
     examples = EXAMPLES[command].replace("alignment ", f"{program()} ")
     return Parser(
         prog=f"{program()} {command}",
@@ -130,7 +134,7 @@ def _parser(command):
     )
 
 
-def show_parser(command):
+def show_parser(command: str) -> Parser:
     flags = _parser(command)
     flags.add_argument("report", metavar="REPORT", type=file_path, help="report.json of a run")
     flags.add_argument("--page", metavar="FILE", type=file_path, help="write the page, HTML")
@@ -139,14 +143,14 @@ def show_parser(command):
     return flags
 
 
-def diff_parser(command):
+def diff_parser(command: str) -> Parser:
     flags = _parser(command)
     flags.add_argument("old", metavar="OLD", type=file_path, help="report.json of a run")
     flags.add_argument("new", metavar="NEW", type=file_path, help="report.json of a later run")
     return flags
 
 
-def records_parser(command):
+def records_parser(command: str) -> Parser:
     flags = _parser(command)
     flags.add_argument(
         "reference", metavar="REFERENCE", type=file_path, help=".npy of the reference"
@@ -175,7 +179,7 @@ def records_parser(command):
     return flags
 
 
-def mutants_parser(command):
+def mutants_parser(command: str) -> Parser:
     flags = _parser(command)
     flags.add_argument(
         "--paddle",
@@ -221,7 +225,7 @@ def mutants_parser(command):
     return flags
 
 
-def parser(command):
+def parser(command: str) -> Parser:
     flags = _parser(command)
     pair = flags.add_argument_group("the pair")
     for side, other in (("torch", "reference"), ("paddle", "port")):
@@ -355,7 +359,7 @@ def parser(command):
 CHECKS = ("forward", "backward", "training", "initialisation")
 
 
-def _checks(text):
+def _checks(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     wrong = [name for name in names if name not in CHECKS]
     if wrong or not names:
@@ -365,7 +369,7 @@ def _checks(text):
     return tuple(names)
 
 
-def _argument(text):
+def _argument(text: str) -> tuple[str, Any]:
     from .loading import read_argument
 
     try:
@@ -374,7 +378,7 @@ def _argument(text):
         raise argparse.ArgumentTypeError(f"{text!r:.60} is not NAME=VALUE") from None
 
 
-def _pair(args):
+def _pair(args: argparse.Namespace) -> tuple[Any, Any]:
     """(port, reference) of a command line."""
     from .loading import factory
 
@@ -388,7 +392,7 @@ def _pair(args):
     return port, reference
 
 
-def read_map(path):
+def read_map(path: Path | None) -> dict[str, str]:
     """{layer of the port: layer of the reference} of a JSON file; what begins with // is a remark.
 
     Raises:
@@ -402,7 +406,7 @@ def read_map(path):
     return {name: other for name, other in pairs.items() if not name.startswith("//")}
 
 
-def compare(args):
+def compare(args: argparse.Namespace) -> int:
     """Compares; one that breaks off is in the report and the JUnit file too."""
     from .report import COMPARE, broken_part
 
@@ -421,7 +425,7 @@ def compare(args):
         raise
 
 
-def _compare(args):
+def _compare(args: argparse.Namespace) -> int:
     from .compare import check
     from .loading import load
     from .report import part_of_comparison
@@ -484,14 +488,14 @@ def _compare(args):
     return ALIGNED if report.aligned else NOT_ALIGNED
 
 
-def require_file_name(flag, path):
+def require_file_name(flag: str, path: Path) -> None:
     """Raises CannotRun unless a file of that name can be written."""
     if path.is_dir():
         raise CannotRun(f"{flag} {shown(path)} is a folder: give the name of a file")
     require_writable(path.parent)
 
 
-def _write_reports(args, part):
+def _write_reports(args: argparse.Namespace, part: dict[str, Any]) -> None:
     """What --report and --junit ask for. What cannot be written loses no verdict."""
     from .report import make_report, write_report
 
@@ -511,7 +515,7 @@ def _write_reports(args, part):
             tell(str(error))
 
 
-def show(args):
+def show(args: argparse.Namespace) -> int:
     """Prints a report again; writes its page and JUnit XML where asked to."""
     from .junit import write_junit
     from .report import read_report, text, write_page_of
@@ -529,7 +533,7 @@ def show(args):
     return ALIGNED
 
 
-def diff(args):
+def diff(args: argparse.Namespace) -> int:
     """Says what has changed between two reports."""
     from .changes import changes
     from .report import read_report
@@ -540,7 +544,7 @@ def diff(args):
     return NOT_ALIGNED if found.worse else ALIGNED
 
 
-def records(args):
+def records(args: argparse.Namespace) -> int:
     """Compares two saved records."""
     from .diff import DiffHelper
     from .step import StepReport
@@ -564,7 +568,7 @@ def records(args):
     return ALIGNED if report.finish("what was recorded first, and how") else NOT_ALIGNED
 
 
-def mutants(args):
+def mutants(args: argparse.Namespace) -> int:
     """Which small mistakes in a port does a check not see?"""
     from .mutation.command import try_mutants
 
@@ -575,7 +579,7 @@ def mutants(args):
     return try_mutants(args)
 
 
-def propose(args):
+def propose(args: argparse.Namespace) -> int:
     """Prints the map of the names that differ; says on stderr what it doubts."""
     from .compare import propose_map
     from .loading import load

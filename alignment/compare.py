@@ -1,12 +1,14 @@
 """Is this port the same as that reference? For any pair of models: `check`, `assert_aligned`."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import paddle
@@ -31,10 +33,10 @@ CHECKS = ("forward", "backward", "training", "initialisation")
 DEFAULT_CHECKS = CHECKS[:3]
 
 
-Port = paddle.nn.Layer | Callable[[], paddle.nn.Layer]
-Reference = torch.nn.Module | Callable[[], torch.nn.Module]
-Array = str | np.ndarray  # "4x3x64x64", or values
-Loss = Callable[..., Any]
+Port: TypeAlias = paddle.nn.Layer | Callable[[], paddle.nn.Layer]
+Reference: TypeAlias = torch.nn.Module | Callable[[], torch.nn.Module]
+Array: TypeAlias = str | np.ndarray  # "4x3x64x64", or values
+Loss: TypeAlias = Callable[..., Any]
 
 
 def assert_aligned(port: Port, reference: Reference, inputs: Any, **options: Any) -> Report:
@@ -171,12 +173,12 @@ def check(
     return _Comparison(pair, checks, sizes, steps, optimizer, stop).run()
 
 
-def _one_or_more(given):
+def _one_or_more(given: Any) -> list[Any]:
     """A text or an array is one, not many characters or rows."""
     return [given] if isinstance(given, (str, np.ndarray)) else list(given)
 
 
-def _require_rules(rules):
+def _require_rules(rules: Sequence[Rule]) -> None:
     is_list = isinstance(rules, (list, tuple))
     wrong = next((rule for rule in rules if not isinstance(rule, Rule)), None) if is_list else rules
     if wrong is not None:
@@ -198,7 +200,14 @@ class Proposal:
     summary: str
 
 
-def propose_map(port, reference, map=None, rules=(), inputs=None, seed=0):
+def propose_map(
+    port: Port,
+    reference: Reference,
+    map: Mapping[str, str] | None = None,
+    rules: Sequence[Rule] = (),
+    inputs: Any = None,
+    seed: int = 0,
+) -> Proposal:
     """Which layer of a port is which of the reference, by names, order, kind and shape.
 
     With inputs, both models are run with the same weights: what agrees is proven.
@@ -267,7 +276,7 @@ def propose_map(port, reference, map=None, rules=(), inputs=None, seed=0):
 class _Side:
     """A model, or how to make it."""
 
-    def __init__(self, given, kind, name):
+    def __init__(self, given: Any, kind: type, name: str) -> None:
         self.given, self.kind, self.name = given, kind, name
         self.is_model = isinstance(given, kind)
         if not self.is_model and not callable(given):
@@ -276,7 +285,7 @@ class _Side:
                 "model, or a class or function that makes one"
             )
 
-    def make(self):
+    def make(self) -> Any:
         try:
             model = copy.deepcopy(self.given) if self.is_model else self.given()
         except (Exception, SystemExit) as error:
@@ -300,11 +309,11 @@ class _Side:
         )
 
 
-def _framework(kind):
+def _framework(kind: type) -> str:
     return "Paddle" if issubclass(kind, paddle.nn.Layer) else "PyTorch"
 
 
-def _is_lazy(reference):
+def _is_lazy(reference: torch.nn.Module) -> bool:
     """Whether layers of it get their sizes from the first input: torch.nn.LazyLinear."""
     return any(
         isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
@@ -312,7 +321,7 @@ def _is_lazy(reference):
     )
 
 
-def _settle(reference, inputs):
+def _settle(reference: torch.nn.Module, inputs: Inputs) -> None:
     """Runs a reference with lazy layers once."""
     given = inputs.map(lambda array: torch.from_numpy(np.array(array)))
     was_training = reference.training
@@ -340,14 +349,14 @@ class Pair:
     accept: tuple = ()
     weights: tuple = (None, None, False)
     seed: int = 0
-    log_dir: Path | None = None
+    log_dir: str | Path | None = None
     details: bool = False
 
 
 class _Comparison(Structure, Forward, Training, Initialisation):
     """Runs the checks, in order."""
 
-    def run(self):
+    def run(self) -> Report:
         report = self.report
         with _quiet():
             rng = np.random.default_rng(self.pair.seed)
@@ -376,16 +385,16 @@ class _Comparison(Structure, Forward, Training, Initialisation):
         report.known = list(dict.fromkeys(report.known))
         return report
 
-    def _make_reference(self):
+    def _make_reference(self) -> torch.nn.Module:
         reference = self.pair.reference.make()
         if _is_lazy(reference):
             _settle(reference, self.inputs)
         return reference
 
-    def _left_out(self):
+    def _left_out(self) -> list[str]:
         return [name for name in CHECKS if name not in self.checks]
 
-    def _check(self, name, function):
+    def _check(self, name: str, function: Callable[[], str | None]) -> None:
         start = time.perf_counter()
         before = len(self.report.differences)
         summary = function()
@@ -396,7 +405,7 @@ class _Comparison(Structure, Forward, Training, Initialisation):
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Paddle says at each training step that batch norm keeps running statistics."""
     import warnings
 

@@ -14,9 +14,13 @@ What becomes of an entry depends on its layer:
 PyTorch's num_batches_tracked, a counter, has no counterpart: ignored, and 0 on the way back.
 """
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -27,6 +31,10 @@ from .files import CannotRun, load_pdparams, save_pdparams, shown, whole_file
 from .paddle_internals import RECURRENT, RENAMED, buffers_of, flat_weight, parameters_of
 from .pairing import Joined, Piece, counterpart, pair_entries, sources_of, to_port
 from .weights import load_pth
+
+if TYPE_CHECKING:
+    from .pairing import Pairing, Table
+
 
 __all__ = [
     "IGNORED",
@@ -57,7 +65,7 @@ class Rule:
     why: str = ""
 
     @classmethod
-    def split(cls, reference: str, port: Sequence[str], axis: int = 0) -> "Rule":
+    def split(cls, reference: str, port: Sequence[str], axis: int = 0) -> Rule:
         """The reference's parameter holds those of the port, one behind the other.
 
         Args:
@@ -68,7 +76,7 @@ class Rule:
         return cls("split", tuple(port), (reference,), axis)
 
     @classmethod
-    def concat(cls, port: str, reference: Sequence[str], axis: int = 0) -> "Rule":
+    def concat(cls, port: str, reference: Sequence[str], axis: int = 0) -> Rule:
         """The port's parameter holds those of the reference, one behind the other.
 
         Args:
@@ -79,30 +87,35 @@ class Rule:
         return cls("concat", (port,), tuple(reference), axis)
 
     @classmethod
-    def tie(cls, port: str, reference: str) -> "Rule":
+    def tie(cls, port: str, reference: str) -> Rule:
         """The port's parameter is the reference's of that name, as its layer says (transposed if
         it is a Linear's)."""
         return cls("tie", (port,), (reference,))
 
     @classmethod
-    def transpose(cls, port: str) -> "Rule":
+    def transpose(cls, port: str) -> Rule:
         """The port's parameter is the reference's transposed; if it was so already, it is not."""
         return cls("transpose", (port,))
 
     @classmethod
-    def layout(cls, data_format: str) -> "Rule":
+    def layout(cls, data_format: str) -> Rule:
         """The port's tensors have their channels last: data_format "NHWC", "NLC" or "NDHWC"."""
         if data_format not in ("NHWC", "NLC", "NDHWC"):
             raise CannotRun(f"Rule.layout({data_format!r:.40}): give NHWC, NLC or NDHWC")
         return cls("layout", why=data_format)
 
     @classmethod
-    def ignore(cls, name: str, why: str) -> "Rule":
+    def ignore(cls, name: str, why: str) -> Rule:
         """The parameter or buffer of that name, on either side, is not compared; `why` is told."""
         return cls("ignore", (name,), why=why)
 
 
-def apply_rules(table, given, port_names, reference_names):
+def apply_rules(
+    table: Table,
+    given: Sequence[Rule],
+    port_names: Mapping[str, Any],
+    reference_names: Mapping[str, Any],
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Puts the Rules of a user into the table of `rules`.
 
     Returns:
@@ -143,7 +156,7 @@ def apply_rules(table, given, port_names, reference_names):
     return ignored, unknown
 
 
-def rules(model, layer_map=None):
+def rules(model: paddle.nn.Layer, layer_map: Mapping[str, str] | None = None) -> Table:
     """{Paddle name: (PyTorch name, rule)} for a paddle.nn.Layer.
 
     A rule is "copy", "rename", "transpose", "flatten", or a `Piece` of one that PyTorch packs.
@@ -151,7 +164,7 @@ def rules(model, layer_map=None):
     Args:
         layer_map: {layer of the port: layer of the reference}, where their names differ.
     """
-    found = {}
+    found: Table = {}
     wanted = model.state_dict()
     aliases = _aliases(model)
     packed = {}  # projections of attention: {layer: (attention, number of the projection)}
@@ -180,7 +193,7 @@ def rules(model, layer_map=None):
     return found
 
 
-def _projections(prefix, layer):
+def _projections(prefix: str, layer: paddle.nn.Layer) -> dict[str, tuple[str, int]]:
     """{layer: (attention, 0 to 2)} of the projections that PyTorch packs into one."""
     if not (layer.embed_dim == layer.kdim == layer.vdim):
         return {}
@@ -188,7 +201,7 @@ def _projections(prefix, layer):
     return {f"{prefix}.{n}" if prefix else n: (prefix, i) for i, n in enumerate(names)}
 
 
-def _aliases(model):
+def _aliases(model: paddle.nn.Layer) -> set[str]:
     """Names under which an RNN of Paddle has its parameters a second time: lstm.0.cell.weight_ih"""
     found = set()
     for prefix, layer in model.named_sublayers(include_self=True):
@@ -202,7 +215,12 @@ def _aliases(model):
     return found
 
 
-def pair_weights(model, torch_state, layer_map=None, given=()):
+def pair_weights(
+    model: paddle.nn.Layer,
+    torch_state: Mapping[str, torch.Tensor],
+    layer_map: Mapping[str, str] | None = None,
+    given: Sequence[Rule] = (),
+) -> Pairing:
     """The Pairing of a paddle.nn.Layer with a PyTorch state_dict {name: tensor}.
 
     Args:
@@ -241,7 +259,9 @@ def pair_weights(model, torch_state, layer_map=None, given=()):
     return pairing
 
 
-def _of_several_names(names, tensor, is_known):
+def _of_several_names(
+    names: Iterable[str], tensor: Mapping[str, Any], is_known: Callable[[str], bool]
+) -> list[str]:
     """Of the names of one tensor those that are known; if none is, the first.
 
     Args:
@@ -256,7 +276,9 @@ def _of_several_names(names, tensor, is_known):
     return [name for name in names if name in kept]
 
 
-def _tied_on_one_side(table, tensor, tensor_reference):
+def _tied_on_one_side(
+    table: Table, tensor: Mapping[str, Any], tensor_reference: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
     """[(name, what it is in the port, in the reference)] of what is tied on one side only."""
     found, first, first_reference = [], {}, {}
     for name, (source, rule) in table.items():
@@ -273,7 +295,11 @@ def _tied_on_one_side(table, tensor, tensor_reference):
     return found
 
 
-def convert(torch_state, model, layer_map=None):
+def convert(
+    torch_state: dict[str, torch.Tensor],
+    model: paddle.nn.Layer,
+    layer_map: Mapping[str, str] | None = None,
+) -> dict[str, paddle.Tensor]:
     """A PyTorch state_dict as the state_dict of the Paddle `model`; takes the entries out of it.
 
     Args:
@@ -295,7 +321,9 @@ def convert(torch_state, model, layer_map=None):
     return convert_entries(torch_state, model, table)
 
 
-def convert_entries(torch_state, model, table):
+def convert_entries(
+    torch_state: dict[str, torch.Tensor], model: paddle.nn.Layer, table: Table
+) -> dict[str, paddle.Tensor]:
     """`convert` of those entries that `table` names, as `rules` or `Pairing.table` gives it."""
     state, uses = {}, Counter(n for source, _ in table.values() for n in sources_of(source))
     for name, target in model.state_dict().items():
@@ -316,7 +344,11 @@ def convert_entries(torch_state, model, table):
     return state
 
 
-def revert(paddle_state, model, layer_map=None):
+def revert(
+    paddle_state: dict[str, np.ndarray],
+    model: paddle.nn.Layer,
+    layer_map: Mapping[str, str] | None = None,
+) -> dict[str, torch.Tensor]:
     """The inverse of `convert`: {name: array} of the Paddle `model` as a PyTorch state_dict.
 
     Raises:
@@ -332,6 +364,7 @@ def revert(paddle_state, model, layer_map=None):
         if name not in table:  # the second name of an RNN's entry
             continue
         source, rule = table[name]
+        assert isinstance(source, str)  # `rules` joins none
         array = np.asarray(paddle_state.pop(name))
         _require_same_shape(name, array, name, target)
         _require_same_dtype(name, array, name, target)
@@ -349,7 +382,7 @@ def revert(paddle_state, model, layer_map=None):
     return state
 
 
-def _require_same_names(unknown, missing):
+def _require_same_names(unknown: Sequence[str], missing: Sequence[str]) -> None:
     if unknown or missing:
         parts = [
             f"{len(names)} {what} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
@@ -362,7 +395,7 @@ def _require_same_names(unknown, missing):
         )
 
 
-def _require_same_shape(source, value, name, target):
+def _require_same_shape(source: Any, value: Any, name: str, target: Any) -> None:
     shape, wanted = list(value.shape), list(target.shape)
     if shape != wanted:
         raise CannotRun(
@@ -372,7 +405,7 @@ def _require_same_shape(source, value, name, target):
         )
 
 
-def _require_same_dtype(source, value, name, target):
+def _require_same_dtype(source: Any, value: Any, name: str, target: Any) -> None:
     dtype, wanted = (str(x.dtype).rpartition(".")[2] for x in (value, target))
     if dtype != wanted:
         raise CannotRun(
@@ -381,7 +414,9 @@ def _require_same_dtype(source, value, name, target):
         )
 
 
-def convert_file(source, target, model, layer_map=None):
+def convert_file(
+    source: Path, target: Path, model: paddle.nn.Layer, layer_map: Mapping[str, str] | None = None
+) -> None:
     """PyTorch checkpoint `source` -> Paddle state_dict file `target`. Raises CannotRun."""
     try:
         state = convert(load_pth(source), model, layer_map)
@@ -390,7 +425,9 @@ def convert_file(source, target, model, layer_map=None):
     save_pdparams(state, target)
 
 
-def revert_file(source, target, model, layer_map=None):
+def revert_file(
+    source: Path, target: Path, model: paddle.nn.Layer, layer_map: Mapping[str, str] | None = None
+) -> None:
     """Paddle state_dict file `source` -> PyTorch state_dict file `target`. Raises CannotRun."""
     try:
         state = revert(load_pdparams(source), model, layer_map)
@@ -400,5 +437,5 @@ def revert_file(source, target, model, layer_map=None):
         torch.save(state, temporary)
 
 
-def _with_file(error, path):
+def _with_file(error: Exception, path: Path) -> str:
     return str(error) if shown(path) in str(error) else f"{shown(path)}: {error}"

@@ -6,8 +6,12 @@ they can be subtracted, a key that one side lacks ends in a traceback, each furt
 all lines before it, and loading a record can run code from the file.
 """
 
+from __future__ import annotations
+
 import fnmatch
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from reprod_log import ReprodDiffHelper
@@ -15,6 +19,10 @@ from reprod_log import ReprodDiffHelper
 from .files import load_record, whole_file
 from .layers import incomparable, relative
 from .thresholds import AMPLIFICATION, FORWARD_FLOAT64, IMPRECISE
+
+if TYPE_CHECKING:
+    from reprod_log import ReprodLogger
+
 
 __all__ = ["VERDICTS", "DiffHelper", "Verdict", "save"]
 
@@ -38,7 +46,7 @@ class Verdict(NamedTuple):
     bound64: float | None = None  # of `float64`
 
 
-def save(logger, path):
+def save(logger: ReprodLogger, path: Path) -> None:
     """`ReprodLogger.save`, whole or not at all."""
     with whole_file(path) as temporary:
         logger.save(str(temporary))
@@ -49,11 +57,17 @@ class DiffHelper(ReprodDiffHelper):
 
     scale_over_threshold = SCALE_OVER_THRESHOLD
 
-    def load_info(self, path):
+    def load_info(self, path: str | Path) -> dict[str, np.ndarray]:
         """{key: array}. Raises CannotRun where `path` is no record of reprod_log."""
         return load_record(path)
 
-    def compare_info(self, reference, port, reference64=None, port64=None):
+    def compare_info(
+        self,
+        reference: Mapping[str, np.ndarray],
+        port: Mapping[str, np.ndarray],
+        reference64: Mapping[str, np.ndarray] | None = None,
+        port64: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Compares the records of both sides key by key; `report` then judges.
 
         Args:
@@ -74,7 +88,7 @@ class DiffHelper(ReprodDiffHelper):
             diff = np.abs(a - b)
             self.diff_dict[key] = {name: getattr(diff, name)() for name in ("mean", "max", "min")}
             self.scales[key] = np.abs(a).mean()
-            if reference64 is not None:
+            if reference64 is not None and port64 is not None:
                 a64, b64 = reference64[key], port64[key]
                 if a64.shape != b64.shape:
                     self.reasons[key] = f"{key}: in float64, {incomparable(b64, a64)}"
@@ -88,7 +102,12 @@ class DiffHelper(ReprodDiffHelper):
                 self.incomparable64[key] = incomparable(b64, a64)
                 self.amplified[key] = amplified if np.isfinite(amplified) else 0.0
 
-    def report(self, diff_method="mean", diff_threshold=1e-6, path="./diff.txt"):
+    def report(
+        self,
+        diff_method: str = "mean",
+        diff_threshold: float | Mapping[str, float] = 1e-6,
+        path: str | Path = "./diff.txt",
+    ) -> bool:
         """Prints reprod_log's report and the verdict under it; writes both to `path`.
 
         Beside it, `path` with the suffix .json holds the verdict for other programs.
@@ -100,9 +119,14 @@ class DiffHelper(ReprodDiffHelper):
         """
         from .step import StepReport
 
-        return StepReport(self, path, diff_threshold, diff_method=diff_method).finish()
+        return StepReport(self, Path(path), diff_threshold, diff_method=diff_method).finish()
 
-    def judge(self, diff_method="mean", diff_threshold=1e-6, bound=FORWARD_FLOAT64):
+    def judge(
+        self,
+        diff_method: str = "mean",
+        diff_threshold: float | Mapping[str, float] = 1e-6,
+        bound: float | Mapping[str, float] = FORWARD_FLOAT64,
+    ) -> dict[str, Verdict]:
         """{key: Verdict}; arguments as for `report`."""
         thresholds = {key: _fitting(key, diff_threshold) for key in self.diff_dict}
         for key, scale in self.scales.items():
@@ -116,14 +140,14 @@ class DiffHelper(ReprodDiffHelper):
             for key in self.diff_dict
         }
 
-    def float64_bound(self, key, bound=FORWARD_FLOAT64):
+    def float64_bound(self, key: str, bound: float = FORWARD_FLOAT64) -> float:
         """The largest difference of a record that passes in float64, relative to its largest value.
 
         It grows with how much the network itself amplifies rounding.
         """
-        return max(bound, AMPLIFICATION * self.amplified.get(key, 0.0))
+        return max(bound, AMPLIFICATION * float(self.amplified.get(key, 0.0)))
 
-    def _judge(self, key, diff_method, threshold, bound):
+    def _judge(self, key: str, diff_method: str, threshold: float, bound: float) -> Verdict:
         """Bug or rounding? See docs/verdict.md."""
         value = float(self.diff_dict[key][diff_method])
         within = value <= threshold
@@ -152,7 +176,7 @@ class DiffHelper(ReprodDiffHelper):
         return Verdict(name, text, value, threshold, difference, excess, bound)
 
 
-def _why_not_comparable(reference, port):
+def _why_not_comparable(reference: np.ndarray | None, port: np.ndarray | None) -> str | None:
     """Why two arrays cannot be subtracted, or None."""
     if port is None or reference is None:
         return f"missing on the {'Paddle' if port is None else 'reference'} side"
@@ -168,8 +192,8 @@ def _why_not_comparable(reference, port):
     return None
 
 
-def _fitting(key, values):
+def _fitting(key: str, values: float | Mapping[str, float]) -> float:
     """`values` itself, or of {pattern: value} the first that fits."""
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         return values
     return next(value for pattern, value in values.items() if fnmatch.fnmatch(key, pattern))

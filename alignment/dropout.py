@@ -7,10 +7,14 @@ and stays in the models. So it knows which layer was left out, where calls can o
 several references can use the masks of one port.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -20,6 +24,10 @@ from torch.nn import functional as F
 from .layers import match
 from .paddle_internals import RECURRENT
 from .patching import replaced
+
+if TYPE_CHECKING:
+    from .settings import Layer
+
 
 __all__ = [
     "SharedDropout",
@@ -78,15 +86,15 @@ class DropoutCheck:
 class _Inside:
     """Which layer of a model is being run, while `of` is entered."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stack = [""]
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.stack[-1]
 
     @contextlib.contextmanager
-    def of(self, model):
+    def of(self, model: Layer) -> Iterator[None]:
         is_paddle = isinstance(model, paddle.nn.Layer)
         layers = model.named_sublayers() if is_paddle else model.named_modules()
         hooks = []
@@ -112,20 +120,20 @@ class SharedDropout:
         checks: [DropoutCheck] of rates, scalings and the number of calls.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls, self.next, self.checks = [], 0, []
         self.inside, self.missed = _Inside(), ""
 
     @contextlib.contextmanager
-    def of_port(self, model):
+    def of_port(self, model: paddle.nn.Layer) -> Iterator[None]:
         """Within, the port's calls of dropout are recorded; what was recorded before is gone."""
         self.calls, self.next = [], 0
         functional = paddle.nn.functional
         originals = {name: getattr(functional, name) for name in IN_PORT}
         inside = []  # one that calls another is one call
 
-        def patched(name, original):
-            def dropout(x, p=0.5, *args, **kwargs):
+        def patched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+            def dropout(x: paddle.Tensor, p: Any = 0.5, *args: Any, **kwargs: Any) -> paddle.Tensor:
                 if inside:
                     return original(x, p, *args, **kwargs)
                 inside.append(name)
@@ -140,7 +148,14 @@ class SharedDropout:
         with replaced(functions), self.inside.of(model):
             yield
 
-    def _run_port(self, original, x, p, args, kwargs):
+    def _run_port(
+        self,
+        original: Callable[..., Any],
+        x: paddle.Tensor,
+        p: float,
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> paddle.Tensor:
         with paddle.no_grad():
             state = paddle.get_rng_state()
             ones = original(paddle.ones_like(x), p, *args, **kwargs)
@@ -166,7 +181,7 @@ class SharedDropout:
         return x * factor + zeros
 
     @contextlib.contextmanager
-    def of_reference(self, model):
+    def of_reference(self, model: torch.nn.Module) -> Iterator[None]:
         """Within, the reference's calls take the port's masks; the number of calls is compared."""
         self.next = 0
         with self.inside.of(model):
@@ -177,12 +192,14 @@ class SharedDropout:
             text = f"called {len(self.calls)} times | {self.next} times"
             self.checks.append(DropoutCheck(where, text, False))
 
-    def reference_functions(self):
+    def reference_functions(self) -> dict[Callable, Callable]:
         """{function of PyTorch: its replacement}"""
         functions = {f: functools.partial(self._run_reference, f) for f in IN_REFERENCE}
         return {**functions, ATTENTION: functools.partial(self._run_attention, ATTENTION)}
 
-    def _run_reference(self, function, *args, **kwargs):
+    def _run_reference(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         names = ("input", "p", "train") if function is TORCH_DROPOUT else ("input", "p", "training")
         given = dict(zip(names, args)) | {k: v for k, v in kwargs.items() if k in names}
         x, rate = given["input"], given.get("p", 0.5)
@@ -193,7 +210,9 @@ class SharedDropout:
         call, kept = self._next(x, rate, is_alpha, IN_REFERENCE[function])
         return x if call is None else _apply(call, kept, x)
 
-    def _next(self, x, rate, is_alpha=False, channels=False):
+    def _next(
+        self, x: torch.Tensor, rate: float, is_alpha: bool = False, channels: bool = False
+    ) -> tuple[Call | None, torch.Tensor | None]:
         """(the port's call of this number, its mask in the shape of x), or (None, None).
 
         Notes whether the port's call is what the reference's is.
@@ -207,7 +226,7 @@ class SharedDropout:
         call = self.calls[number]
         kept = call.kept
 
-        def note(text, agrees):
+        def note(text: str, agrees: bool) -> None:
             self.checks.append(DropoutCheck(call.where, text, agrees))
 
         if kept.size != x.numel():
@@ -235,7 +254,9 @@ class SharedDropout:
                 note(f"{what} {mine:.6g} | {theirs:.6g}", _constant_agrees(mine, theirs))
         return call, torch.from_numpy(kept).to(x.device)
 
-    def _run_attention(self, function, *args, **kwargs):
+    def _run_attention(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args)) | kwargs
         rate = given.get("dropout_p", 0.0)
@@ -261,17 +282,17 @@ class SharedDropout:
         return weights @ value
 
 
-def _rate_agrees(share, rate, sampled):
+def _rate_agrees(share: float, rate: float, sampled: int) -> bool:
     """Whether so many values, of which a share was dropped, can have been sampled with a rate."""
     sigma = math.sqrt(rate * (1 - rate) / sampled)
     return abs(share - rate) <= SIGMAS * sigma + 1e-12
 
 
-def _constant_agrees(mine, theirs):
+def _constant_agrees(mine: float, theirs: float) -> bool:
     return abs(mine - theirs) <= 1e-6 * max(1, abs(theirs))
 
 
-def _affine(rate, is_alpha):
+def _affine(rate: float, is_alpha: bool) -> tuple[float, float, float]:
     """(factor of what is kept, what is added to it, what stands for what is dropped)"""
     if not is_alpha:
         return 1 / (1 - rate) if rate < 1 else 0.0, 0.0, 0.0
@@ -280,12 +301,12 @@ def _affine(rate, is_alpha):
     return a, b, a * ALPHA + b
 
 
-def _apply(call, kept, x):
+def _apply(call: Call, kept: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """With the port's own numbers, which it rounds to float32: they were compared."""
     return torch.where(kept, x * call.scale + call.kept_plus, torch.full_like(x, call.dropped))
 
 
-def _granularity(kept):
+def _granularity(kept: np.ndarray) -> tuple[int, bool | None]:
     """(how many values were sampled, whether for whole channels) of a mask (N, C, ...).
 
     None in place of the second where a channel has one value, and nothing can be told.
@@ -301,7 +322,9 @@ def _granularity(kept):
 
 
 @contextlib.contextmanager
-def without_inner_dropout(port_model, reference_model):
+def without_inner_dropout(
+    port_model: paddle.nn.Layer, reference_model: torch.nn.Module
+) -> Iterator[list[str]]:
     """Within, recurrent layers have no dropout between theirs: their masks cannot be seen.
 
     Yields:
@@ -328,7 +351,7 @@ def without_inner_dropout(port_model, reference_model):
             layer.dropout = rate
 
 
-def share_dropout(port_model, reference_model):
+def share_dropout(port_model: paddle.nn.Layer, reference_model: torch.nn.Module) -> dict[str, Any]:
     """Makes each Dropout of the reference use the mask that the port's has drawn.
 
     Returns:
@@ -352,7 +375,7 @@ def share_dropout(port_model, reference_model):
         if other in pairs:
             _see_masks(port[pairs[other]], seen)
 
-        def forward(x, module=module, seen=seen):
+        def forward(x: torch.Tensor, module: Any = module, seen: Any = seen) -> torch.Tensor:
             if not module.training or "factor" not in seen or seen["factor"].shape != x.shape:
                 return x
             mask = torch.from_numpy(seen["factor"] != 0).to(x)
@@ -364,11 +387,11 @@ def share_dropout(port_model, reference_model):
     return shared
 
 
-def _see_masks(layer, seen):
+def _see_masks(layer: paddle.nn.Layer, seen: dict[str, Any]) -> None:
     """Has a Dropout of the port note by what it multiplies, seen on ones: what goes in may be 0."""
     original = layer.forward
 
-    def forward(x):
+    def forward(x: paddle.Tensor) -> paddle.Tensor:
         with paddle.no_grad():
             factor = original(paddle.ones_like(x))
         seen["shape"], seen["factor"] = tuple(x.shape), factor.numpy()
@@ -377,14 +400,14 @@ def _see_masks(layer, seen):
     layer.forward = forward
 
 
-def check_dropout(shared):
+def check_dropout(shared: Mapping[str, Any]) -> list[tuple[str, float]]:
     """[(what, 0 or inf)]: whether rate and scaling of each dropout are the reference's.
 
     The share of zeros has to be its p to 5 sigma, what is kept has to be scaled by 1 / (1 - p).
     """
     found = []
 
-    def note(text, agrees):
+    def note(text: str, agrees: bool) -> None:
         found.append((text, 0.0 if agrees else np.inf))
 
     for name, (module, seen) in shared.items():
@@ -404,7 +427,7 @@ def check_dropout(shared):
     return found
 
 
-def check_masks(shared, earlier):
+def check_masks(shared: Mapping[str, Any], earlier: Any) -> list[tuple[str, float]]:
     """[(what, 0 or inf)]: whether the mask of a step's first image is drawn for it alone.
 
     Args:
@@ -425,7 +448,7 @@ def check_masks(shared, earlier):
     return found
 
 
-def _same_mask(one, other, rate):
+def _same_mask(one: np.ndarray, other: np.ndarray, rate: float) -> bool:
     """Whether two masks agree, and not by chance."""
     if one.shape != other.shape:
         return False

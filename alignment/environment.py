@@ -3,12 +3,23 @@
 Of the standard library alone.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+    from typing import NoReturn
 
-def _is_our_script():
+    from .processes import Job
+
+
+def _is_our_script() -> bool:
     """Whether the program that is starting is one of this repository, or the console script."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is None:
@@ -20,7 +31,7 @@ def _is_our_script():
     return root in (folder, os.path.dirname(folder))
 
 
-def _leave_at_once(number, frame):
+def _leave_at_once(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(128 + number)
 
 
@@ -56,13 +67,13 @@ warnings.filterwarnings("ignore", message="When training, we now always track")
 PACKAGES = {"paddle": "paddlepaddle"}  # {module: its package, where that has another name}
 
 
-def imported():
+def imported() -> None:
     """For a script that has imported all it needs: Ctrl-C raises KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _leave_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def require(*packages):
+def require(*packages: str) -> None:
     """Leaves with exit status 2 and one line, if one of these cannot be imported."""
     packages = (*packages, "filelock")  # which alignment/files.py needs, and so every script
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -85,7 +96,7 @@ _cleanups = []
 
 
 @contextlib.contextmanager
-def cleaned_up(clean):
+def cleaned_up(clean: Callable[[], object]) -> Iterator[None]:
     """Calls `clean` on leaving, and where a signal ends the program within `ended_by_signals`.
 
     Then it is called from a signal handler, anywhere in the main thread: it has to do without
@@ -99,7 +110,7 @@ def cleaned_up(clean):
         _cleanups.remove(clean)
 
 
-def _end(number, frame):
+def _end(number: int, frame: FrameType | None) -> NoReturn:
     for each in ENDING:  # launchers and impatient people send several
         signal.signal(each, signal.SIG_IGN)
     for clean in reversed(list(_cleanups)):
@@ -109,7 +120,7 @@ def _end(number, frame):
 
 
 @contextlib.contextmanager
-def ended_by_signals():
+def ended_by_signals() -> Iterator[None]:
     """Within, SIGINT, SIGTERM and SIGHUP end the program with 128 + number, after its `cleaned_up`.
 
     They raise nothing: an exception that comes out of nowhere is lost where it meets a `__del__`,
@@ -126,11 +137,13 @@ def ended_by_signals():
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def end(process, seconds=30):
+def end(process: subprocess.Popen | Job, seconds: float = 30) -> None:
     """Ends a subprocess.Popen, by SIGTERM and then by SIGKILL, and waits for that.
 
     Without Popen's own methods, which wait for a lock that the interrupted `wait` may hold.
     """
+    if process.pid is None:  # it was never started
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + seconds
         with contextlib.suppress(OSError):

@@ -5,6 +5,8 @@ pickles are read as data (pickles.py), sizes that a file declares are compared w
 archives go through tarfile's `data` filter.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import io
@@ -21,7 +23,9 @@ import sys
 import tarfile
 import tempfile
 import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -29,6 +33,10 @@ from filelock import FileLock, Timeout
 from .environment import cleaned_up
 from .pickles import Unreadable, unpickle_arrays
 from .screen import printable
+
+if TYPE_CHECKING:
+    import paddle
+
 
 # Environment variable: folders that this process, or one that has started it, keeps for itself.
 HELD = "ALIGNMENT_FOLDERS_HELD"
@@ -38,7 +46,7 @@ class CannotRun(Exception):
     """What the user has to mend before a step can run: one line, without a traceback."""
 
 
-def shown(path):
+def shown(path: str | os.PathLike) -> str:
     """`path` in one line, as the user would type it from here, or from a folder in here: ../result.
 
     What is no visible character in it is escaped.
@@ -50,7 +58,7 @@ def shown(path):
     return printable(str(path) if relative.startswith("../..") else relative)
 
 
-def is_utf8(path):
+def is_utf8(path: str | os.PathLike) -> bool:
     """Whether `path` can be given to a framework's C++ code."""
     try:
         str(path).encode()
@@ -59,7 +67,7 @@ def is_utf8(path):
     return True
 
 
-def reason_of(error):
+def reason_of(error: BaseException) -> str:
     """Why, in one line: of an error whose message has several, the one that tells.
 
     A loader's worker sends its traceback as the message: what tells is at its end. Paddle puts
@@ -80,7 +88,7 @@ def reason_of(error):
     return printable(told)
 
 
-def _after_stacks(lines):
+def _after_stacks(lines: list[str]) -> list[str]:
     """The lines of a message without the tracebacks, of Python and of C++, that come first."""
     for number in range(len(lines) - 1, -1, -1):
         line = lines[number].strip()
@@ -95,16 +103,17 @@ def _after_stacks(lines):
     return lines
 
 
-def described(error):
+def described(error: OSError) -> str:
     """An error in one line, with the file that it is about, if it says so."""
     filename = getattr(error, "filename", None)
     reason = reason_of(error)
-    named = isinstance(filename, (str, os.PathLike)) and filename != ""  # not a number, of a pipe
-    return f"{shown(filename)}: {reason}" if named else reason
+    if isinstance(filename, (str, os.PathLike)) and filename != "":  # not a number, of a pipe
+        return f"{shown(filename)}: {reason}"
+    return reason
 
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`; moves it there at the end, removes it on an error.
 
     Raises:
@@ -127,7 +136,7 @@ def whole_file(path):
             temporary.unlink(missing_ok=True)
 
 
-def missing(path):
+def missing(path: Path) -> bool:
     """Whether there is nothing at `path`, so that it may be made.
 
     `Path.exists` denies a link that leads nowhere, or to itself, and what is made would replace it.
@@ -135,14 +144,14 @@ def missing(path):
     return not os.path.lexists(path)
 
 
-def _cannot_write(path, reason):
+def _cannot_write(path: str | os.PathLike, reason: str) -> str:
     return (
         f"cannot write {shown(path)}: {reason}. Make room or make it writable, "
         "or choose another folder"
     )
 
 
-def require_writable(folder):
+def require_writable(folder: Path) -> None:
     """Makes `folder`, and tries it out before any time is spent. Raises: CannotRun."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -152,7 +161,7 @@ def require_writable(folder):
 
 
 @contextlib.contextmanager
-def only_user(folder, option):
+def only_user(folder: Path, option: str) -> Iterator[None]:
     """Makes `folder`, and within keeps other runs out of it, not the programs that are started.
 
     The lock is the system's (flock): it goes with the process that holds it, however that ends.
@@ -195,7 +204,7 @@ def only_user(folder, option):
         yield
 
 
-def _held():
+def _held() -> list[str]:
     """[folder] that a process which started this one keeps; [] if that is not told rightly."""
     try:
         held = json.loads(os.environ.get(HELD, "[]"))
@@ -204,7 +213,7 @@ def _held():
     return held if isinstance(held, list) else []
 
 
-def _holder(lock):
+def _holder(lock: Path) -> str:
     """ " (process N)", if a lock's file says so."""
     with contextlib.suppress(OSError, ValueError):
         return f" (process {int(lock.read_bytes()[:20])})"
@@ -220,7 +229,7 @@ _KINDS = {
 }
 
 
-def require_file(path, most=None):
+def require_file(path: str | os.PathLike, most: int | None = None) -> None:
     """Raises CannotRun unless `path` is a regular file that can be opened.
 
     To open a pipe waits for a writer, and a device may have no end.
@@ -238,7 +247,7 @@ def require_file(path, most=None):
     except FileNotFoundError as error:
         reason = reason_of(error)
         if os.path.islink(path):
-            reason = f"it links to {os.readlink(path)}, which is not there"
+            reason = f"it links to {os.readlink(os.fspath(path))}, which is not there"
         raise CannotRun(f"cannot read {shown(path)}: {reason}") from error
     except OSError as error:
         raise CannotRun(f"cannot read {shown(path)}: {reason_of(error)}") from error
@@ -251,7 +260,7 @@ def require_file(path, most=None):
         )
 
 
-def mapped(path):
+def mapped(path: str | os.PathLike) -> mmap.mmap | bytes:
     """The bytes of a file, mapped rather than read: what is not looked at takes no memory.
 
     Raises:
@@ -271,7 +280,7 @@ def mapped(path):
 MAX_TEXT = 4 * 2**20
 
 
-def read_text(path, most=MAX_TEXT):
+def read_text(path: str | os.PathLike, most: int = MAX_TEXT) -> str:
     """A text file in UTF-8, of at most `most` bytes. Raises: CannotRun."""
     require_file(path, most)
     try:
@@ -288,7 +297,7 @@ def read_text(path, most=MAX_TEXT):
     return text
 
 
-def read_json(path, most=MAX_TEXT):
+def read_json(path: str | os.PathLike, most: int = MAX_TEXT) -> Any:
     """What a JSON file holds. A key that is given twice is an error, as one of them would be lost.
 
     Args:
@@ -298,7 +307,7 @@ def read_json(path, most=MAX_TEXT):
         CannotRun: it cannot be read, or is no JSON.
     """
 
-    def once(pairs):
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             names = [name for name, _ in pairs]
@@ -315,7 +324,7 @@ def read_json(path, most=MAX_TEXT):
         raise CannotRun(f"cannot read {shown(path)}: {reason_of(error)}") from error
 
 
-def _named_arrays(path, entries, kind):
+def _named_arrays(path: str | os.PathLike, entries: Any, kind: str) -> dict[str, np.ndarray]:
     """`entries` if they are {name: array}; CannotRun if not."""
     if not isinstance(entries, dict):
         raise CannotRun(f"{shown(path)} is not {kind}: no dictionary in it")
@@ -325,7 +334,9 @@ def _named_arrays(path, entries, kind):
     return entries
 
 
-def _read_header(path, data, kind):
+def _read_header(
+    path: str | os.PathLike, data: Any, kind: str
+) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """(shape, whether Fortran's order, dtype, where the data begins) of a .npy file's bytes.
 
     Raises:
@@ -345,7 +356,7 @@ def _read_header(path, data, kind):
         raise CannotRun(f"{shown(path)} is not {kind}: {reason_of(error)}") from error
 
 
-def unpickled(path, data, kind, begin=0):
+def unpickled(path: str | os.PathLike, data: Any, kind: str, begin: int = 0) -> Any:
     """What a pickle of plain values and arrays holds.
 
     Args:
@@ -360,7 +371,7 @@ def unpickled(path, data, kind, begin=0):
         raise CannotRun(f"{shown(path)} is not {kind}: {error}") from error
 
 
-def load_record(path):
+def load_record(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """What `ReprodLogger.save` wrote: {key: array}.
 
     Raises:
@@ -374,7 +385,7 @@ def load_record(path):
     return _named_arrays(path, unpickled(path, data, kind, begin), kind)
 
 
-def load_array(path):
+def load_array(path: str | os.PathLike) -> np.ndarray:
     """The one array of a .npy file, in the machine's byte order and C's.
 
     Raises:
@@ -397,7 +408,7 @@ def load_array(path):
     return array.astype(dtype.newbyteorder("="), order="C")
 
 
-def load_pdparams(path):
+def load_pdparams(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """A Paddle state_dict as `paddle.save` wrote it: {name: array}.
 
     Raises:
@@ -415,7 +426,7 @@ def load_pdparams(path):
     return _named_arrays(path, state, kind)
 
 
-def save_pdparams(state, path):
+def save_pdparams(state: Mapping[str, paddle.Tensor], path: str | os.PathLike) -> None:
     """Writes {name: paddle.Tensor} in the format of `paddle.save`, whole or not at all.
 
     `paddle.save` itself remembers each array and its bytes until the end: three times the memory.
@@ -424,7 +435,7 @@ def save_pdparams(state, path):
         write_pdparams(state, temporary)
 
 
-def write_pdparams(state, path):
+def write_pdparams(state: Mapping[str, paddle.Tensor], path: str | os.PathLike) -> None:
     """`save_pdparams`, not whole if it breaks off."""
     with open(path, "wb") as file:
         pickler = pickle.Pickler(file, protocol=4)
@@ -432,7 +443,7 @@ def write_pdparams(state, path):
         pickler.dump({name: (name, tensor.numpy()) for name, tensor in state.items()})
 
 
-def unpack(archive, folder):
+def unpack(archive: Path, folder: str | os.PathLike) -> None:
     """Unpacks the tar file `archive`, which holds one folder, as `folder`; whole or not at all.
 
     Raises:
@@ -468,7 +479,7 @@ def unpack(archive, folder):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_entries(tar, name, size):
+def _check_entries(tar: tarfile.TarFile, name: str, size: int) -> None:
     """That an archive of `size` bytes holds the files of one folder, `name`, and no more bytes."""
     total = 0
     for entry in tar:
@@ -481,7 +492,7 @@ def _check_entries(tar, name, size):
             raise tarfile.TarError("it declares more bytes than it has")
 
 
-def unpack_once(archive, folder):
+def unpack_once(archive: Path, folder: str | os.PathLike) -> bool:
     """Unpacks `archive` as `folder` if there is nothing; a folder must hold all of its files.
 
     What is in the files does not matter: they may be changed on purpose.
@@ -516,13 +527,13 @@ def unpack_once(archive, folder):
     return False
 
 
-def write_json(value, path, indent=2):
+def write_json(value: Any, path: str | os.PathLike, indent: int | None = 2) -> None:
     """Writes plain values as JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
 
 
-def place_of(error):
+def place_of(error: BaseException) -> str:
     """Where in the user's own code an exception was raised, " (FILE, line N)": the innermost line.
 
     "" if there is none.

@@ -1,9 +1,17 @@
 """What a comparison has found: data, from which text and JSON are made."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .settings import Setting
+
 
 __all__ = ["Check", "Compared", "Finding", "Report", "plain"]
 
@@ -56,7 +64,7 @@ class Finding:
         return [first, *self.detail]
 
 
-def settings_found(check, where, settings):
+def settings_found(check: str, where: str, settings: Iterable[Setting]) -> list[Finding]:
     """[Finding] of what can be read off two layers and differs.
 
     Args:
@@ -204,7 +212,7 @@ class Report:
         return values
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """`value` for JSON: numbers of NumPy as Python's, and as text those that are not finite."""
     if isinstance(value, dict):
         return {str(key): plain(child) for key, child in value.items()}

@@ -1,11 +1,14 @@
 """Inputs for any model, made from a description: "4x3x64x64", "ids=int64[4,16]<1000"."""
 
+from __future__ import annotations
+
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +42,7 @@ class Input:
     shape: tuple
     high: int = 2
 
-    def make(self, rng):
+    def make(self, rng: np.random.Generator) -> np.ndarray:
         """Floats are normal (mean 0, deviation 1); integers and booleans uniform."""
         if self.dtype.startswith("float"):
             return rng.standard_normal(self.shape).astype(self.dtype)
@@ -48,11 +51,11 @@ class Input:
         return rng.integers(0, self.high, self.shape).astype(self.dtype)
 
     @property
-    def is_image(self):
+    def is_image(self) -> bool:
         """Whether it may be a batch of images: (N, C, H, W) or (N, H, W, C) of floats."""
         return self.dtype.startswith("float") and len(self.shape) == 4
 
-    def other_sizes(self):
+    def other_sizes(self) -> list[tuple[int, ...]]:
         """Shapes of the same input at another size, to be tried in turn: [shape]
 
         Images odd sizes first, then even ones, then channels last; volumes and sequences alike.
@@ -73,7 +76,7 @@ class Input:
         return []
 
 
-def parse(text, what="input"):
+def parse(text: str, what: str = "input") -> tuple[str | None, Input | np.ndarray]:
     """(name or None, Input or array) of a description.
 
     Args:
@@ -89,10 +92,8 @@ def parse(text, what="input"):
         name, rest = found.groups()
     if rest.endswith(".npy"):
         return name, _usable(load_array(Path(rest)), f"{what} {text!r:.80}")
-    sizes = r"\d+(?:\s*[,x]\s*\d+)*"
-    found = re.fullmatch(
-        rf"(?:(\w+)\[\s*({sizes})?\s*,?\s*\]|({sizes}))(?:<(\d+))?", rest, re.ASCII
-    )
+    axes = r"\d+(?:\s*[,x]\s*\d+)*"
+    found = re.fullmatch(rf"(?:(\w+)\[\s*({axes})?\s*,?\s*\]|({axes}))(?:<(\d+))?", rest, re.ASCII)
     if not found:
         raise CannotRun(f"{what} {text!r:.80}: {WANTED}")
     dtype, shape, plain, high = found.groups()
@@ -126,12 +127,12 @@ def parse(text, what="input"):
     return name, Input(dtype, shape, high)
 
 
-def _memory():
+def _memory() -> int:
     """Bytes of memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _usable(array, what):
+def _usable(array: np.ndarray, what: str) -> np.ndarray:
     """The array, if a comparison of what comes out of it can tell anything."""
     if not array.size:
         raise CannotRun(f"{what}: its shape is {list(array.shape)}, so there is nothing in it")
@@ -148,7 +149,7 @@ class Inputs:
     named: dict
 
     @classmethod
-    def of(cls, described, what="input"):
+    def of(cls, described: Any, what: str = "input") -> Inputs:
         """From what `check` takes.
 
         Args:
@@ -181,21 +182,21 @@ class Inputs:
             raise CannotRun(f"there is no input: {WANTED}")
         return cls(tuple(positional), named)
 
-    def make(self, rng):
+    def make(self, rng: np.random.Generator) -> Inputs:
         """The same with arrays."""
 
-        def array(leaf):
+        def array(leaf: Any) -> np.ndarray:
             return leaf.make(rng) if isinstance(leaf, Input) else leaf
 
         return Inputs(rebuild(self.positional, array), rebuild(self.named, array))
 
-    def leaves(self):
+    def leaves(self) -> list[Any]:
         """[Input or array]"""
         found = []
         rebuild([self.positional, self.named], found.append)
         return found
 
-    def resized(self, number):
+    def resized(self, number: int) -> Inputs | None:
         """The same at another size, of those that `Input.other_sizes` gives; None if none is left.
 
         First each with one sample more in a batch, where all inputs have as many; then each with as
@@ -209,28 +210,28 @@ class Inputs:
             count = 0
         batches = {leaf.shape[:1] for leaf in leaves}
         grows = len(described) == len(leaves) and len(batches) == 1 and () not in batches
-        variants = [(size, 1) for size in range(count) if grows]
+        variants: list[tuple[int | None, int]] = [(size, 1) for size in range(count) if grows]
         variants += [(size, 0) for size in range(count)] + ([(None, 1)] if grows else [])
         if number >= len(variants):
             return None
         size, more = variants[number]
 
-        def other(leaf):
+        def other(leaf: Any) -> Any:
             if not isinstance(leaf, Input):
                 return leaf
-            sizes = leaf.other_sizes() if size is not None else []
-            shape = sizes[size] if sizes and size < len(sizes) else leaf.shape
+            sizes = leaf.other_sizes()
+            shape = leaf.shape if size is None or size >= len(sizes) else sizes[size]
             return replace(leaf, shape=(shape[0] + more, *shape[1:]) if more else shape)
 
         return Inputs(rebuild(self.positional, other), rebuild(self.named, other))
 
-    def map(self, function):
+    def map(self, function: Callable[[Any], Any]) -> Inputs:
         """The same with `function(array)` for each array."""
         return Inputs(rebuild(self.positional, function), rebuild(self.named, function))
 
 
-def _described(value, what="input"):
-    def leaf(each):
+def _described(value: Any, what: str = "input") -> Any:
+    def leaf(each: Any) -> Any:
         if isinstance(each, Input):
             return each
         array = np.asarray(each)
@@ -238,7 +239,7 @@ def _described(value, what="input"):
             raise CannotRun(f"{what} of type {type(each).__name__}: {WANTED}")
         return _usable(array, what)
 
-    def text(each):
+    def text(each: Any) -> Any:
         if isinstance(each, Mapping):
             return {name: text(child) for name, child in each.items()}
         if isinstance(each, (list, tuple)):
@@ -248,6 +249,6 @@ def _described(value, what="input"):
     return rebuild(text(value), leaf)
 
 
-def make_inputs(described, seed=0):
+def make_inputs(described: Any, seed: int = 0) -> Inputs:
     """Inputs of arrays, from what `Inputs.of` takes; the same with the same seed."""
     return Inputs.of(described).make(np.random.default_rng(seed))

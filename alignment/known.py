@@ -6,10 +6,14 @@ says so. Whether Paddle does so here is measured on the machine, once for each f
 cure (`CURES`) is a difference like any other, with the cure as its hint.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -19,10 +23,14 @@ from torch.nn import functional as F
 
 from .patching import replaced
 
+if TYPE_CHECKING:
+    from .dropout import SharedDropout
+
+
 __all__ = ["ACCEPTED", "CURES", "AsPaddle", "rounds"]
 
 # PyTorch's own, as they are when this is imported: within `AsPaddle.running`, F's are others.
-T = SimpleNamespace(
+T: Any = SimpleNamespace(
     **{
         name: getattr(F, name)
         for name in (
@@ -54,7 +62,15 @@ class Constant:
         value: for the measurement; float32 does not hold it exactly.
     """
 
-    def __init__(self, name, position, default, ours, theirs, value):
+    def __init__(
+        self,
+        name: str,
+        position: int,
+        default: float,
+        ours: Callable[..., Any],
+        theirs: Callable[..., Any],
+        value: float,
+    ) -> None:
         self.name, self.position, self.default = name, position, default
         self.ours, self.theirs, self.value = ours, theirs, value
 
@@ -106,7 +122,7 @@ CURES = {
 
 
 @functools.cache
-def rounds(function):
+def rounds(function: Callable[..., Any]) -> bool:
     """Whether Paddle, here, computes with float32 constants where the tensors are float64.
 
     Args:
@@ -119,7 +135,7 @@ def rounds(function):
     if function is T.selu:
         ours, exact, rounded = PF.selu(mine), _selu(theirs, False), _selu(theirs, True)
     elif function is T.interpolate:
-        given = {"size": (1, 13), "mode": "bilinear", "align_corners": True}
+        given: dict[str, Any] = {"size": (1, 13), "mode": "bilinear", "align_corners": True}
         ours, exact = PF.interpolate(mine, **given), T.interpolate(theirs, **given)
         rounded = _interpolate(theirs, (1, 13), True, _linear)
     else:
@@ -130,16 +146,21 @@ def rounds(function):
     return bool(distances[1] < distances[0])
 
 
-def _both(value):
+def _both(value: float) -> tuple[float, float]:
     return value, float(np.float32(value))
 
 
-def _selu(x, is_rounded):
+def _selu(x: torch.Tensor, is_rounded: bool) -> torch.Tensor:
     scale, alpha = (_both(c)[is_rounded] for c in SELU.values())
     return scale * torch.where(x > 0, x, alpha * torch.expm1(x))
 
 
-def _interpolate(x, size, align_corners, weigh):
+def _interpolate(
+    x: torch.Tensor,
+    size: Sequence[int],
+    align_corners: bool,
+    weigh: Callable[[np.ndarray], list[tuple[Any, Any]]],
+) -> torch.Tensor:
     """Interpolation whose positions and weights are float32; x (N, C, *spatial).
 
     Args:
@@ -148,7 +169,7 @@ def _interpolate(x, size, align_corners, weigh):
     for axis, new in enumerate(size, start=2):
         old = x.shape[axis]
         # Of cubic interpolation Paddle computes positions in the tensor's dtype.
-        positions = np.arange(new, dtype=np.float64 if weigh is _cubic else np.float32)
+        positions: Any = np.arange(new, dtype=np.float64 if weigh is _cubic else np.float32)
         if align_corners:
             ratio = np.float32((old - 1) / (new - 1)) if new > 1 else np.float32(0)
             positions = ratio.astype(positions.dtype) * positions
@@ -166,22 +187,22 @@ def _interpolate(x, size, align_corners, weigh):
     return x
 
 
-def _linear(positions):
+def _linear(positions: np.ndarray) -> list[tuple[Any, Any]]:
     positions = np.maximum(positions, np.float32(0))
     low = np.floor(positions).astype(np.int64)
     weight = positions - low.astype(np.float32)
     return [(low, np.float32(1) - weight), (low + 1, weight)]
 
 
-def _cubic(positions):
+def _cubic(positions: np.ndarray) -> list[tuple[Any, Any]]:
     """Keys, "Cubic convolution interpolation", 1981, with CUBIC in place of -1/2."""
     low = np.floor(positions).astype(np.int64)
     t = positions - low
 
-    def near(d):
+    def near(d: np.ndarray) -> np.ndarray:
         return ((CUBIC + 2) * d - (CUBIC + 3)) * d * d + 1
 
-    def far(d):
+    def far(d: np.ndarray) -> np.ndarray:
         return ((CUBIC * d - 5 * CUBIC) * d + 8 * CUBIC) * d - 4 * CUBIC
 
     return [
@@ -205,14 +226,21 @@ class AsPaddle:
         cures: names of CURES that functions were called of.
     """
 
-    def __init__(self, accepted=(), dropout=None, exact=()):
+    def __init__(
+        self,
+        accepted: Collection[str] = (),
+        dropout: SharedDropout | None = None,
+        exact: Collection[str] = (),
+    ) -> None:
         self.accepted, self.dropout, self.lines, self.cures = accepted, dropout, {}, set()
         self.exact, self.running_now = exact, []
 
     @contextlib.contextmanager
-    def running(self, model):
+    def running(self, model: torch.nn.Module) -> Iterator[None]:
         """Within, PyTorch's functions are these, for `model`."""
-        functions = {f: functools.partial(self._rounded, f) for f in CONSTANTS}
+        functions: dict[Callable, Callable] = {
+            f: functools.partial(self._rounded, f) for f in CONSTANTS
+        }
         functions |= {
             function: functools.partial(run, function)
             for function, run in (
@@ -237,13 +265,13 @@ class AsPaddle:
             for hook in hooks:
                 hook.remove()
 
-    def _enter(self, module, args):
+    def _enter(self, module: torch.nn.Module, args: Any) -> None:
         self.running_now.append(module)
 
-    def _leave(self, module, args, output):
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         self.running_now.pop()
 
-    def _rounded(self, function, *args, **kwargs):
+    def _rounded(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         constant = CONSTANTS[function]
         if self.running_now or not _is_float64(args, kwargs):
             return function(*args, **kwargs)
@@ -259,13 +287,13 @@ class AsPaddle:
             self.lines[f"{name}: Paddle holds {constant.name} = {value:g} as float32"] = True
         return function(*args, **kwargs)
 
-    def _run_selu(self, function, *args, **kwargs):
+    def _run_selu(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.running_now or not (_is_float64(args, kwargs) and rounds(T.selu)):
             return function(*args, **kwargs)
         self.lines["selu: Paddle holds its two constants as float32"] = True
         return _selu(args[0] if args else kwargs["input"], True)
 
-    def _run_hardsigmoid(self, function, *args, **kwargs):
+    def _run_hardsigmoid(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not _is_float64(args, kwargs):
             return function(*args, **kwargs)
         self.cures.add("hardsigmoid")
@@ -275,7 +303,7 @@ class AsPaddle:
         x = args[0] if args else kwargs["input"]
         return torch.clamp(x * _both(0.1666667)[1] + 0.5, 0.0, 1.0)
 
-    def _run_interpolate(self, function, *args, **kwargs):
+    def _run_interpolate(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         names = ("input", "size", "scale_factor", "mode", "align_corners")
         given = dict(zip(names, args)) | kwargs
         expected = function(*args, **kwargs)
@@ -293,7 +321,7 @@ class AsPaddle:
         return expected
 
 
-def _is_float64(args, kwargs):
+def _is_float64(args: tuple, kwargs: Mapping[str, Any]) -> bool:
     tensors = (x for x in itertools.chain(args, kwargs.values()) if isinstance(x, torch.Tensor))
     first = next(tensors, None)
     return first is not None and first.dtype == torch.float64

@@ -3,11 +3,16 @@
 The models are in float64 (`precision.to_float64`), so a layer either agrees to 1e-12 or does not.
 """
 
+from __future__ import annotations
+
 import difflib
 import itertools
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import paddle
@@ -17,6 +22,11 @@ from .pairing import counterpart
 from .settings import is_container, kind
 from .structure import flatten, is_tensor, to_array
 
+if TYPE_CHECKING:
+    import torch
+
+    from .settings import Layer
+
 
 @dataclass
 class Seen:
@@ -25,7 +35,7 @@ class Seen:
     `wants_gradient`: whether an output takes part in a backward pass.
     """
 
-    layer: object
+    layer: Any
     inputs: dict
     outputs: dict = field(default_factory=dict)
     output_gradients: dict = field(default_factory=dict)
@@ -52,12 +62,13 @@ class Shelf:
         limit: bytes; None: a quarter of the memory that is free.
     """
 
-    def __init__(self, limit=None):
+    def __init__(self, limit: int | None = None) -> None:
         if limit is None:
             limit = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-        self.free, self.file = limit, None
+        self.free = limit
+        self.file: BinaryIO | None = None
 
-    def keep(self, array):
+    def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or one of the same values that lies in the file."""
         self.free -= array.nbytes
         if self.free >= 0 or not array.size:
@@ -69,7 +80,12 @@ class Shelf:
         return np.memmap(self.file, array.dtype, "r", offset, array.shape)
 
 
-def record(model, run, shelf=None, into=None):
+def record(
+    model: Layer,
+    run: Callable[[Any], Any],
+    shelf: Shelf | None = None,
+    into: dict[str, Seen] | None = None,
+) -> dict[str, Seen]:
     """Calls `run(model)` and returns {layer name: Seen} in the order in which layers finish.
 
     A layer that is called again is there again, as "name (call 2)". The model itself is "".
@@ -86,22 +102,22 @@ def record(model, run, shelf=None, into=None):
     finished = {} if into is None else into
     started, calls, hooks = {}, {}, []
 
-    def arrays(value):
+    def arrays(value: Any) -> dict[str, np.ndarray]:
         return {
             path: shelf.keep(to_array(leaf))
             for path, leaf in flatten(value).items()
             if is_tensor(leaf)
         }
 
-    def before(name):
-        def hook(layer, args, kwargs):
+    def before(name: str) -> Callable[..., None]:
+        def hook(layer: Layer, args: Any, kwargs: Any) -> None:
             # By keyword or not is no difference.
             started.setdefault(name, []).append(Seen(layer, arrays([args, kwargs])))
 
         return hook
 
-    def after(name):
-        def hook(layer, args, kwargs, output):
+    def after(name: str) -> Callable[..., None]:
+        def hook(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
             seen = started[name].pop()
             calls[name] = calls.get(name, 0) + 1
             number = f" (call {calls[name]})" if calls[name] > 1 else ""
@@ -114,8 +130,8 @@ def record(model, run, shelf=None, into=None):
 
         return hook
 
-    def keep_gradient(seen, path):
-        def hook(gradient):
+    def keep_gradient(seen: Seen, path: str) -> Callable[[Any], None]:
+        def hook(gradient: Any) -> None:
             seen.output_gradients[path] = shelf.keep(to_array(gradient))
 
         return hook
@@ -132,13 +148,13 @@ def record(model, run, shelf=None, into=None):
     return finished
 
 
-def _wants_gradient(tensor):
+def _wants_gradient(tensor: Any) -> bool:
     if isinstance(tensor, paddle.Tensor):
         return not tensor.stop_gradient
     return tensor.requires_grad
 
 
-def relative(port, reference):
+def relative(port: np.ndarray | None, reference: np.ndarray | None) -> float:
     """Largest absolute difference over the reference's largest value; inf if not comparable."""
     if port is None or reference is None:
         return 0.0 if port is reference else np.inf
@@ -153,7 +169,7 @@ def relative(port, reference):
     return float(difference) if np.isfinite(difference) else np.inf
 
 
-def _without_masked(port, reference):
+def _without_masked(port: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays without the places where both hold the same infinity, as a mask does, unless there
     is nothing else."""
     if reference.dtype.kind != "f":
@@ -164,7 +180,9 @@ def _without_masked(port, reference):
     return port[~masked], reference[~masked]
 
 
-def pair_leaves(port, reference):
+def pair_leaves(
+    port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> list[tuple[str, Any, Any]]:
     """[(path, port's array or None, reference's array or None)] of two {path: array}.
 
     By path where both sides have the same paths, else by order: a tuple of one may be a dictionary
@@ -178,7 +196,7 @@ def pair_leaves(port, reference):
     ]
 
 
-def arrange(port, reference, channels_last):
+def arrange(port: np.ndarray, reference: np.ndarray, channels_last: bool) -> np.ndarray:
     """The port's array with its channels first, if it has them last and that fits better."""
     if not channels_last or port is None or reference is None or port.ndim < 3:
         return port
@@ -190,7 +208,7 @@ def arrange(port, reference, channels_last):
     return min((port, moved), key=lambda each: relative(each, reference))
 
 
-def arrange_axes(port, reference, channels_last=False):
+def arrange_axes(port: Any, reference: Any, channels_last: bool = False) -> Any:
     """The port's array with its axes in the order in which it fits the reference's best.
 
     For what lies within a model: channels last or time first on one side is no mistake, as long as
@@ -212,7 +230,9 @@ def arrange_axes(port, reference, channels_last=False):
     return moved if relative(moved, reference) < 1e-3 else port
 
 
-def relative_all(port, reference, channels_last=False):
+def relative_all(
+    port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], channels_last: bool = False
+) -> float:
     """The largest `relative` of two {path: array}; of two empty ones 0."""
     return max(
         (
@@ -223,7 +243,9 @@ def relative_all(port, reference, channels_last=False):
     )
 
 
-def relative_inputs(port, reference, channels_last=False):
+def relative_inputs(
+    port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], channels_last: bool = False
+) -> float:
     """`relative_all` of the floats of which both sides have one: masks differ by convention, and
     what is an argument here may be an attribute there."""
     floats = [
@@ -235,7 +257,7 @@ def relative_inputs(port, reference, channels_last=False):
     )
 
 
-def incomparable(port, reference):
+def incomparable(port: np.ndarray | None, reference: np.ndarray | None) -> str:
     """Why two arrays cannot be subtracted, "port | reference"; "" if they can."""
     if port is None or reference is None:
         return f"none in the {'port' if port is None else 'reference'}"
@@ -252,14 +274,18 @@ def incomparable(port, reference):
     return ""
 
 
-def how_far(port, reference):
+def how_far(port: np.ndarray | None, reference: np.ndarray | None) -> str:
     """How far apart two arrays are, in words: "by 1.2e-03", or why that cannot be said."""
     return incomparable(port, reference) or f"by {relative(port, reference):.1e}"
 
 
-def how_far_all(port, reference, channels_last=False):
+def how_far_all(
+    port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], channels_last: bool = False
+) -> str:
     """The same of two {path: array}: of the first that cannot be compared, or of the worst."""
-    rows = [(path, arrange(a, b, channels_last), b) for path, a, b in pair_leaves(port, reference)]
+    rows: list[tuple[str, Any, Any]] = [
+        (path, arrange(a, b, channels_last), b) for path, a, b in pair_leaves(port, reference)
+    ]
     several = len(rows) > 1
     for path, a, b in rows:
         reason = incomparable(a, b)
@@ -271,7 +297,11 @@ def how_far_all(port, reference, channels_last=False):
     return f"{how_far(a, b)} in {path}" if several and path else how_far(a, b)
 
 
-def match(port, reference, layer_map=None):
+def match(
+    port: Mapping[str, Layer],
+    reference: Mapping[str, Layer],
+    layer_map: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """{name in the port: name in the reference}: as given, else equal names, else order and kind.
 
     Args:
@@ -300,7 +330,9 @@ def match(port, reference, layer_map=None):
     return pairs
 
 
-def _in_order(layers, landmark):
+def _in_order(
+    layers: Mapping[str, Layer], landmark: Callable[[str], Any]
+) -> tuple[list[str], list[Any]]:
     """([name], [what stands for it]) of the layers that hold no others, in order.
 
     Args:
@@ -316,13 +348,18 @@ def _in_order(layers, landmark):
     return names, tokens
 
 
-def _counterpart_of_call(name, layer_map):
+def _counterpart_of_call(name: str, layer_map: Mapping[str, str]) -> str:
     """`counterpart` of a layer's name, which may end in " (call 2)"."""
     layer, call, number = name.partition(" (call ")
     return counterpart(layer, layer_map) + call + number
 
 
-def _pair_containers(port, reference, pairs, taken):
+def _pair_containers(
+    port: Mapping[str, Layer],
+    reference: Mapping[str, Layer],
+    pairs: dict[str, str],
+    taken: set[str],
+) -> None:
     """Pairs layers that hold others, if what lies in the one and in the other is paired, all of it.
 
     An activation on one side only does not count: it may be a function on the other. Where a layer
@@ -345,20 +382,22 @@ def _pair_containers(port, reference, pairs, taken):
             taken.add(nearest)
 
 
-def _distance(port, reference):
+def _distance(port: Seen, reference: Seen) -> float:
     """How far apart the outputs of two layers are; 0 where they were not run."""
     both_seen = isinstance(port, Seen) and isinstance(reference, Seen)
     return relative_all(port.outputs, reference.outputs) if both_seen else 0.0
 
 
-def _common_layer(names):
+def _common_layer(names: Iterable[str]) -> str:
     """The layer in which all of these lie; "" if there is none but the model."""
     levels = zip(*(name.split(".") for name in names))
     same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
     return ".".join(level[0] for level in same)
 
 
-def read_layer_map(path, port, reference):
+def read_layer_map(
+    path: Path | None, port: paddle.nn.Layer, reference: torch.nn.Module
+) -> dict[str, str]:
     """A JSON file {"layer of the port": "layer of the reference"}; {} if `path` is None.
 
     Args:
@@ -398,7 +437,9 @@ def read_layer_map(path, port, reference):
     return pairs
 
 
-def common_outputs(port, reference):
+def common_outputs(
+    port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Of two {path: array} the tensors that both have, if each has one: attention returns its
     weights as well or does not."""
     if port.keys() == reference.keys() or not port or not reference:
@@ -407,7 +448,9 @@ def common_outputs(port, reference):
     return dict(list(port.items())[:count]), dict(list(reference.items())[:count])
 
 
-def output_gradients(port, reference):
+def output_gradients(
+    port: Seen, reference: Seen
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Both sides' {path: gradient}; one that a side lacks, as nobody uses that output, is 0."""
     mine, theirs = common_outputs(port.outputs, reference.outputs)
     if not port.output_gradients or not reference.output_gradients:
@@ -423,7 +466,12 @@ def output_gradients(port, reference):
     return found
 
 
-def compare(port, reference, layer_map=None, channels_last=False):
+def compare(
+    port: dict[str, Seen],
+    reference: dict[str, Seen],
+    layer_map: Mapping[str, str] | None = None,
+    channels_last: bool = False,
+) -> list[Row]:
     """Rows of the layers that both sides have, in the order in which the port's finish."""
     rows = []
     for name, other in match(port, reference, layer_map).items():

@@ -1,5 +1,7 @@
 """Models and functions of the user's own code, by name: "package.module:Net", "port.py:Net"."""
 
+from __future__ import annotations
+
 import ast
 import contextlib
 import difflib
@@ -8,7 +10,10 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from .files import CannotRun, missing, place_of, reason_of, require_file, shown
 from .torchvision_import import import_torchvision
@@ -16,7 +21,7 @@ from .torchvision_import import import_torchvision
 __all__ = ["factory", "load", "read_argument"]
 
 
-def load(text, flag):
+def load(text: str, flag: str) -> Any:
     """What a text names: "MODULE:NAME" or "FILE.py:NAME"; a name may have dots in it.
 
     Args:
@@ -45,7 +50,7 @@ def load(text, flag):
     return found
 
 
-def _import(where, flag, text):
+def _import(where: str, flag: str, text: str) -> Any:
     for attempt in (1, 2):
         try:
             with _own_argv(where):
@@ -71,7 +76,7 @@ def _import(where, flag, text):
 
 
 @contextlib.contextmanager
-def _own_argv(where):
+def _own_argv(where: str) -> Iterator[None]:
     """A module that reads the command line as it is imported takes its defaults, not our flags."""
     ours, sys.argv = sys.argv, [where]
     try:
@@ -80,13 +85,13 @@ def _own_argv(where):
         sys.argv = ours
 
 
-def _import_module(where):
+def _import_module(where: str) -> ModuleType:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(where)
 
 
-def _import_file(where):
+def _import_file(where: str) -> ModuleType:
     path = Path(where)
     if missing(path):
         raise CannotRun(f"{shown(path)} does not exist")
@@ -99,6 +104,7 @@ def _import_file(where):
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # it is a .py file
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
@@ -109,7 +115,7 @@ def _import_file(where):
     return module
 
 
-def factory(text, arguments, flag):
+def factory(text: str, arguments: Mapping[str, Any], flag: str) -> Any:
     """The model that a text names, or a function that makes it with keyword arguments.
 
     Args:
@@ -129,7 +135,7 @@ def factory(text, arguments, flag):
     return found
 
 
-def read_argument(text):
+def read_argument(text: str) -> tuple[str, Any]:
     """(name, value) of "NAME=VALUE"; the value as in Python, else a text.
 
     Raises:

@@ -1,5 +1,11 @@
 """Where two models differ: the first layer, with its settings and weights."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import paddle
 
@@ -19,6 +25,13 @@ from .paddle_internals import RENAMED, STATISTICS
 from .settings import different_settings, is_container, settings
 from .thresholds import FORWARD_FLOAT64, GRADIENT_FLOAT64, TRAIN_FLOAT64
 
+if TYPE_CHECKING:
+    import torch
+
+    from .layers import Row, Seen
+    from .settings import Layer
+
+
 __all__ = [
     "compare_settings",
     "first_backward",
@@ -36,7 +49,11 @@ MISSING_SHOWN = 3  # layers that only one side has
 THE_MODEL = "the model"
 
 
-def compare_settings(port_model, reference_model, layer_map=None):
+def compare_settings(
+    port_model: paddle.nn.Layer,
+    reference_model: torch.nn.Module,
+    layer_map: Mapping[str, str] | None = None,
+) -> list[Finding]:
     """[Finding]: settings that differ, over all layers, and layers that only one side has."""
     port = dict(port_model.named_sublayers())
     reference = {name: module for name, module in reference_model.named_modules() if name}
@@ -55,7 +72,7 @@ def compare_settings(port_model, reference_model, layer_map=None):
     return found
 
 
-def _missing(names, layers, side):
+def _missing(names: Iterable[str], layers: Mapping[str, Layer], side: str) -> list[Finding]:
     """[Finding] of layers that have no counterpart; one inside of another is no news."""
     top = [name for name in names if name.rpartition(".")[0] not in names]
     found = [
@@ -68,7 +85,7 @@ def _missing(names, layers, side):
     return found
 
 
-def _described(layer):
+def _described(layer: Layer) -> str:
     shown = [
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in settings(layer).items()
@@ -76,7 +93,7 @@ def _described(layer):
     return f"{type(layer).__name__}({', '.join(shown)})"
 
 
-def write(rows, path, backward=False):
+def write(rows: Iterable[Row], path: Path, backward: bool = False) -> None:
     """Writes one line for each row to `path`."""
     width = max((len(row.name or THE_MODEL) for row in rows), default=0)
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -94,7 +111,9 @@ def write(rows, path, backward=False):
             file.write(f"{row.name or THE_MODEL:{width}}  {numbers}  {sides}{mark}\n")
 
 
-def layer_entries(rows, bound=FORWARD_FLOAT64, gradient_bound=None):
+def layer_entries(
+    rows: Iterable[Row], bound: float = FORWARD_FLOAT64, gradient_bound: float | None = None
+) -> list[dict[str, Any]]:
     """A dictionary for each row: the `layers` of a report, as docs/report.schema.json has them.
 
     Args:
@@ -106,8 +125,10 @@ def layer_entries(rows, bound=FORWARD_FLOAT64, gradient_bound=None):
         port, reference = row.port.layer, row.reference.layer
         sides = settings(port), settings(reference)
         names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
-        has_gradient = gradient_bound is not None
-        gradient = row.output_gradient if has_gradient else None
+        gradient = None if gradient_bound is None else row.output_gradient
+        agrees = row.output <= bound and (
+            gradient_bound is None or row.output_gradient <= gradient_bound
+        )
         shape = next((list(x.shape) for x in row.port.outputs.values()), [])
         found.append(
             {
@@ -127,24 +148,26 @@ def layer_entries(rows, bound=FORWARD_FLOAT64, gradient_bound=None):
                     "input": _both_statistics(row.port.inputs, row.reference.inputs),
                     "output": _both_statistics(row.port.outputs, row.reference.outputs),
                 },
-                "agrees": row.output <= bound and (not has_gradient or gradient <= gradient_bound),
+                "agrees": agrees,
             }
         )
     return found
 
 
-def _value(setting):
+def _value(setting: Any) -> str | None:
     """A setting as text; None stays None: that side has none."""
     if isinstance(setting, float):
         return f"{setting:.6g}"
     return None if setting is None else str(setting)
 
 
-def _both_statistics(port, reference):
+def _both_statistics(
+    port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> dict[str, list[float] | None]:
     return {"port": _statistics(port), "reference": _statistics(reference)}
 
 
-def _statistics(arrays):
+def _statistics(arrays: Mapping[str, np.ndarray]) -> list[float] | None:
     """[mean, standard deviation, least, largest] of the first array of floats; None if none."""
     array = next((x for x in arrays.values() if x.dtype.kind == "f" and x.size), None)
     if array is None:
@@ -154,7 +177,12 @@ def _statistics(arrays):
     return [float(f"{value:.6g}") for value in values]
 
 
-def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None, check="forward"):
+def first_forward(
+    rows: Sequence[Row],
+    bound: float = FORWARD_FLOAT64,
+    unpaired: Callable[[Row | None, Row], list[str]] | None = None,
+    check: str = "forward",
+) -> Finding | None:
     """Finding that names the first layer whose output differs; None if none does.
 
     Args:
@@ -181,7 +209,12 @@ def first_forward(rows, bound=FORWARD_FLOAT64, unpaired=None, check="forward"):
     return None
 
 
-def _why(row, bound, agreed, unpaired):
+def _why(
+    row: Row,
+    bound: float,
+    agreed: Row | None,
+    unpaired: Callable[[Row | None, Row], list[str]] | None,
+) -> str:
     """A sentence on what the input of the first layer that differs says."""
     if row.input > bound:
         since = f"between {agreed.name} and it" if agreed else "before it"
@@ -206,7 +239,7 @@ def _why(row, bound, agreed, unpaired):
     )
 
 
-def different_weights(port, reference):
+def different_weights(port: paddle.nn.Layer, reference: torch.nn.Module) -> list[str]:
     """Lines on the weights of two leaf layers that are not the same numbers."""
     names = {new: old for each in RENAMED.values() for new, old in each.items()}
     lines = []
@@ -230,16 +263,16 @@ def different_weights(port, reference):
     return lines
 
 
-def _how_inputs(row):
+def _how_inputs(row: Row) -> str:
     """Why the inputs of a layer cannot be subtracted."""
-    floats = [
+    port, reference = (
         {path: array for path, array in seen.inputs.items() if array.dtype.kind == "f"}
         for seen in (row.port, row.reference)
-    ]
-    return how_far_all(*floats)
+    )
+    return how_far_all(port, reference)
 
 
-def first_backward(rows, bound=GRADIENT_FLOAT64):
+def first_backward(rows: Sequence[Row], bound: float = GRADIENT_FLOAT64) -> Finding | None:
     """Finding that names the first layer, from the loss back, whose output's gradient differs."""
     agreed = None
     for row in reversed(rows):
@@ -274,7 +307,9 @@ def first_backward(rows, bound=GRADIENT_FLOAT64):
     return None
 
 
-def unpaired_between(port, reference, rows):
+def unpaired_between(
+    port: Mapping[str, Seen], reference: Mapping[str, Seen], rows: Sequence[Row]
+) -> Callable[[Row | None, Row], list[str]]:
     """Function for `first_forward`: which layers only one side has between two rows.
 
     Args:
@@ -282,15 +317,15 @@ def unpaired_between(port, reference, rows):
     """
     paired = {row.name for row in rows}, {row.reference_name for row in rows}
 
-    def between(agreed, row):
+    def between(agreed: Row | None, row: Row) -> list[str]:
         found = []
         for side, seen, known, ends in (
-            ("port", port, paired[0], (agreed and agreed.name, row.name)),
+            ("port", port, paired[0], (agreed.name if agreed else "", row.name)),
             (
                 "reference",
                 reference,
                 paired[1],
-                (agreed and agreed.reference_name, row.reference_name),
+                (agreed.reference_name if agreed else "", row.reference_name),
             ),
         ):
             names = list(seen)
@@ -304,7 +339,14 @@ def unpaired_between(port, reference, rows):
     return between
 
 
-def locate_forward(port, reference, run_port, run_reference, path, layer_map=None):
+def locate_forward(
+    port: paddle.nn.Layer,
+    reference: torch.nn.Module,
+    run_port: Callable[[Any], Any],
+    run_reference: Callable[[Any], Any],
+    path: Path,
+    layer_map: Mapping[str, str] | None = None,
+) -> Compared:
     """Where two models differ going forward; the whole trace goes to `path`.
 
     Args:
@@ -324,7 +366,14 @@ def locate_forward(port, reference, run_port, run_reference, path, layer_map=Non
     return _located(port, reference, rows, entries, first, path, layer_map)
 
 
-def locate_backward(port, reference, run_port, run_reference, path, layer_map=None):
+def locate_backward(
+    port: paddle.nn.Layer,
+    reference: torch.nn.Module,
+    run_port: Callable[[Any], Any],
+    run_reference: Callable[[Any], Any],
+    path: Path,
+    layer_map: Mapping[str, str] | None = None,
+) -> Compared:
     """The same going forward and back: `run_port`, `run_reference` end with the backward pass."""
     seen, seen_reference = record(port, run_port), record(reference, run_reference)
     rows = compare(seen, seen_reference, layer_map)
@@ -336,7 +385,9 @@ def locate_backward(port, reference, run_port, run_reference, path, layer_map=No
     return _located(port, reference, rows, entries, first, path, layer_map, passes)
 
 
-def locate_loss(port, reference, path, layer_map=None):
+def locate_loss(
+    port: Any, reference: Any, path: Path, layer_map: Mapping[str, str] | None = None
+) -> Compared:
     """The same for a loss on top of a model: is it the model or the loss?
 
     Args:
@@ -350,7 +401,16 @@ def locate_loss(port, reference, path, layer_map=None):
     return located
 
 
-def _located(port, reference, rows, entries, first, path, layer_map, passes=""):
+def _located(
+    port: Any,
+    reference: Any,
+    rows: Sequence[Row],
+    entries: Any,
+    first: Finding | None,
+    path: Path,
+    layer_map: Mapping[str, str] | None,
+    passes: str = "",
+) -> Compared:
     found = compare_settings(port, reference, layer_map)
     if len(found) > SHOWN:
         more = f"… and {len(found) - SHOWN} more settings"

@@ -3,15 +3,21 @@
 Times will not do: a checkout, a copy or an archive sets them as it likes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from .files import CannotRun, missing, read_json, require_file, whole_file
 
 CURRENT, STALE, UNKNOWN = "current", "stale", "unknown"
 
 
-def sha256_of(path):
+def sha256_of(path: str | os.PathLike) -> str:
     """Hexadecimal. Raises: CannotRun, if `path` is no file that can be read."""
     require_file(path)
     digest = hashlib.sha256()
@@ -21,7 +27,7 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def note_origin(path, made, sources, made_for):
+def note_origin(path: Path, made: Path, sources: Sequence[Path], made_for: Any) -> None:
     """Writes `path` with the suffix .json: hashes of the file, of its sources, of `made_for`.
 
     To be called before `made` becomes `path`. The note on what lies there until then is kept too:
@@ -39,7 +45,7 @@ def note_origin(path, made, sources, made_for):
         temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
-def origin_of(path, sources, made_for):
+def origin_of(path: Path, sources: Sequence[Path], made_for: Any) -> str:
     """CURRENT if `path` would be made the same again, STALE if it is missing or would not.
 
     UNKNOWN if it is there and is not what `note_origin` was called for: somebody else's.
@@ -53,7 +59,7 @@ def origin_of(path, sources, made_for):
     return UNKNOWN
 
 
-def _noted(path):
+def _noted(path: Path) -> list[dict[str, Any]]:
     """The notes beside `path`, the newest first; [] where there are none that can be read."""
     try:
         entries = read_json(_note_of(path))
@@ -63,7 +69,7 @@ def _noted(path):
     return [entry for entry in entries if isinstance(entry, dict) and "file" in entry]
 
 
-def _origin(path, sources, made_for):
+def _origin(path: Path, sources: Sequence[Path], made_for: Any) -> dict[str, Any]:
     text = json.dumps(made_for, sort_keys=True)
     return {
         "file": sha256_of(path),
@@ -72,5 +78,5 @@ def _origin(path, sources, made_for):
     }
 
 
-def _note_of(path):
+def _note_of(path: Path) -> Path:
     return path.with_suffix(".json")

@@ -4,12 +4,20 @@ Seen in paddlepaddle 3.3.1, whose public API has no way to any of it. Where anot
 moved one of these, it is here that it is looked for.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from paddle import nn
 from paddle.amp.auto_cast import amp_global_state
+
+if TYPE_CHECKING:
+    import paddle
+
 
 __all__ = [
     "BATCH_NORMS",
@@ -110,7 +118,9 @@ SETTINGS = [
 ]
 
 
-def optimizer_accumulators(optimizer):
+def optimizer_accumulators(
+    optimizer: paddle.optimizer.Optimizer,
+) -> dict[str, dict[str, paddle.Tensor]]:
     """{"velocity" | "moment1" | …: {Parameter.name: Tensor}} of what an optimizer keeps.
 
     `state_dict` has the same tensors under names that run both together.
@@ -119,13 +129,13 @@ def optimizer_accumulators(optimizer):
     return optimizer._accumulators
 
 
-def optimizer_groups(optimizer):
+def optimizer_groups(optimizer: paddle.optimizer.Optimizer) -> list[dict[str, Any]]:
     """[{"params": [Parameter], "weight_decay": number or None, …}], as PyTorch's `param_groups`."""
     return optimizer._param_groups
 
 
 @contextlib.contextmanager
-def scaler_works_on_cpu():
+def scaler_works_on_cpu() -> Iterator[None]:
     """Within, `paddle.amp.GradScaler` is made as on a GPU with float16.
 
     Elsewhere it takes itself out of action: it asks the tracer for its place, and the state of
@@ -137,17 +147,17 @@ def scaler_works_on_cpu():
         yield
 
 
-def set_good_steps(scaler, count):
+def set_good_steps(scaler: paddle.amp.GradScaler, count: int) -> None:
     """Lets a GradScaler have so many steps without overflow behind it."""
     scaler._incr_count = count
 
 
-def scale_in_float64(scaler):
+def scale_in_float64(scaler: paddle.amp.GradScaler) -> None:
     """Keeps the scale of a GradScaler in float64, for gradients that are."""
     scaler._scale = scaler._scale.astype("float64")
 
 
-def own_settings(layer, found):
+def own_settings(layer: paddle.nn.Layer, found: Mapping[str, Any]) -> dict[str, Any]:
     """{name: value} of settings that PyTorch has under another name or in other units.
 
     Args:
@@ -186,32 +196,32 @@ def own_settings(layer, found):
 EXCLUSIVE = ("exclusive", "_exclusive")
 
 
-def _first(layer, names):
+def _first(layer: paddle.nn.Layer, names: Iterable[str]) -> Any:
     return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
 
 
-def rnn_activation(layer):
+def rnn_activation(layer: paddle.nn.Layer) -> str | None:
     """Of a plain RNN: "tanh" or "relu"; None of an LSTM or GRU."""
     mode, _, name = layer.mode.partition("_")
     return name.lower() if mode == "RNN" and name else None
 
 
-def parameters_of(layer):
+def parameters_of(layer: paddle.nn.Layer) -> dict[str, Any]:
     """{name: Parameter or None} of a layer itself, without those that it holds."""
     return layer._parameters
 
 
-def buffers_of(layer):
+def buffers_of(layer: paddle.nn.Layer) -> dict[str, Any]:
     """{name: Tensor or None} of a layer itself; the dictionary in which it looks them up."""
     return layer._buffers
 
 
-def is_made(tensor):
+def is_made(tensor: paddle.Tensor) -> bool:
     """Whether a tensor has memory: an RNN's state of dropout has none until it is used."""
     return tensor._is_initialized()
 
 
-def flat_weight(layer):
+def flat_weight(layer: paddle.nn.Layer) -> bool:
     """Whether a LayerNorm is over several axes, and so has a weight of one axis."""
     return isinstance(layer, nn.LayerNorm) and len(layer._normalized_shape) > 1
 
@@ -237,7 +247,7 @@ ONLY_IN_PADDLE = [
 ]
 
 
-def optimizer_values(optimizer):
+def optimizer_values(optimizer: paddle.optimizer.Optimizer) -> dict[str, Any]:
     """{Paddle's name: value or None} of OPTIMIZER_SETTINGS, and "weight_decay", "clipping".
 
     A weight decay of groups is no one value: it is left out.
@@ -251,7 +261,7 @@ def optimizer_values(optimizer):
     return found
 
 
-def only_in_paddle(optimizer):
+def only_in_paddle(optimizer: paddle.optimizer.Optimizer) -> dict[str, Any]:
     """{name: value} of what an optimizer is set to and PyTorch's have no counterpart of."""
     found = {}
     for name, attribute, neutral in ONLY_IN_PADDLE:
@@ -261,7 +271,7 @@ def only_in_paddle(optimizer):
     return found
 
 
-def parameters_given(optimizer):
+def parameters_given(optimizer: paddle.optimizer.Optimizer) -> list[Any]:
     """[Parameter] that an optimizer was given, in groups or not."""
     found = []
     for item in optimizer._parameter_list:

@@ -4,12 +4,16 @@ What stands on the page is in templates/. Here are the numbers: where on a scale
 how it is written.
 """
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import math
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -37,7 +41,7 @@ AT_ZERO, LEAST, MOST, AT_INFINITY = 2, 7, 94, 98
 HEAT = (0.01, 0.1, 1, 10, 1000)  # shares of a bound at which the colour changes
 
 
-def write_page(report, path):
+def write_page(report: Mapping[str, Any], path: Path) -> None:
     """Writes `report`, a dictionary as in report.json, to `path`.
 
     Raises:
@@ -48,7 +52,7 @@ def write_page(report, path):
         temporary.write_text(page, encoding="utf-8")
 
 
-def render_page(report):
+def render_page(report: Mapping[str, Any]) -> str:
     """The page as text.
 
     Every value of the report is escaped by the engine. The policy in its head lets nothing but the
@@ -82,20 +86,20 @@ def render_page(report):
     return page
 
 
-def _where_to_start(parts):
+def _where_to_start(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The first part that is not aligned, else the first that could not run, else None."""
     red = [part for part in parts if part["status"] == "not aligned"]
     return next((part for part in [*red, *parts] if part["status"] != "aligned"), None)
 
 
-def _tell_weights_once(parts):
+def _tell_weights_once(parts: Sequence[dict[str, Any]]) -> None:
     """Steps load the same weights: where they do, a part refers to the first of them."""
     for number, part in enumerate(parts):
         earlier = (each for each in parts[:number] if each["weights"] == part["weights"])
         part["same_weights"] = next(earlier, None) if part["weights"] else None
 
 
-def _points_of(parts):
+def _points_of(parts: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """[part] in the order of the tutorial; of a step that was not run its name and that status."""
     found = {part["name"]: part for part in parts}
     if not found.keys() & set(TUTORIAL):
@@ -105,33 +109,33 @@ def _points_of(parts):
     return [*first, *found.values()]
 
 
-def _source(name):
+def _source(name: str) -> Markup:
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _hash(source):
+def _hash(source: str) -> str:
     digest = hashlib.sha256(source.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _shown(value):
+def _shown(value: Any) -> Any:
     """Names may hold what turns the direction of a line, or is no text."""
     if value is None:
         return ""
     return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
 
 
-def text(english, chinese, /, **values):
+def text(english: str, chinese: str, /, **values: Any) -> Markup:
     """A fixed text in both languages, of which the style sheet shows one."""
     return _in_both(english, chinese, "span", values)
 
 
-def svg_text(english, chinese, /, **values):
+def svg_text(english: str, chinese: str, /, **values: Any) -> Markup:
     """The same within an SVG's text."""
     return _in_both(english, chinese, "tspan", values)
 
 
-def _in_both(english, chinese, tag, values):
+def _in_both(english: str, chinese: str, tag: str, values: Mapping[str, Any]) -> Markup:
     values = {name: _shown(value) for name, value in values.items()}
     found = [
         Markup('<{} class="l" lang="{}">{}</{}>').format(
@@ -142,7 +146,7 @@ def _in_both(english, chinese, tag, values):
     return Markup("").join(found)
 
 
-def attribute(name, english, chinese, /, **values):
+def attribute(name: str, english: str, chinese: str, /, **values: Any) -> Markup:
     """An attribute in both languages, which the script exchanges."""
     values = {key: _shown(value) for key, value in values.items()}
     english, chinese = english.format(**values), chinese.format(**values)
@@ -151,19 +155,19 @@ def attribute(name, english, chinese, /, **values):
     )
 
 
-def anchor(name):
+def anchor(name: str) -> str:
     """`name` as an id that is the same in a link: what a link would encode becomes ~ and its bytes.
 
     Two names never give the same id.
     """
 
-    def encoded(found):
+    def encoded(found: re.Match[str]) -> str:
         return "".join(f"~{byte:02x}" for byte in found[0].encode("utf-8", "surrogateescape"))
 
     return re.sub(r"[^A-Za-z0-9._-]", encoded, name)
 
 
-def number(value, digits=4):
+def number(value: Any, digits: int = 4) -> str:
     """A number as a reader wants it: 0, 3.2e-15, 0.25; numbers that are not finite are text."""
     if value is None:
         return "–"
@@ -175,20 +179,20 @@ def number(value, digits=4):
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def duration(seconds):
+def duration(seconds: float | None) -> str:
     """Seconds, or minutes from 100 seconds on."""
     if seconds is None:
         return ""
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def heat(share):
+def heat(share: float) -> int:
     """0 to 5: how far a share of a bound is; from 3 on it is over."""
     share = _float(share)
     return len(HEAT) if math.isnan(share) else sum(share > limit for limit in HEAT)
 
 
-def _float(value):
+def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
@@ -200,14 +204,14 @@ class Scale:
     high: int
 
     @classmethod
-    def of(cls, values):
+    def of(cls, values: Iterable[Any]) -> Scale:
         """One that holds all `values` (numbers, text for those not finite, None)."""
         found = [_float(value) for value in values]
         exponents = [math.log10(x) for x in found if 0 < x < math.inf] or [-16, 0]
         low, high = math.floor(min(exponents)), math.ceil(max(exponents))
         return cls(min(low, high - 4), high)
 
-    def at(self, value):
+    def at(self, value: Any) -> float:
         """Where `value` lies."""
         value = abs(_float(value))
         if not value < math.inf:
@@ -217,7 +221,7 @@ class Scale:
         share = (math.log10(value) - self.low) / (self.high - self.low)
         return round(LEAST + (MOST - LEAST) * min(max(share, 0), 1), 1)
 
-    def ticks(self, most=6):
+    def ticks(self, most: int = 6) -> list[tuple[str, float]]:
         """[(label, where it lies)], at most so many."""
         step = math.ceil((self.high - self.low) / (most - 1))
         return [
@@ -226,7 +230,7 @@ class Scale:
         ]
 
 
-def _part(part):
+def _part(part: dict[str, Any]) -> dict[str, Any]:
     """A part of the report with all that may be missing, and what the charts need."""
     entries = {
         name: [dict(each) if isinstance(each, dict) else each for each in part.get(name) or []]
@@ -260,7 +264,7 @@ def _part(part):
     return part
 
 
-def _findings(part):
+def _findings(part: dict[str, Any]) -> None:
     """What several findings have in common is told once; each leads to its layer.
 
     A parameter leads to the layer that has it, "features.0.1 and 33 more" to the one it names.
@@ -276,7 +280,7 @@ def _findings(part):
         told |= {*finding["news"], finding.get("hint")}
 
 
-def _against(scale, value, bound):
+def _against(scale: Scale, value: Any, bound: Any) -> dict[str, Any] | None:
     """A value and its bound on a scale, and how many times it is below or above it."""
     if value is None:
         return None
@@ -294,7 +298,7 @@ def _against(scale, value, bound):
     }
 
 
-def _layers(part):
+def _layers(part: dict[str, Any]) -> None:
     layers = part["layers"]
     scale = Scale.of(
         layer.get(name)
@@ -320,7 +324,9 @@ def _layers(part):
     }
 
 
-def _first_layer(red, findings):
+def _first_layer(
+    red: Sequence[dict[str, Any]], findings: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
     """The layer that a finding names as the first; else the first in order of execution, where
     the backward pass comes after the forward pass and begins with the last layer."""
     names = [f["where"] for f in findings if f.get("title") == FIRST_LAYER]
@@ -329,7 +335,7 @@ def _first_layer(red, findings):
     return next(iter([*named, *forward, *reversed(red)]), None)
 
 
-def _detail(layer):
+def _detail(layer: Mapping[str, Any]) -> dict[str, Any]:
     """What the script shows of a layer whose row is opened, as text: it is most of a large page."""
     statistics = layer.get("statistics") or {}
     return {
@@ -349,7 +355,7 @@ def _detail(layer):
     }
 
 
-def _points(values, at):
+def _points(values: Sequence[Any], at: Callable[[Any], float]) -> list[tuple[float, float] | None]:
     """[(x, y)] of `values` from left to right, each from 0 to 1000; None where one is missing.
 
     Args:
@@ -362,7 +368,7 @@ def _points(values, at):
     ]
 
 
-def _path(points):
+def _path(points: Iterable[tuple[float, float] | None]) -> str:
     """SVG path through `points`, broken where one is missing."""
     path, pen = [], "M"
     for point in points:
@@ -374,11 +380,11 @@ def _path(points):
     return "".join(path)
 
 
-def _line(values, at):
+def _line(values: Sequence[Any], at: Callable[[Any], float]) -> str:
     return _path(_points(values, at))
 
 
-def _outline(counts, most):
+def _outline(counts: Sequence[float], most: float) -> str:
     """SVG path around the columns of a histogram, x and y from 0 to 1000."""
     width = 1000 / max(len(counts), 1)
     columns = [
@@ -388,7 +394,7 @@ def _outline(counts, most):
     return f"M0 1000{''.join(columns)}V1000"
 
 
-def _curves(part):
+def _curves(part: dict[str, Any]) -> None:
     """Paths of the losses, of the band that rounding makes, and of how far the two are apart."""
     curves = part.get("curves")
     part["charts"] = None
@@ -402,7 +408,7 @@ def _curves(part):
     bottom, top = min(found), max(found)
     span = (top - bottom) or abs(top) or 1.0
 
-    def at(value):
+    def at(value: Any) -> float:
         share = (value - bottom) / span if math.isfinite(value) else 1.0
         return 5 + 90 * min(max(share, 0), 1)
 
@@ -427,7 +433,7 @@ def _curves(part):
     }
 
 
-def _largest_so_far(values):
+def _largest_so_far(values: Iterable[Any]) -> list[Any]:
     found, largest = [], 0.0
     for value in values:
         largest = value if math.isnan(value) or value > largest else largest
@@ -435,14 +441,14 @@ def _largest_so_far(values):
     return found
 
 
-def _is_image(image):
+def _is_image(image: Mapping[str, Any]) -> bool:
     sides = (image.get("port"), image.get("reference"), image.get("difference"))
     return all(side is None or IMAGE.fullmatch(side) for side in sides)
 
 
-def _environment_rows(environment):
+def _environment_rows(environment: Mapping[str, Any]) -> list[tuple[str | None, str, Any]]:
     """[(group or None, name, value)]."""
-    rows = []
+    rows: list[tuple[str | None, str, Any]] = []
     for name, value in environment.items():
         if isinstance(value, dict):
             rows += [(name, key, inner) for key, inner in value.items()]

@@ -1,11 +1,19 @@
 """Which layer and parameter of the port is which of the reference, and which has no counterpart."""
 
+from __future__ import annotations
+
 import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .findings import SETTING, Finding
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
 
 SHOWN = 4  # lines on parameters that do not fit, and on layers of another name
 
@@ -25,7 +33,7 @@ class Piece:
     axis: int = 0
     transposed: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "split"
 
 
@@ -36,16 +44,21 @@ class Joined:
     axis: int = 0
     transposed: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "concat"
 
 
-def sources_of(source):
+# How entries of the reference become one of the port; {name: (the reference's name, how)}.
+Layout: TypeAlias = str | Piece | Joined
+Table: TypeAlias = dict[str, tuple[str | tuple[str, ...], Layout]]
+
+
+def sources_of(source: str | tuple[str, ...]) -> tuple[str, ...]:
     """The reference's names of one entry of a table, as a tuple."""
     return source if isinstance(source, tuple) else (source,)
 
 
-def to_port(arrays, rule):
+def to_port(arrays: Sequence[Any], rule: Layout) -> Any:
     """The reference's arrays of one entry, in the port's layout.
 
     Args:
@@ -66,7 +79,7 @@ def to_port(arrays, rule):
     return array.T if _transposes(rule) and array.ndim == 2 else array
 
 
-def _transposes(rule):
+def _transposes(rule: Layout) -> bool:
     return rule == "transpose" or getattr(rule, "transposed", False)
 
 
@@ -101,11 +114,11 @@ class Pairing:
     counters: list = field(default_factory=list)
 
     @property
-    def fits(self):
+    def fits(self) -> bool:
         """Whether both sides have the same entries, of the same shapes, under known names."""
         return not (self.renamed or self.misfits or self.tied)
 
-    def verdict(self):
+    def verdict(self) -> str:
         rows = self.misfits
         found = [
             _count(sum(None not in row for row in rows), "parameter", "of another shape"),
@@ -116,21 +129,21 @@ class Pairing:
         ]
         return "the port is not built as the reference is: " + ", ".join(filter(None, found))
 
-    def findings(self):
+    def findings(self) -> list[Finding]:
         """[Finding] of all that differs: entries, ties, names of layers."""
         return [finding for kind in self._findings_by_kind() for finding in kind]
 
-    def _findings_by_kind(self):
+    def _findings_by_kind(self) -> list[list[Finding]]:
         return [
-            [Finding("structure", *row, title=SETTING) for row in rows]
+            [Finding("structure", where, "", a, b, title=SETTING) for where, a, b in rows]
             for rows in (
-                [(name, "", _shape(a), _shape(b)) for name, a, b in self.misfits],
-                [(name, "", *sides) for name, *sides in self.tied],
-                [("the name of a layer", "", a, b) for a, b in self.renamed.items()],
+                [(name, _shape(a), _shape(b)) for name, a, b in self.misfits],
+                self.tied,
+                [("the name of a layer", a, b) for a, b in self.renamed.items()],
             )
         ]
 
-    def entries(self):
+    def entries(self) -> list[dict[str, Any]]:
         """[{"port", "reference", "rule", "shape"}]: what became of each entry of both sides."""
         found = [
             _entry(name, ", ".join(sources_of(source)), str(rule), self.shapes.get(name))
@@ -144,7 +157,7 @@ class Pairing:
         found += [_entry(name, None, "ignored", None) for name in self.ignored]
         return [*found, *(_entry(None, name, "ignored", None) for name in self.counters)]
 
-    def lines(self, proposal=None):
+    def lines(self, proposal: str | None = None) -> list[str]:
         """What differs, at most SHOWN parameters and SHOWN layers.
 
         Args:
@@ -163,21 +176,21 @@ class Pairing:
         return lines
 
 
-def _entry(port, reference, rule, shape):
+def _entry(port: str | None, reference: Any, rule: Any, shape: Any) -> dict[str, Any]:
     shape = list(map(int, shape or ()))
     return {"port": port, "reference": reference, "rule": rule, "shape": shape}
 
 
-def _count(count, noun, what):
+def _count(count: int, noun: str, what: str) -> str | None:
     """ "2 parameters of another shape"; None if there are none."""
     return f"{count} {noun if count == 1 else noun + 's'} {what}" if count else None
 
 
-def _shape(shape):
+def _shape(shape: Any) -> Any:
     return "none" if shape is None else f"shape {list(shape)}"
 
 
-def counterpart(name, layer_map):
+def counterpart(name: str, layer_map: Mapping[str, str]) -> str:
     """The reference's name of a layer or parameter: by the longest layer of the map it lies in.
 
     Args:
@@ -192,7 +205,7 @@ def counterpart(name, layer_map):
     return name
 
 
-def renamed_prefixes(renamed):
+def renamed_prefixes(renamed: Mapping[str, str]) -> dict[str, str]:
     """{"stem.0": "features.0.0", "stem.1": "features.0.1"} -> {"stem": "features.0"}"""
     prefixes = {}
     for port, reference in renamed.items():
@@ -206,7 +219,7 @@ def renamed_prefixes(renamed):
     return dict(renamed)
 
 
-def pair_entries(wanted, port, reference):
+def pair_entries(wanted: Table, port: Mapping[str, Any], reference: Mapping[str, Any]) -> Pairing:
     """Pairs two state_dicts: by name, and what is left over by the order and shapes of layers.
 
     Args:
@@ -217,7 +230,9 @@ def pair_entries(wanted, port, reference):
     Returns:
         Pairing
     """
-    table, misfits, taken = {}, {}, set()
+    table: Table = {}
+    misfits: dict[str, tuple[Any, Any, Any]] = {}
+    taken = set()
     for name, (source, rule) in wanted.items():
         sources = sources_of(source)
         if not all(each in reference for each in sources):
@@ -237,7 +252,9 @@ def pair_entries(wanted, port, reference):
     theirs = _layers(left_reference, lambda name: (name, "copy"), exclude=paired_layers)
     shapes = {name: _reference_shape(port[name], wanted[name][1]) for name in left}
 
-    def keys(layers, source, shapes):
+    def keys(
+        layers: Mapping[str, list[str]], source: Callable[[str], Any], shapes: Mapping[str, Any]
+    ) -> list[Any]:
         return [
             tuple(sorted({(leaf_of(source(n)), tuple(shapes[n])) for n in names}))
             for names in layers.values()
@@ -260,7 +277,7 @@ def pair_entries(wanted, port, reference):
             renamed[layer] = other
             by_leaf = {leaf_of(name): name for name in theirs[other]}
             for name in mine[layer]:
-                source = by_leaf[leaf_of(wanted[name][0])]
+                source = by_leaf[leaf_of(sources_of(wanted[name][0])[0])]
                 table[name] = source, wanted[name][1]
                 taken.add(source)
     if not misfits:
@@ -270,14 +287,21 @@ def pair_entries(wanted, port, reference):
     for name in wanted:
         if name not in table and name not in misfits:
             misfits[name] = name, tuple(port[name]), None
-    rows = [misfits[name] for name in wanted if name in misfits]
+    rows: list[tuple[Any, Any, Any]] = [misfits[name] for name in wanted if name in misfits]
     rows += [(n, None, tuple(shape)) for n, shape in reference.items() if n not in taken]
     ordered = {name: table[name] for name in wanted if name in table}
     shapes = {name: tuple(shape) for name, shape in port.items()}
     return Pairing(ordered, renamed_prefixes(renamed), rows, shapes=shapes)
 
 
-def _pair_single_entries(wanted, port, reference, table, taken, known):
+def _pair_single_entries(
+    wanted: Table,
+    port: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    table: Table,
+    taken: set[str],
+    known: Mapping[str, str],
+) -> dict[str, str]:
     """Pairs parameters of another name in layers that are paired, by order and shape.
 
     Adds to `table` and `taken`.
@@ -307,15 +331,15 @@ def _pair_single_entries(wanted, port, reference, table, taken, known):
     return renamed
 
 
-def _is_single(entry):
+def _is_single(entry: tuple[str | tuple[str, ...], Layout]) -> bool:
     return not isinstance(entry[0], tuple)
 
 
-def _singles(table):
-    return [(name, entry[0]) for name, entry in table.items() if _is_single(entry)]
+def _singles(table: Table) -> list[tuple[str, str]]:
+    return [(name, source) for name, (source, _) in table.items() if isinstance(source, str)]
 
 
-def in_port_layout(shapes, rule):
+def in_port_layout(shapes: Sequence[Any], rule: Layout) -> tuple[int, ...]:
     """The shape in the port's layout of what `to_port` makes of arrays of these shapes."""
     shape = list(shapes[0])
     if isinstance(rule, Piece):
@@ -329,7 +353,7 @@ def in_port_layout(shapes, rule):
     return tuple(shape[::-1] if _transposes(rule) and len(shape) == 2 else shape)
 
 
-def _reference_shape(shape, rule):
+def _reference_shape(shape: Sequence[int], rule: Layout) -> tuple[int, ...]:
     """The shape of the reference's parameter of which the port has this one."""
     shape = list(shape)
     shape = shape[::-1] if _transposes(rule) and len(shape) == 2 else shape
@@ -338,15 +362,17 @@ def _reference_shape(shape, rule):
     return tuple(shape)
 
 
-def layer_of(name):
+def layer_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def leaf_of(name):
+def leaf_of(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _layers(names, entry, exclude):
+def _layers(
+    names: Iterable[str], entry: Callable[[str], Any], exclude: Collection[str]
+) -> dict[str, list[str]]:
     """{layer: [names]} of the layers of which nothing has a counterpart.
 
     Args:

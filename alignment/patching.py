@@ -1,13 +1,16 @@
 """Functions of a framework, replaced wherever they have been imported to."""
 
+from __future__ import annotations
+
 import contextlib
 import sys
+from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["replaced"]
 
 
 @contextlib.contextmanager
-def replaced(functions):
+def replaced(functions: Mapping[Callable, Callable]) -> Iterator[None]:
     """Within, every module that holds one of these functions holds its replacement.
 
     Also those of the user, who may have written `from torch.nn.functional import dropout`.

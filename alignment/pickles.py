@@ -13,11 +13,18 @@ of 10^12 elements with stride 0. Here each operation is carried out by this modu
 Source of the format: Lib/pickletools.py of CPython.
 """
 
+from __future__ import annotations
+
 import math
 import pickle
 import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    Operation: TypeAlias = Callable[["Unpickler"], None]
 
 __all__ = [
     "MAX_DEPTH",
@@ -55,7 +62,7 @@ class Unreadable(Exception):
 class Foreign(Unreadable):
     """It names something that is not among what may be called."""
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         super().__init__(f"it wants to load {name}, which is no array")
         self.name = name
 
@@ -63,24 +70,24 @@ class Foreign(Unreadable):
 class Name:
     """A global of the pickle: a module and a name in it, never imported."""
 
-    def __init__(self, module, name):
+    def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.module}.{self.name}"
 
 
 class Pending:
     """An array or a dtype that waits for its state; the memo may refer to it before that."""
 
-    def __init__(self, build):
+    def __init__(self, build: Callable[[Unpickler, Any], Any]) -> None:
         self.build, self.value = build, None
 
 
 class Sized:
     """Something that stands for `nbytes` bytes, as an array does."""
 
-    def __init__(self, nbytes):
+    def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
 
 
@@ -96,7 +103,14 @@ class Unpickler:
         file_size: in bytes, where `data` is a part of the file.
     """
 
-    def __init__(self, data, names, persistent=None, begin=0, file_size=None):
+    def __init__(
+        self,
+        data: Any,
+        names: Mapping[str, Callable[..., Any] | None],
+        persistent: Callable[[Any, Any], Any] | None = None,
+        begin: int = 0,
+        file_size: int | None = None,
+    ) -> None:
         self.data = memoryview(data)
         self.size = len(self.data)
         self.file_size = file_size or self.size
@@ -109,7 +123,7 @@ class Unpickler:
         self.frozen = set()
         self.taken = 0
 
-    def load(self):
+    def load(self) -> Any:
         """The value that was pickled.
 
         Raises:
@@ -132,13 +146,13 @@ class Unpickler:
             raise Unreadable("it does not fit into memory") from error
         raise Unreadable(f"it takes more than {MAX_OPERATIONS:,} operations, as no weights do")
 
-    def new(self, container, items=()):
+    def new(self, container: Any, items: Any = ()) -> Any:
         """`container`, of which `items` are all, with its depth and weight remembered."""
         self.frozen.discard(id(container))
         self.sizes[id(container)] = self.weigh(items)
         return container
 
-    def weigh(self, items):
+    def weigh(self, items: Iterable[Any]) -> tuple[int, int]:
         """(depth, weight) of a container of `items`. Raises Unreadable, if it is out of bounds."""
         depth, weight = 0, 1
         for item in items:
@@ -161,7 +175,7 @@ class Unpickler:
             raise Unreadable("it unfolds to many times its size, as no weights do")
         return depth + 1, weight
 
-    def grow(self, container, items):
+    def grow(self, container: Any, items: Sequence[Any]) -> None:
         """Remembers that `items` were put into `container`."""
         if id(container) in self.frozen:
             raise Unreadable("it is damaged: a list in it contains itself")
@@ -171,13 +185,13 @@ class Unpickler:
             raise Unreadable("it unfolds to many times its size, as no weights do")
         self.sizes[id(container)] = max(depth, inner), weight + more
 
-    def take(self, nbytes):
+    def take(self, nbytes: int) -> None:
         """Counts memory that is about to be taken beyond the file's own bytes."""
         self.taken += nbytes
         if self.taken > 2 * self.size + SLACK:  # a str of protocol 2, and the array of it
             raise Unreadable("it asks for more memory than it has bytes")
 
-    def read(self, count):
+    def read(self, count: int) -> memoryview:
         end = self.position + count
         if end > self.size:
             raise Unreadable("it is cut short")
@@ -185,26 +199,26 @@ class Unpickler:
         self.position = end
         return found
 
-    def number(self, count):
+    def number(self, count: int) -> int:
         return int.from_bytes(self.read(count), "little")
 
-    def pop_mark(self):
+    def pop_mark(self) -> list[Any]:
         begin = self.marks.pop()
         items = self.stack[begin:]
         del self.stack[begin:]
         return items
 
-    def push_name(self, module, name):
+    def push_name(self, module: Any, name: Any) -> None:
         found = Name(module, name)
         if str(found) not in self.names and not self.is_inert(found):
             raise Foreign(_short(found))
         self.stack.append(found)
 
-    def is_inert(self, name):
+    def is_inert(self, name: Name) -> bool:
         """Whether a name may stand in the pickle without being called."""
         return str(name) == "numpy.ndarray"  # which kind of array _reconstruct is to make
 
-    def call(self, name, arguments):
+    def call(self, name: Any, arguments: Any) -> Any:
         if type(name) is not Name or type(arguments) is not tuple:
             raise Unreadable("it is damaged: it calls what is no function")
         if str(name) not in self.names:
@@ -213,7 +227,7 @@ class Unpickler:
         return arguments if function is None else function(self, arguments)
 
 
-def _short(value):
+def _short(value: object) -> str:
     text = ascii(str(value))[1:-1]
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -221,16 +235,16 @@ def _short(value):
 # The operations, by the names that pickletools gives them.
 
 
-def _push(value):
+def _push(value: Any) -> Operation:
     return lambda reader: reader.stack.append(value)
 
 
-def _push_read(read):
+def _push_read(read: Callable[[Unpickler], Any]) -> Operation:
     return lambda reader: reader.stack.append(read(reader))
 
 
-def _text(width):
-    def read(reader):
+def _text(width: int) -> Operation:
+    def read(reader: Unpickler) -> str:
         return str(reader.read(reader.number(width)), "utf-8", "surrogatepass")
 
     return _push_read(read)
@@ -240,7 +254,7 @@ def _text(width):
 # checkpoint of 20 MB goes from 22 ms to 18.
 
 
-def _short_text(reader):
+def _short_text(reader: Unpickler) -> None:
     begin = reader.position + 1
     end = begin + reader.data[begin - 1]
     if end > reader.size:
@@ -249,27 +263,27 @@ def _short_text(reader):
     reader.stack.append(str(reader.data[begin:end], "utf-8", "surrogatepass"))
 
 
-def _byte(reader):
+def _byte(reader: Unpickler) -> None:
     reader.stack.append(reader.data[reader.position])
     reader.position += 1
 
 
-def _short_get(reader):
+def _short_get(reader: Unpickler) -> None:
     _push_memo(reader, reader.data[reader.position])
     reader.position += 1
 
 
-def _old_text(width):
+def _old_text(width: int) -> Operation:
     """A str of Python 2, in which the bytes of its arrays stand too."""
     return _push_read(lambda reader: str(reader.read(reader.number(width)), "latin-1"))
 
 
-def _bytes(width):
+def _bytes(width: int) -> Operation:
     return _push_read(lambda reader: reader.read(reader.number(width)))
 
 
-def _tuple_of(count):
-    def operation(reader):
+def _tuple_of(count: int) -> Operation:
+    def operation(reader: Unpickler) -> None:
         items = tuple(reader.stack[-count:])
         if len(items) < count:
             raise Unreadable("it is damaged")
@@ -278,16 +292,16 @@ def _tuple_of(count):
     return operation
 
 
-def _tuple(reader):
+def _tuple(reader: Unpickler) -> None:
     items = tuple(reader.pop_mark())
     reader.stack.append(reader.new(items, items))
 
 
-def _append(reader):
+def _append(reader: Unpickler) -> None:
     _extend(reader, [reader.stack.pop()])
 
 
-def _extend(reader, items):
+def _extend(reader: Unpickler, items: list[Any]) -> None:
     target = reader.stack[-1]
     if type(target) is not list:
         raise Unreadable("it is damaged: it appends to what is no list")
@@ -295,12 +309,12 @@ def _extend(reader, items):
     target.extend(items)
 
 
-def _set_item(reader):
+def _set_item(reader: Unpickler) -> None:
     value, key = reader.stack.pop(), reader.stack.pop()
     _set_items(reader, [key, value])
 
 
-def _set_items(reader, items):
+def _set_items(reader: Unpickler, items: list[Any]) -> None:
     target = reader.stack[-1]
     if type(target) is not dict:
         raise Unreadable("it is damaged: it puts entries into what is no dictionary")
@@ -312,18 +326,18 @@ def _set_items(reader, items):
         target[key] = value
 
 
-def _put(width):
-    def operation(reader):
+def _put(width: int) -> Operation:
+    def operation(reader: Unpickler) -> None:
         reader.memo[reader.number(width)] = reader.stack[-1]
 
     return operation
 
 
-def _memoize(reader):
+def _memoize(reader: Unpickler) -> None:
     reader.memo[len(reader.memo)] = reader.stack[-1]
 
 
-def _push_memo(reader, index):
+def _push_memo(reader: Unpickler, index: int) -> None:
     value = reader.memo[index]
     if type(value) is Pending and value.value is not None:
         value = value.value
@@ -332,7 +346,7 @@ def _push_memo(reader, index):
     reader.stack.append(value)
 
 
-def _global(reader):
+def _global(reader: Unpickler) -> None:
     lines = []
     for _ in range(2):
         rest = bytes(reader.data[reader.position : reader.position + 256])
@@ -344,19 +358,19 @@ def _global(reader):
     reader.push_name(*lines)
 
 
-def _stack_global(reader):
+def _stack_global(reader: Unpickler) -> None:
     name, module = reader.stack.pop(), reader.stack.pop()
     if type(name) is not str or type(module) is not str:
         raise Unreadable("it is damaged")
     reader.push_name(module, name)
 
 
-def _reduce(reader):
+def _reduce(reader: Unpickler) -> None:
     arguments = reader.stack.pop()
     reader.stack[-1] = reader.call(reader.stack[-1], arguments)
 
 
-def _build(reader):
+def _build(reader: Unpickler) -> None:
     state = reader.stack.pop()
     target = reader.stack[-1]
     if type(target) is Pending:
@@ -370,7 +384,7 @@ def _build(reader):
         raise Unreadable("it is damaged: it gives a state to what has none")
 
 
-def _persistent(reader):
+def _persistent(reader: Unpickler) -> None:
     if reader.persistent is None:
         raise Unreadable("it is damaged, or of a kind that is not read here")
     reader.stack[-1] = reader.persistent(reader, reader.stack[-1])
@@ -428,14 +442,14 @@ _OPERATIONS = {
 # What a pickle of arrays calls, from NumPy 1 or 2 and from paddle.save.
 
 
-def new_dict(reader, arguments):
+def new_dict(reader: Unpickler, arguments: Any) -> dict[Any, Any]:
     """OrderedDict(), whose entries follow."""
     if arguments:
         raise Unreadable("it is damaged: an OrderedDict in it has arguments")
     return reader.new({})
 
 
-def encode(reader, arguments):
+def encode(reader: Unpickler, arguments: Any) -> bytes:
     """The bytes of an array in protocol 2: _codecs.encode(text, "latin1")."""
     text, encoding = arguments
     if type(text) is not str or encoding != "latin1":
@@ -444,14 +458,14 @@ def encode(reader, arguments):
     return text.encode("latin-1")
 
 
-def _no_bytes(reader, arguments):
+def _no_bytes(reader: Unpickler, arguments: Any) -> bytes:
     """The bytes of an empty array in protocol 2: bytes()."""
     if arguments:
         raise Unreadable("it asks for bytes that are not in it")
     return b""
 
 
-def _as_tuple(reader, arguments):
+def _as_tuple(reader: Unpickler, arguments: Any) -> Any:
     """paddle.save keeps a tensor as tuple((its name, array))."""
     (items,) = arguments
     if type(items) is list:
@@ -461,14 +475,14 @@ def _as_tuple(reader, arguments):
     return items
 
 
-def _dtype(reader, arguments):
+def _dtype(reader: Unpickler, arguments: Any) -> Pending:
     name = arguments[0]
     if name == _OBJECT:
         return Pending(lambda reader, state: object)
     if type(name) is not str or name not in _NUMBERS:
         raise Unreadable(f"it holds an array of dtype {_short(name)}, which is no plain number")
 
-    def build(reader, state):
+    def build(reader: Unpickler, state: Any) -> np.dtype:
         # (version, byte order, subarray, names, fields, …)
         if len(state) < 5 or state[1] not in ("<", ">", "|", "=") or state[2:5] != (None,) * 3:
             raise Unreadable("it holds an array of a structured dtype")
@@ -477,11 +491,11 @@ def _dtype(reader, arguments):
     return Pending(build)
 
 
-def _array_to_be(reader, arguments):
+def _array_to_be(reader: Unpickler, arguments: Any) -> Pending:
     if str(arguments[0]) != "numpy.ndarray":
         raise Unreadable(f"it holds an array of the type {_short(arguments[0])}")
 
-    def build(reader, state):
+    def build(reader: Unpickler, state: Any) -> Any:
         shape, dtype, fortran, raw = state[-4:]
         if dtype is object:
             # numpy.save writes a dictionary as an array of no dimensions that holds it.
@@ -493,17 +507,17 @@ def _array_to_be(reader, arguments):
     return Pending(build)
 
 
-def _from_buffer(reader, arguments):
+def _from_buffer(reader: Unpickler, arguments: Any) -> np.ndarray:
     raw, dtype, shape, order = arguments
     return _array(reader, raw, dtype, shape, order == "F")
 
 
-def _scalar(reader, arguments):
+def _scalar(reader: Unpickler, arguments: Any) -> Any:
     dtype, raw = arguments
     return _array(reader, raw, dtype, (), False)[()]
 
 
-def _array(reader, raw, dtype, shape, fortran):
+def _array(reader: Unpickler, raw: Any, dtype: Any, shape: Any, fortran: Any) -> np.ndarray:
     """A new array in the machine's byte order. Raises Unreadable, if the bytes are not all."""
     if type(raw) is str:
         raw = raw.encode("latin-1")
@@ -539,7 +553,7 @@ _ARRAYS = {
 }
 
 
-def unpickle_arrays(data, begin=0):
+def unpickle_arrays(data: Any, begin: int = 0) -> Any:
     """What a pickle of plain values and NumPy arrays holds; OrderedDicts as dicts.
 
     Args:

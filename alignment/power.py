@@ -1,6 +1,10 @@
 """How small a mistake in a tensor would have been seen."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,23 +31,23 @@ class Power:
     why: str = "without effect on what was compared"
 
     @property
-    def unseen(self):
+    def unseen(self) -> list[str]:
         """[tensor] whose values have no effect on what was compared."""
         return [name for name, change in self.changes.items() if not np.isfinite(change)]
 
-    def line(self):
+    def line(self) -> str:
         """In one line."""
         seen = {name: change for name, change in self.changes.items() if np.isfinite(change)}
         if not seen:
             return ""
-        weakest = sorted(seen, key=seen.get, reverse=True)[:WEAKEST]
+        weakest = sorted(seen, key=seen.__getitem__, reverse=True)[:WEAKEST]
         named = ", ".join(f"{name} {seen[name]:.0e}" for name in weakest)
         return (
             f"power: in each of {len(seen)} tensors a relative change of {seen[weakest[0]]:.0e} "
             f"would have been seen; the weakest: {named}"
         )
 
-    def not_compared(self):
+    def not_compared(self) -> list[str]:
         """[line] on the tensors whose values have no effect on what was compared."""
         unseen = self.unseen
         if not unseen:
@@ -51,7 +55,7 @@ class Power:
         more = f" and {len(unseen) - WEAKEST} more" if len(unseen) > WEAKEST else ""
         return [f"{', '.join(unseen[:WEAKEST])}{more}: {self.why}"]
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """All of it, for a log."""
         found = [f"power  {name}  {change:.1e}" for name, change in self.changes.items()]
         return [*found, *(f"power  {name}  not known" for name in self.unknown)]
@@ -67,19 +71,21 @@ class Smallest:
 
     changes: dict
 
-    def line(self):
+    def line(self) -> str:
         """In one line."""
         named = ", ".join(f"{change} {name}" for name, change in self.changes.items())
         return f"power: would have been seen: {named}"
 
-    def lines(self):
+    def lines(self) -> list[str]:
         return []
 
-    def not_compared(self):
+    def not_compared(self) -> list[str]:
         return []
 
 
-def forward_power(model, run, bound, seed=0):
+def forward_power(
+    model: torch.nn.Module, run: Callable[[torch.nn.Module], Any], bound: float, seed: int = 0
+) -> Power:
     """Power of a comparison of a model's outputs, to first order, by one backward pass.
 
     Of a function f of a tensor w, and v standard normal, E (v J d)^2 = |J d|^2 for any change d. If
@@ -122,7 +128,9 @@ def forward_power(model, run, bound, seed=0):
     return Power(changes, unknown)
 
 
-def _add_statistics(model, values, gradients):
+def _add_statistics(
+    model: torch.nn.Module, values: dict[str, torch.Tensor], gradients: dict[str, torch.Tensor]
+) -> list[str]:
     """Adds batch norm's running statistics, which PyTorch has no gradients for.
 
     y = (x - m) / sqrt(v + eps) * w + b, so dm is -db w / sqrt(v + eps), and dv is

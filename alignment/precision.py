@@ -5,7 +5,10 @@ do those of some wrong ports. In float64 a right port's differ by 1e-14, once th
 the few constants that Paddle rounds to float32 in the same way.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import paddle
@@ -17,7 +20,9 @@ from .paddle_internals import buffers_of, is_made
 KEPT = (torch.nn.LeakyReLU, torch.nn.GroupNorm, torch.nn.Softplus)
 
 
-def to_float64(paddle_model, torch_model, exact=()):
+def to_float64(
+    paddle_model: paddle.nn.Layer, torch_model: torch.nn.Module, exact: Sequence[str] = ()
+) -> list[str]:
     """Turns both models into float64, in place, and rounds the reference as Paddle rounds.
 
     Args:
@@ -51,7 +56,7 @@ def to_float64(paddle_model, torch_model, exact=()):
 
 
 @contextlib.contextmanager
-def default_float64():
+def default_float64() -> Iterator[None]:
     """Within, tensors that a model makes without a dtype are float64, in both frameworks."""
     before, before_paddle = torch.get_default_dtype(), paddle.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -63,7 +68,7 @@ def default_float64():
         paddle.set_default_dtype(before_paddle)
 
 
-def round_attributes(torch_model, exact=()):
+def round_attributes(torch_model: torch.nn.Module, exact: Sequence[str] = ()) -> list[str]:
     """Rounds the float attributes of a model's modules as Paddle does, in place.
 
     Paddle 3.3.1 stores the float attributes of nearly all operators as float32, whatever the dtype
@@ -95,5 +100,5 @@ def round_attributes(torch_model, exact=()):
     ]
 
 
-def _counted(count):
+def _counted(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"

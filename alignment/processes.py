@@ -5,6 +5,8 @@ saves the seconds that the imports take. Once one of them has computed, its thre
 a child would wait for them for ever.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import runpy
@@ -14,7 +16,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from . import environment
 from .terminal import Waiting
@@ -24,14 +28,14 @@ __all__ = ["Job", "can_fork", "processors", "run_at_once", "run_in_turn"]
 POLL = 0.02  # seconds
 
 
-def processors():
+def processors() -> int:
     """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def can_fork(device):
+def can_fork(device: str) -> bool:
     """Whether a child that was forked can compute.
 
     Args:
@@ -55,19 +59,22 @@ class Job:
         imported: {path} of the Python files that it has read; None where that is not known.
     """
 
-    def __init__(self, script, arguments):
+    def __init__(self, script: Path, arguments: Sequence[str]) -> None:
         self.script, self.arguments = Path(script), [str(each) for each in arguments]
-        self.returncode, self.pid, self.seconds = None, None, 0.0
-        self.out, self.err, self.imported = "", "", None
-        self._popen = None
+        self.returncode: int | None = None
+        self.pid: int | None = None
+        self.seconds = 0.0
+        self.out, self.err = "", ""
+        self.imported: set[str] | None = None
+        self._popen: subprocess.Popen | None = None
 
-    def start(self, fork):
+    def start(self, fork: bool) -> None:
         """Starts it; `fork`: see `can_fork`."""
         files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  (`_read` closes them)
         self._out, self._err, self._files = files
         self._begin = time.perf_counter()
         if not fork:
-            command = [sys.executable, self.script, *self.arguments]
+            command = [sys.executable, str(self.script), *self.arguments]
             self._popen = subprocess.Popen(command, stdout=self._out, stderr=self._err)
             self.pid = self._popen.pid
             return
@@ -77,7 +84,7 @@ class Job:
         if self.pid == 0:
             self._be_the_script()
 
-    def _be_the_script(self):
+    def _be_the_script(self) -> NoReturn:
         """In the child: the script as `python script arguments` would run it, and no return."""
         status = 1
         try:
@@ -93,11 +100,11 @@ class Job:
             runpy.run_path(str(self.script), run_name="__main__")
             status = 0
         except SystemExit as leaving:
-            status = leaving.code or 0
-            if not isinstance(status, int):  # a text, as Python itself takes it
+            if leaving.code is None or isinstance(leaving.code, int):
+                status = leaving.code or 0
+            elif leaving.code:  # a text, as Python itself takes it
                 with contextlib.suppress(OSError):
-                    print(status, file=sys.stderr)
-                status = 1
+                    print(leaving.code, file=sys.stderr)
         except BaseException:
             with contextlib.suppress(OSError):
                 traceback.print_exc()
@@ -111,7 +118,7 @@ class Job:
                 os.write(self._files.fileno(), "\0".join(names).encode())
             os._exit(status)
 
-    def poll(self):
+    def poll(self) -> bool:
         """Whether it has ended."""
         if self.returncode is None and self.pid is not None:
             if self._popen is not None:
@@ -124,7 +131,7 @@ class Job:
                 self._read()
         return self.returncode is not None
 
-    def _read(self):
+    def _read(self) -> None:
         texts = []
         for file in (self._out, self._err, self._files):
             file.seek(0)
@@ -134,17 +141,23 @@ class Job:
         self.imported = set(names.split("\0")) if names else None
 
     @property
-    def running(self):
+    def running(self) -> float:
         """Seconds since its start."""
         return time.perf_counter() - self._begin
 
-    def end(self):
+    def end(self) -> None:
         """Ends it, if it runs."""
         if self.pid is not None and self.returncode is None:
             environment.end(self)
 
 
-def run_in_turn(jobs, order, at_once, fork, waiting=None):
+def run_in_turn(
+    jobs: Sequence[Job],
+    order: Sequence[Job],
+    at_once: int,
+    fork: bool,
+    waiting: Waiting | None = None,
+) -> Iterator[Job]:
     """Runs jobs, some at the same time; yields each when it and all before it have ended.
 
     Args:
@@ -161,7 +174,9 @@ def run_in_turn(jobs, order, at_once, fork, waiting=None):
             yield wanted.pop(0)
 
 
-def run_at_once(order, at_once, fork, waiting=None):
+def run_at_once(
+    order: Sequence[Job], at_once: int, fork: bool, waiting: Waiting | None = None
+) -> Iterator[Job]:
     """Runs jobs, some at the same time; yields each as it ends. Arguments as of `run_in_turn`."""
     to_start, running = list(order), []
     waiting = waiting or Waiting()

@@ -4,6 +4,8 @@ Of each step one part. docs/report.schema.json says what is in it. Standard libr
 read where no framework is.
 """
 
+from __future__ import annotations
+
 import datetime
 import importlib.metadata
 import importlib.util
@@ -13,13 +15,20 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .files import CannotRun, read_json, reason_of, shown, write_json
 from .findings import plain
 from .screen import tell
 from .terminal import coloured, of_verdict
+
+if TYPE_CHECKING:
+    from .findings import Finding, Report
+    from .pairing import Pairing
+
 
 __all__ = [
     "ALIGNED",
@@ -85,7 +94,7 @@ PATH = re.compile(r"(?<![\w./~])/(?:[^\s/'\":,;()|<>]+/)+[^\s/'\":,;()|<>]+")
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def new_part(name, title, status, verdict, **values):
+def new_part(name: str, title: str, status: str, verdict: str, **values: Any) -> dict[str, Any]:
     """A part of a report.
 
     Args:
@@ -94,18 +103,19 @@ def new_part(name, title, status, verdict, **values):
         verdict: the line on the screen.
         values: what else is known of it; the rest is there, and empty.
     """
-    part = {"name": name, "title": title, "status": status, "seconds": None, "verdict": verdict}
+    part: dict[str, Any] = {"name": name, "title": title, "status": status}
+    part |= {"seconds": None, "verdict": verdict}
     part |= {"look_at": None, "power": None, "quantities": None, "curves": None}
     part |= {key: [] for key in LISTS}
     return plain({**part, **values})
 
 
-def finding_entries(findings):
+def finding_entries(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """[Finding] as plain values, each with its text in one line; the first MOST_FINDINGS."""
     return [{**asdict(each), "text": each.text()} for each in findings[:MOST_FINDINGS]]
 
 
-def misfits_summary(pairing, part):
+def misfits_summary(pairing: Pairing, part: dict[str, Any]) -> dict[str, Any]:
     """The JSON of a step whose models are not built alike.
 
     Args:
@@ -124,7 +134,7 @@ def misfits_summary(pairing, part):
     }
 
 
-def broken_part(name, message):
+def broken_part(name: str, message: str) -> dict[str, Any]:
     """The part of a step that could not run.
 
     Args:
@@ -134,7 +144,7 @@ def broken_part(name, message):
     return new_part(name, title, COULD_NOT_RUN, message, lines=[f"could not run: {message}"])
 
 
-def part_of_step(path, seconds):
+def part_of_step(path: Path, seconds: float) -> dict[str, Any]:
     """The part that a step has left in its JSON file.
 
     Args:
@@ -150,7 +160,7 @@ def part_of_step(path, seconds):
     return {**_checked_part(part, path), "seconds": round(seconds, 3)}
 
 
-def part_of_comparison(found, seconds, lines):
+def part_of_comparison(found: Report, seconds: float, lines: Sequence[str]) -> dict[str, Any]:
     """The part of `alignment.check`.
 
     Args:
@@ -180,7 +190,7 @@ def part_of_comparison(found, seconds, lines):
     )
 
 
-def first_difference(part):
+def first_difference(part: Mapping[str, Any]) -> str:
     """What a part says first, in one line."""
     if part["findings"]:
         return part["findings"][0]["text"]
@@ -190,7 +200,7 @@ def first_difference(part):
 # --- a report ------------------------------------------------------------------------------------
 
 
-def make_report(parts, seed=0):
+def make_report(parts: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
     """A report of parts, in the order of the tutorial.
 
     Args:
@@ -211,11 +221,11 @@ def make_report(parts, seed=0):
     return _tidied(plain(report))
 
 
-def _place(part):
+def _place(part: Mapping[str, Any]) -> int:
     return ORDER.index(part["name"]) if part["name"] in ORDER else len(ORDER)
 
 
-def sentence(parts):
+def sentence(parts: Sequence[Mapping[str, Any]]) -> str:
     """The verdict on all parts in one sentence."""
     red = [part for part in parts if part["status"] == NOT_ALIGNED]
     broken = [part for part in parts if part["status"] == COULD_NOT_RUN]
@@ -231,7 +241,7 @@ def sentence(parts):
     return told if len(told) <= LONGEST_SENTENCE else f"{told[:LONGEST_SENTENCE]}…"
 
 
-def _command():
+def _command() -> str:
     """As it was typed; paths relative to the working folder."""
     script = Path(sys.argv[0])
     name = "alignment" if script.stem == "alignment" else f"python {_relative(str(script))}"
@@ -246,7 +256,7 @@ def _command():
     return " ".join([name, *map(shlex.quote, arguments)])
 
 
-def _relative(text):
+def _relative(text: str) -> str:
     if not os.path.isabs(text):
         return text
     try:
@@ -255,7 +265,7 @@ def _relative(text):
         return Path(text).name
 
 
-def _tidied(value):
+def _tidied(value: Any) -> Any:
     """`value` with paths of files that are there relative to the working folder.
 
     Bytes of a file's name that are no UTF-8 are escaped, as a page could not hold them.
@@ -270,14 +280,14 @@ def _tidied(value):
     return PATH.sub(_relative_match, value) if "/" in value else value
 
 
-def _relative_match(match):
+def _relative_match(match: re.Match[str]) -> str:
     path = match.group().rstrip(".")
     if not os.path.lexists(path):
         return match.group()
     return _relative(path) + match.group()[len(path) :]
 
 
-def _environment(seed):
+def _environment(seed: int) -> dict[str, Any]:
     torch = sys.modules.get("torch")
     paddle = sys.modules.get("paddle")
     packages = {}
@@ -302,7 +312,7 @@ def _environment(seed):
     }
 
 
-def _processor():
+def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -313,7 +323,7 @@ def _processor():
     return platform.processor() or platform.machine()
 
 
-def _commit():
+def _commit() -> str | None:
     """The commit of the working folder, "+" behind it if files have changed; None without git."""
     texts = []
     for command in (
@@ -340,7 +350,7 @@ def _commit():
 # --- files ---------------------------------------------------------------------------------------
 
 
-def write_report(report, folder):
+def write_report(report: Mapping[str, Any], folder: Path) -> Path | None:
     """Writes report.json and report.html. A failure is one line on stderr, and no more.
 
     Returns:
@@ -356,7 +366,7 @@ def write_report(report, folder):
     return page if write_page_of(report, page) else path
 
 
-def write_page_of(report, page):
+def write_page_of(report: Mapping[str, Any], page: Path) -> bool:
     """Writes the page of a report. A failure is one line on stderr.
 
     Returns:
@@ -375,7 +385,9 @@ def write_page_of(report, page):
     return False
 
 
-def finish(report, folder=None, junit=None):
+def finish(
+    report: Mapping[str, Any], folder: Path | None = None, junit: Path | None = None
+) -> None:
     """Writes what is asked for; prints the verdict in one sentence, and what to open next.
 
     Args:
@@ -399,7 +411,7 @@ def finish(report, folder=None, junit=None):
     print(told, flush=True)
 
 
-def add_part(folder, part):
+def add_part(folder: Path, part: dict[str, Any]) -> Path | None:
     """Puts a part into the report of a folder, in place of the one of that name.
 
     The caller holds the folder (files.only_user).
@@ -414,7 +426,7 @@ def add_part(folder, part):
     return write_report(make_report([*others, part]), folder)
 
 
-def read_report(path):
+def read_report(path: Path) -> dict[str, Any]:
     """A report that was written here, or by somebody else.
 
     Raises:
@@ -434,11 +446,11 @@ def read_report(path):
     return {**report, "parts": parts, "aligned": report.get("aligned") is True}
 
 
-def _checked_part(part, path):
+def _checked_part(part: Any, path: Path) -> dict[str, Any]:
     """A part of which all that is read here has its type."""
     if not isinstance(part, dict):
         raise CannotRun(_damaged(path, "a part"))
-    texts = [part.get(key) for key in ("name", "title", "verdict")]
+    texts: list[Any] = [part.get(key) for key in ("name", "title", "verdict")]
     if not all(isinstance(each, str) for each in texts) or part.get("status") not in STATUSES:
         raise CannotRun(_damaged(path, "a part's name or status"))
     for key in LISTS:
@@ -454,17 +466,18 @@ def _checked_part(part, path):
         for entry in part.get(key, []):
             if not all(isinstance(entry.get(name), str) for name in names):
                 raise CannotRun(_damaged(path, f"{key} of {texts[0]!a:.40}"))
-    return {**new_part(*texts[:2], part["status"], texts[2]), **part}
+    name, title, verdict = texts
+    return {**new_part(name, title, part["status"], verdict), **part}
 
 
-def _damaged(path, what):
+def _damaged(path: Path, what: str) -> str:
     return f"{shown(path)} is damaged, at {what}: make it anew"
 
 
 # --- text ----------------------------------------------------------------------------------------
 
 
-def text(report, quiet=False):
+def text(report: Mapping[str, Any], quiet: bool = False) -> list[str]:
     """Lines for a terminal: what each step said, and the verdict."""
     if quiet:
         return [report["verdict"]]

@@ -1,7 +1,10 @@
 """`@FILE` on a command line stands for the arguments in FILE: a recipe. Stdlib only."""
 
+from __future__ import annotations
+
 import os
 import shlex
+from collections.abc import Iterable
 
 from .files import CannotRun, read_text, reason_of, shown
 
@@ -14,7 +17,7 @@ MAX_ARGUMENTS = 10_000
 MAX_FILES = 100
 
 
-def expand(arguments):
+def expand(arguments: Iterable[str]) -> list[str]:
     """[argument] with those that begin with @ replaced by what their files hold.
 
     A file may name others. It holds arguments as a shell takes them; # begins a comment.
@@ -28,7 +31,9 @@ def expand(arguments):
     return found
 
 
-def _expand(arguments, found, files, within):
+def _expand(
+    arguments: Iterable[str], found: list[str], files: list[str], within: tuple[str, ...]
+) -> None:
     for argument in arguments:
         if not argument.startswith("@"):
             found.append(argument)
@@ -47,7 +52,7 @@ def _expand(arguments, found, files, within):
         _expand(words, found, files, (*within, files[-1]))
 
 
-def _words(path):
+def _words(path: str) -> list[str]:
     words = []
     for number, line in enumerate(read_text(path, MAX_BYTES).splitlines(), 1):
         try:

@@ -3,11 +3,20 @@
 Standard library only: it is there before any package is.
 """
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import enum
 import io
 import os
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from typing import IO
+
 
 CANNOT_RUN = 2
 CLOSED_PIPE = 128 + 13  # SIGPIPE: of a list whose reader has seen enough, as in … | head
@@ -25,13 +34,13 @@ class Detail(enum.IntEnum):
 _told = [Detail.ALL]  # who uses this as a library sees all
 
 
-def detail():
+def detail() -> Detail:
     """The Detail of now."""
     return _told[-1]
 
 
 @contextlib.contextmanager
-def telling(detail):
+def telling(detail: Detail) -> Iterator[None]:
     """Within, so much is told."""
     _told.append(detail)
     try:
@@ -40,14 +49,14 @@ def telling(detail):
         _told.pop()
 
 
-def detail_of(args):
+def detail_of(args: argparse.Namespace) -> Detail:
     """The Detail that a command line asks for, by -q and -v."""
     if getattr(args, "quiet", False):
         return Detail.QUIET
     return Detail.ALL if getattr(args, "verbose", True) else Detail.NORMAL
 
 
-def say(text, at=Detail.NORMAL):
+def say(text: str, at: Detail = Detail.NORMAL) -> None:
     """Prints `text`, if so much is to be told."""
     if detail() >= at:
         print(text, flush=True)
@@ -63,7 +72,7 @@ class _Stdout(io.FileIO):
 
     failure = None
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -71,7 +80,7 @@ class _Stdout(io.FileIO):
             raise
 
 
-def set_up():
+def set_up() -> None:
     """Lets stdout and stderr take any text, and gives the standard files that are closed a place.
 
     Without one, the next file that is opened gets their number, and the frameworks' C++ code writes
@@ -90,12 +99,13 @@ def set_up():
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     # Otherwise it is that of a notebook or of a test.
-    if sys.stdout is sys.__stdout__:
-        raw, unbuffered = _Stdout(1, "w", closefd=False), sys.stdout.write_through
+    stdout = sys.stdout
+    if stdout is sys.__stdout__ and isinstance(stdout, io.TextIOWrapper):
+        raw, unbuffered = _Stdout(1, "w", closefd=False), stdout.write_through
         sys.stdout = io.TextIOWrapper(
             raw if unbuffered else io.BufferedWriter(raw),
-            encoding=sys.stdout.encoding,
-            line_buffering=sys.stdout.line_buffering,
+            encoding=stdout.encoding,
+            line_buffering=stdout.line_buffering,
             write_through=unbuffered,
         )
     for stream in (sys.stdout, sys.stderr):
@@ -104,13 +114,13 @@ def set_up():
             stream.reconfigure(errors="backslashreplace")
 
 
-def _raw(stream):
+def _raw(stream: Any) -> Any:
     """What is under the buffer of `stream`, if it has one: PYTHONUNBUFFERED leaves it out."""
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)
 
 
-def printable(text):
+def printable(text: str) -> str:
     """`text` in one line: newlines, control characters and bytes that are no text are escaped.
 
     So a file name can neither forge a line nor send commands to the terminal.
@@ -120,13 +130,13 @@ def printable(text):
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
-def _escaped(char):
+def _escaped(char: str) -> str:
     if "\udc80" <= char <= "\udcff":  # a byte of a name that is not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
 
 
-def leave(status, message="", in_files=False):
+def leave(status: int, message: str = "", in_files: bool = False) -> NoReturn:
     """Ends the process with `status`, and `message` in one line on stderr.
 
     The status becomes 2 where what was printed does not reach stdout: nobody has seen a verdict.
@@ -150,7 +160,7 @@ def leave(status, message="", in_files=False):
     raise SystemExit(status)
 
 
-def tell(message, prefix="error: "):
+def tell(message: str, prefix: str = "error: ") -> None:
     """Writes one line to stderr, whatever is in the message, if stderr can be written."""
     if len(message) > LONGEST:
         message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
@@ -158,7 +168,7 @@ def tell(message, prefix="error: "):
         print(prefix + printable(message), file=sys.stderr, flush=True)
 
 
-def _flush(stream):
+def _flush(stream: IO[str]) -> None:
     """Flushes `stream`; what it holds is dropped if it cannot be written.
 
     Python flushes it once more at the end, and would report the failure in a traceback.

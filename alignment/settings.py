@@ -1,11 +1,16 @@
 """What can be read off a layer, in the same terms for both frameworks."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import paddle
 import torch
 
 from .paddle_internals import RECURRENT, SETTINGS, own_settings, rnn_activation
+
+if TYPE_CHECKING:
+    Layer: TypeAlias = paddle.nn.Layer | torch.nn.Module
 
 __all__ = [
     "Setting",
@@ -31,7 +36,7 @@ KINDS = {
 }
 
 
-def kind(layer):
+def kind(layer: Layer) -> str:
     """The framework's own class behind a layer, in lower case: conv2d, batchnorm2d, …
 
     A class of the user's own that is built on none of these keeps its name.
@@ -45,7 +50,7 @@ def kind(layer):
     return type(layer).__name__.lower()
 
 
-def is_of_framework(layer):
+def is_of_framework(layer: Layer) -> bool:
     """Whether a layer is one of Paddle's or PyTorch's own, or built on one."""
     for cls in type(layer).__mro__:
         if cls in (paddle.nn.Layer, torch.nn.Module):
@@ -55,11 +60,11 @@ def is_of_framework(layer):
     return False
 
 
-def is_container(layer):
+def is_container(layer: Layer) -> bool:
     return next(iter(layer.children()), None) is not None
 
 
-def settings(layer):
+def settings(layer: Layer) -> dict[str, Any]:
     """{name: value} of what can be read off a layer, in the same terms for both frameworks."""
     is_paddle = isinstance(layer, paddle.nn.Layer)
     found = {}
@@ -80,7 +85,7 @@ def settings(layer):
     return found
 
 
-def is_one(layer):
+def is_one(layer: Layer) -> bool:
     """Whether a layer that holds others is one to its user."""
     return isinstance(
         layer,
@@ -93,13 +98,13 @@ def is_one(layer):
     )
 
 
-def _as_floats(value):
+def _as_floats(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return _plain([float(each) for each in value])
     return None if value is None else float(value)
 
 
-def _torch_settings(layer, found):
+def _torch_settings(layer: torch.nn.Module, found: dict[str, Any]) -> dict[str, Any]:
     """The same of a layer of PyTorch."""
     nn, own = torch.nn, {}
     if isinstance(layer, nn.modules.batchnorm._NormBase):
@@ -129,7 +134,7 @@ def _torch_settings(layer, found):
     return own
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Numbers and tuples that compare equal where they mean the same: (3, 3) and 3."""
     if isinstance(value, (list, tuple)):
         value = tuple(value)
@@ -144,11 +149,11 @@ class Setting(NamedTuple):
     port: str
     reference: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.name} {self.port} | {self.reference}"
 
 
-def different_settings(port, reference):
+def different_settings(port: Layer, reference: Layer) -> list[Setting]:
     """[Setting]: what can be read off two layers (or losses, schedulers) and differs."""
     a, b = settings(port), settings(reference)
     found = []
@@ -173,7 +178,7 @@ def different_settings(port, reference):
     return found
 
 
-def _different_states(port, reference):
+def _different_states(port: Layer, reference: Layer) -> list[Setting]:
     """What two layers were left in: train or eval mode, which of their parameters are frozen."""
     found = []
     if port.training != reference.training:

@@ -4,13 +4,23 @@ All under the port's names and in its layout. `rules` is {Paddle name: (PyTorch 
 `Pairing.table`.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .paddle_internals import optimizer_accumulators, parameters_of
 from .pairing import sources_of, to_port
+
+if TYPE_CHECKING:
+    import paddle
+
+    from .pairing import Layout, Table
+    from .training.steps import Side
+
 
 # Accumulators of Paddle's optimizers, and PyTorch's names for them.
 OPTIMIZER_STATE = {
@@ -31,27 +41,27 @@ class Lazy(Mapping):
         get: function name -> array or None.
     """
 
-    def __init__(self, names, get):
+    def __init__(self, names: Iterable[str], get: Callable[[str], np.ndarray | None]) -> None:
         self._names, self._get = dict.fromkeys(names), get
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
         return self._get(name)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._names)
 
 
-def as_paddle(array, rule):
+def as_paddle(array: np.ndarray, rule: Layout) -> np.ndarray:
     """One array of the reference in the port's layout; `rule` as in `Pairing.table`."""
     return to_port([array], rule)
 
 
-def paddle_parameters(model):
+def paddle_parameters(model: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     """{name: parameter} of a paddle.nn.Layer, under each of its names."""
     return {
         f"{prefix}.{name}" if prefix else name: parameter
@@ -61,12 +71,12 @@ def paddle_parameters(model):
     }
 
 
-def torch_parameters(model):
+def torch_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """{name: parameter} of a torch.nn.Module, under each of its names."""
     return dict(model.named_parameters(remove_duplicate=False))
 
 
-def trained_names(rules, parameters):
+def trained_names(rules: Table, parameters: Collection[str]) -> list[str]:
     """Names of the port whose counterparts are parameters of the reference, not statistics."""
     return [
         name
@@ -75,27 +85,27 @@ def trained_names(rules, parameters):
     ]
 
 
-def paddle_arrays(model):
+def paddle_arrays(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
     """`paddle_arrays_now` as they are at this moment: copies."""
     return dict(paddle_arrays_now(model))
 
 
-def paddle_arrays_now(model):
+def paddle_arrays_now(model: paddle.nn.Layer) -> Lazy:
     """{name: float64 array} of the port's parameters and statistics."""
     state = model.state_dict()
     return Lazy(state, lambda name: state[name].numpy().astype(np.float64))
 
 
-def torch_arrays(model, rules):
+def torch_arrays(model: torch.nn.Module, rules: Table) -> dict[str, np.ndarray]:
     """The reference's parameters and statistics under the port's names, in its layout: copies."""
     return dict(torch_arrays_now(model, rules))
 
 
-def torch_arrays_now(model, rules):
+def torch_arrays_now(model: torch.nn.Module, rules: Table) -> Lazy:
     """The same, each as it is when it is looked at."""
     state = model.state_dict()
 
-    def array(name):
+    def array(name: str) -> np.ndarray:
         source, rule = rules[name]
         arrays = [state[each].detach().cpu().numpy() for each in sources_of(source)]
         return to_port([x.astype(np.float64) for x in arrays], rule)
@@ -103,33 +113,33 @@ def torch_arrays_now(model, rules):
     return Lazy(rules, array)
 
 
-def paddle_gradients(model, rules):
+def paddle_gradients(model: paddle.nn.Layer, rules: Iterable[str]) -> dict[str, np.ndarray | None]:
     """`paddle_gradients_now` as they are at this moment."""
     return dict(paddle_gradients_now(model, rules))
 
 
-def paddle_gradients_now(model, rules):
+def paddle_gradients_now(model: paddle.nn.Layer, rules: Iterable[str]) -> Lazy:
     """{name: array or None} of the gradients of the port's parameters, where `rules` names them."""
     parameters = paddle_parameters(model)
 
-    def gradient(name):
+    def gradient(name: str) -> np.ndarray | None:
         gradient = parameters[name].grad
         return None if gradient is None else gradient.numpy()
 
     return Lazy([name for name in rules if name in parameters], gradient)
 
 
-def torch_gradients(model, rules):
+def torch_gradients(model: torch.nn.Module, rules: Table) -> dict[str, np.ndarray | None]:
     """`torch_gradients_now` as they are at this moment: copies, where those may be views."""
     gradients = torch_gradients_now(model, rules).items()
     return {name: None if x is None else x.copy() for name, x in gradients}
 
 
-def torch_gradients_now(model, rules):
+def torch_gradients_now(model: torch.nn.Module, rules: Table) -> Lazy:
     """{name: array or None} of the reference's gradients under the port's names, in its layout."""
     parameters = torch_parameters(model)
 
-    def gradient(name):
+    def gradient(name: str) -> np.ndarray | None:
         source, rule = rules[name]
         gradients = [parameters[each].grad for each in sources_of(source)]
         return to_port([None if x is None else x.detach().cpu().numpy() for x in gradients], rule)
@@ -137,7 +147,9 @@ def torch_gradients_now(model, rules):
     return Lazy(trained_names(rules, parameters), gradient)
 
 
-def give_gradients_to_port(port_model, reference_model, rules):
+def give_gradients_to_port(
+    port_model: paddle.nn.Layer, reference_model: torch.nn.Module, rules: Table
+) -> None:
     """The reference's gradients for the port, too: of one that is zero in theory, an optimizer
     that divides by its size makes a step of full size out of rounding."""
     theirs = torch_gradients_now(reference_model, rules)
@@ -148,7 +160,9 @@ def give_gradients_to_port(port_model, reference_model, rules):
             mine.set_value(np.asarray(gradient.astype(mine.numpy().dtype), order="C"))
 
 
-def give_gradients_to_reference(port_model, reference_model, rules):
+def give_gradients_to_reference(
+    port_model: paddle.nn.Layer, reference_model: torch.nn.Module, rules: Table
+) -> None:
     """The port's gradients for the reference, too, as `give_gradients_to_port` the other way.
 
     Of parameters that are one and the same on both sides, not of those that are split or joined.
@@ -165,7 +179,9 @@ def give_gradients_to_reference(port_model, reference_model, rules):
                 parameters[source].grad.copy_(torch.from_numpy(gradient))
 
 
-def _paired_states(port, reference, rules):
+def _paired_states(
+    port: Side, reference: Side, rules: Table
+) -> Iterator[tuple[str, paddle.Tensor, Any]]:
     """(name, the port's accumulator, PyTorch's state in the port's layout) of each parameter."""
     theirs_by_name = torch_parameters(reference.model)
     accumulators = optimizer_accumulators(port.optimizer) if port.optimizer else {}
@@ -186,7 +202,9 @@ def _paired_states(port, reference, rules):
                 )
 
 
-def optimizer_states(port, reference, rules):
+def optimizer_states(
+    port: Side, reference: Side, rules: Table
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """({name: array} of the port, the same of the reference) of what both optimizers remember.
 
     Args:
@@ -197,7 +215,7 @@ def optimizer_states(port, reference, rules):
     return mine, {name: np.array(theirs) for name, _, theirs in pairs}
 
 
-def restart(port, reference, rules):
+def restart(port: Side, reference: Side, rules: Table) -> None:
     """Puts the reference's weights, statistics and optimizer state into the port.
 
     Args:
@@ -208,7 +226,7 @@ def restart(port, reference, rules):
         mine.set_value(np.asarray(theirs, order="C"))
 
 
-def put(port_model, reference_model, rules):
+def put(port_model: paddle.nn.Layer, reference_model: torch.nn.Module, rules: Table) -> None:
     """Puts the reference's parameters and statistics into the port, tensor by tensor."""
     state = reference_model.state_dict()
     wanted = port_model.state_dict()

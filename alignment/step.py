@@ -1,10 +1,14 @@
 """The report of a numbered script: its verdict, what differs and where, as lines, log and JSON."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from reprod_log.utils import check_print_diff, init_logger
@@ -16,6 +20,13 @@ from .report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, misfits_summary
 from .screen import Detail, detail, printable, say
 from .terminal import coloured, of_verdict
 from .thresholds import FORWARD_FLOAT64
+
+if TYPE_CHECKING:
+    from .diff import DiffHelper
+    from .findings import Compared, Finding
+    from .pairing import Pairing
+    from .power import Power, Smallest
+
 
 __all__ = ["StepReport", "report_misfits"]
 
@@ -41,24 +52,27 @@ class StepReport:
 
     def __init__(
         self,
-        helper,
-        path,
-        diff_threshold,
-        bound=FORWARD_FLOAT64,
-        diff_method="mean",
-        pairing=None,
-    ):
+        helper: DiffHelper,
+        path: Path,
+        diff_threshold: float | Mapping[str, float],
+        bound: float | Mapping[str, float] = FORWARD_FLOAT64,
+        diff_method: str = "mean",
+        pairing: Pairing | None = None,
+    ) -> None:
         if not helper.diff_dict:
             raise CannotRun("there is nothing to compare: both records are empty")
         self.helper, self.path, self.pairing = helper, Path(path), pairing
         self.judged_by = diff_method, diff_threshold, bound
         self.verdicts = helper.judge(*self.judged_by)
         self.compared, self.located, self.lines, self.notes = [], [], [], []
-        self.power, self.left_out = None, []
+        self.power: Power | Smallest | None = None
+        self.left_out = []
         self.misfit_lines = []
         self.seconds, self._since = {}, time.perf_counter()  # {name of what was compared: seconds}
 
-    def judge_in_float64(self, reference64, port64):
+    def judge_in_float64(
+        self, reference64: Mapping[str, np.ndarray], port64: Mapping[str, np.ndarray]
+    ) -> None:
         """Judges anew: of records whose float64 is costly, and wanted only if float32 differs.
 
         Args:
@@ -68,55 +82,55 @@ class StepReport:
         self.verdicts = self.helper.judge(*self.judged_by)
 
     @property
-    def within_thresholds(self):
+    def within_thresholds(self) -> bool:
         """Whether every recorded array agrees in float32."""
         return all(verdict.name == "aligned" for verdict in self.verdicts.values())
 
     @property
-    def records_agree(self):
+    def records_agree(self) -> bool:
         """Whether every recorded array agrees but for rounding."""
         return all(v.name in ("aligned", "rounding") for v in self.verdicts.values())
 
     @property
-    def fits(self):
+    def fits(self) -> bool:
         """Whether the port has the reference's parameters."""
         return self.pairing is None or self.pairing.fits
 
     @property
-    def aligned(self):
+    def aligned(self) -> bool:
         """Whether all that was compared so far agrees."""
         return self.records_agree and self.fits and all(each.agrees for each in self.compared)
 
-    def add(self, compared):
+    def add(self, compared: Compared) -> None:
         """Adds a Compared to what the verdict depends on."""
         self.compared.append(compared)
         now = time.perf_counter()
         self.seconds[compared.name] = now - self._since
         self._since = now
 
-    def locate(self, located):
+    def locate(self, located: Compared) -> None:
         """Adds a Compared that says where the step differs, and no more."""
         self.located.append(located)
         self._since = time.perf_counter()
 
-    def say(self, *lines):
+    def say(self, *lines: str) -> None:
         """Adds lines that stand under the verdict."""
         self.lines += lines
 
-    def measured(self, power):
+    def measured(self, power: Power | Smallest) -> None:
         """Adds a Power: how small a mistake would have been seen."""
         self.power = power
         self.notes += power.lines()
 
-    def leave_out(self, *lines):
+    def leave_out(self, *lines: str) -> None:
         """Adds lines on what a green verdict says nothing of."""
         self.left_out += lines
 
-    def note(self, lines):
+    def note(self, lines: Iterable[str]) -> None:
         """Adds lines on how the comparison was made; for the log only."""
         self.notes += lines
 
-    def finish(self, hint=None):
+    def finish(self, hint: str | None = None) -> bool:
         """Prints the verdict and what differs; writes the log and its JSON.
 
         Args:
@@ -137,7 +151,7 @@ class StepReport:
         _tell(lines)
         return self.aligned
 
-    def _write_records(self, path):
+    def _write_records(self, path: Path) -> None:
         """What reprod_log's own report says, on the screen and in a file."""
         helper, passed = self.helper, True
         with _logger_of_reprod_log(path, self.path) as logger:
@@ -147,23 +161,23 @@ class StepReport:
             logger.end(passed)
 
     @property
-    def _worst(self):
+    def _worst(self) -> str:
         """The key of the record that differs most."""
 
-        def severity(key):
+        def severity(key: str) -> tuple[int, float]:
             return VERDICTS.index(self.verdicts[key].name), self.verdicts[key].excess
 
         return max(self.verdicts, key=severity)
 
     @property
-    def findings(self):
+    def findings(self) -> list[Finding]:
         """[Finding]: what can be read off comes first."""
         found = [finding for each in [*self.compared, *self.located] for finding in each.findings]
         return sorted(found, key=lambda finding: finding.title != SETTING)
 
-    def _all_lines(self, hint):
+    def _all_lines(self, hint: str | None) -> list[str]:
         lines = [self._verdict(), *self.lines]
-        if not self.fits:
+        if self.pairing is not None and not self.fits:
             self.misfit_lines = [
                 self._records_beside_misfits(),
                 *_misfit_lines(self.pairing, self.path.parent),
@@ -186,13 +200,13 @@ class StepReport:
             lines.append(f"Look at: {self._look_at(red, hint)}")
         return lines
 
-    def _not_compared(self):
+    def _not_compared(self) -> list[str]:
         """Lines on what a green verdict says nothing of."""
         left_out = [*(self.power.not_compared() if self.power else []), *self.left_out]
         left_out += [line for each in self.compared for line in each.not_compared]
         return [f"Not compared: {line}" for line in left_out]
 
-    def _look_at(self, red, hint):
+    def _look_at(self, red: Compared | None, hint: str | None) -> str:
         if not self.fits:
             return MISFITS_HINT
         if red is not None and self.records_agree:
@@ -203,8 +217,8 @@ class StepReport:
                 return f"{shown(red.log)}, the lines with 'differs'"
         return hint or shown(self.path)
 
-    def _verdict(self):
-        if not self.fits:
+    def _verdict(self) -> str:
+        if self.pairing is not None and not self.fits:
             return f"NOT ALIGNED: {self.pairing.verdict()}"
         key = self._worst
         worst = self.verdicts[key]
@@ -228,12 +242,12 @@ class StepReport:
             line += f"; in float64 {largest:.1e} of their size"
         return line
 
-    def _records_beside_misfits(self):
+    def _records_beside_misfits(self) -> str:
         """A line on the records of models whose parameters do not all fit."""
         how = "agree" if self.records_agree else "differ"
         return f"With the weights that fit, the records {how}: {self.verdicts[self._worst].text}"
 
-    def _summary(self, lines, hint):
+    def _summary(self, lines: Sequence[str], hint: str | None) -> dict[str, Any]:
         helper, key = self.helper, self._worst
         worst = self.verdicts[key]
         beside = self.fits and all(each.agrees for each in self.compared)
@@ -255,7 +269,7 @@ class StepReport:
             "part": self._part(lines, hint),
         }
 
-    def _part(self, lines, hint):
+    def _part(self, lines: Sequence[str], hint: str | None) -> dict[str, Any]:
         """What report.json has of this step."""
         red = next((each for each in self.compared if not each.agrees), None)
         # What only says where a step differs is no check of its own, but where it finds all right.
@@ -272,7 +286,7 @@ class StepReport:
         if self.pairing is not None:
             summary = f"{len(self.pairing.table)} entries paired"
             checks.insert(0, _structure_check(self.pairing, summary))
-        misfits = [] if self.fits else self.pairing.findings()
+        misfits = [] if self.pairing is None or self.fits else self.pairing.findings()
         return new_part(
             *_name_and_title(self.path),
             ALIGNED if self.aligned else NOT_ALIGNED,
@@ -288,7 +302,7 @@ class StepReport:
             **{"power": self._power(), **self._data()},
         )
 
-    def _record(self, key):
+    def _record(self, key: str) -> dict[str, Any]:
         verdict = self.verdicts[key]
         return {
             "key": key,
@@ -300,7 +314,7 @@ class StepReport:
             "text": verdict.text,
         }
 
-    def _power(self):
+    def _power(self) -> str:
         """How small a mistake, or else a difference, would have been seen."""
         if self.power and self.power.line():
             return self.power.line().removeprefix("power: ")
@@ -310,7 +324,7 @@ class StepReport:
         largest = max(each.threshold for each in self.verdicts.values())
         return f"in float32, a difference above {largest:g}" if largest else "any difference"
 
-    def _data(self):
+    def _data(self) -> dict[str, Any]:
         """Of all that was compared what a page shows; of several tables that of the red one."""
         found = {}
         for each in sorted([*self.compared, *self.located], key=lambda each: each.agrees):
@@ -322,24 +336,24 @@ class StepReport:
         return found
 
 
-def _name_and_title(path):
+def _name_and_title(path: Path) -> tuple[str, str]:
     """Of the step whose log this is."""
     return LOGS.get(path.stem, (path.stem, path.stem))
 
 
-def _structure_check(pairing, summary):
+def _structure_check(pairing: Pairing, summary: str) -> dict[str, Any]:
     summary = summary if pairing.fits else pairing.verdict()
     return {"name": "structure", "aligned": pairing.fits, "summary": summary, "seconds": 0.0}
 
 
-def _tell(lines):
+def _tell(lines: Sequence[str]) -> None:
     """The lines of a report, the verdict first, or the verdict alone."""
     print(coloured(lines[0], of_verdict(lines[0])), flush=True)
     if lines[1:]:
         say("\n".join(lines[1:]))
 
 
-def report_misfits(pairing, error, path):
+def report_misfits(pairing: Pairing, error: Exception, path: Path) -> None:
     """The report of a step whose port broke off, as it is not built as the reference is.
 
     Args:
@@ -377,7 +391,7 @@ def report_misfits(pairing, error, path):
     write_json(summary, path.with_suffix(".json"))
 
 
-def _misfit_lines(pairing, folder):
+def _misfit_lines(pairing: Pairing, folder: Path) -> list[str]:
     """What does not fit; writes a layer map that pairs it, if there may be one, into `folder`."""
     if not pairing.renamed:
         return pairing.lines()
@@ -389,10 +403,10 @@ def _misfit_lines(pairing, folder):
 class _Records:
     """reprod_log's lines: all of them in the file, on the screen all or one."""
 
-    def __init__(self, logger, log):
+    def __init__(self, logger: logging.Logger, log: Path) -> None:
         self.info, self.log = logger.info, log
 
-    def end(self, passed):
+    def end(self, passed: bool) -> None:
         how = "diff check passed" if passed else "diff check failed"
         self.info(how)
         if detail() == Detail.NORMAL:
@@ -401,7 +415,7 @@ class _Records:
 
 
 @contextlib.contextmanager
-def _logger_of_reprod_log(path, log):
+def _logger_of_reprod_log(path: Path, log: Path) -> Iterator[_Records]:
     """reprod_log's logger with the handlers of this report only: file and screen, each once.
 
     Args:

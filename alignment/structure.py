@@ -3,8 +3,15 @@
 Knows neither framework: what a tensor is, is asked of the value.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 __all__ = ["flatten", "is_tensor", "rebuild", "to_array"]
 
@@ -12,12 +19,12 @@ SHALLOW = (str, bytes, int, float, complex, bool, type(None))
 MOST_LEVELS = 50
 
 
-def is_tensor(value):
+def is_tensor(value: object) -> bool:
     """Whether a value is a tensor of Paddle or of PyTorch."""
     return hasattr(value, "numpy") and hasattr(value, "shape") and hasattr(value, "detach")
 
 
-def to_array(tensor):
+def to_array(tensor: Any) -> np.ndarray:
     """A copy of a tensor as a NumPy array: operations in place change what was recorded else.
 
     bfloat16, which NumPy has not, becomes float32, which holds it exactly.
@@ -29,7 +36,7 @@ def to_array(tensor):
     return np.array(tensor.detach().cpu().numpy())
 
 
-def flatten(value):
+def flatten(value: Any) -> dict[str, Any]:
     """{path: leaf} of a nest of tuples, lists, dictionaries and dataclasses, in order.
 
     Args:
@@ -43,7 +50,7 @@ def flatten(value):
     return found
 
 
-def _flatten(value, path, found, within):
+def _flatten(value: Any, path: str, found: dict[str, Any], within: tuple) -> None:
     is_new = len(within) < MOST_LEVELS and all(value is not each for each in within)
     children = _children(value) if is_new else None
     if children is None:
@@ -53,7 +60,7 @@ def _flatten(value, path, found, within):
             _flatten(child, path + key, found, (*within, value))
 
 
-def _children(value):
+def _children(value: Any) -> list[tuple[str, Any]] | None:
     """[(key, child)] of what can be looked into, or None."""
     if is_tensor(value) or isinstance(value, SHALLOW):
         return None
@@ -68,7 +75,7 @@ def _children(value):
     return None
 
 
-def rebuild(value, function):
+def rebuild(value: Any, function: Callable[[Any], Any]) -> Any:
     """The same nest with `function(leaf)` for each leaf that is no plain value.
 
     Args:

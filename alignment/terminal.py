@@ -1,10 +1,18 @@
 """On a terminal: colour, and a line that says what is running. In a pipe or a file: neither."""
 
+from __future__ import annotations
+
 import contextlib
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from . import environment
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
 
 __all__ = ["GOOD", "POOR", "RED", "Waiting", "coloured", "of_verdict"]
 
@@ -12,14 +20,14 @@ GOOD, POOR, RED = "green", "yellow", "red"
 EVERY = 0.1  # seconds between two frames
 
 
-def of_verdict(text):
+def of_verdict(text: str) -> str:
     """The colour of a verdict, by the words that begin one."""
     if text.startswith(("aligned", "Aligned")):
         return POOR if "imprecise" in text[:20] else GOOD
     return POOR if text.startswith("rounding") else RED
 
 
-def coloured(text, colour):
+def coloured(text: str, colour: str) -> str:
     """`text` with a terminal's codes, if stdout shows colours and NO_COLOR is not set."""
     if not sys.stdout.isatty():
         return text
@@ -38,10 +46,11 @@ class Waiting:
     Without a thread: a process with one cannot be forked safely.
     """
 
-    def __init__(self):
-        self.live, self.last = None, 0.0
+    def __init__(self) -> None:
+        self.live: Live | None = None
+        self.last = 0.0
 
-    def show(self, running):
+    def show(self, running: Sequence[tuple[str, float]]) -> None:
         """Rewrites the line, if stdout is a terminal.
 
         Args:
@@ -73,7 +82,7 @@ class Waiting:
         self.spinner.update(text=line)
         self.live.refresh()
 
-    def clear(self):
+    def clear(self) -> None:
         """Takes the line away; the next `show` begins another."""
         live, self.live = self.live, None
         if live is not None:
@@ -81,7 +90,7 @@ class Waiting:
                 live.stop()
 
     @contextlib.contextmanager
-    def cleared(self):
+    def cleared(self) -> Iterator[Waiting]:
         """On leaving, also by a signal, the line is gone."""
         with environment.cleaned_up(self.clear):
             yield self

@@ -6,11 +6,16 @@ be stored as torch.save stores it, and each tensor must lie within its storage, 
 within the file.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import mmap
 import struct
 import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +42,7 @@ ITEM_SIZES = {
 UNTYPED_ITEM_SIZES = {"torch.uint16": 2, "torch.uint32": 4, "torch.uint64": 8}
 
 
-def load_torch_file(path):
+def load_torch_file(path: Path) -> dict[str, Any]:
     """What torch.save wrote, on the CPU; the storages mapped rather than read where possible.
 
     Plain values, dense tensors, OrderedDict, Counter, torch.Size, torch.device and
@@ -73,7 +78,7 @@ def load_torch_file(path):
         ) from error
 
 
-def _check(path):
+def _check(path: Path) -> bool:
     """Whether the file `path` is a zip archive. Raises: Unreadable, and what zipfile does."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
@@ -89,7 +94,7 @@ def _check(path):
     return True
 
 
-def _check_directory(data):
+def _check_directory(data: Any) -> None:
     """That the archive ends with its directory, and that this is no larger than it may be."""
     end = len(data) - 22  # the record that is last, without a comment
     if end < 0 or data[end : end + 4] != b"PK\5\6":
@@ -101,7 +106,7 @@ def _check_directory(data):
         raise Unreadable(f"the directory of the archive has {nbytes:,} bytes")
 
 
-def _check_archive(archive, size):
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
     """That the archive holds no more bytes than its file, and the pickle in it no bomb."""
     entries = {entry.filename.lower(): entry for entry in archive.infolist()}
     if len(entries) < len(archive.infolist()):
@@ -121,14 +126,14 @@ def _check_archive(archive, size):
         raise Unreadable(f"its data.pkl is larger than {MAX_PICKLE:,} bytes")
     folder = pickles[0].removesuffix("data.pkl")
 
-    def storage_bytes(key):
+    def storage_bytes(key: str) -> int:
         entry = entries.get(f"{folder}data/{key}".lower())
         return entry.file_size if entry else -1
 
     _TorchUnpickler(archive.read(entries[pickles[0]]), size, storage_bytes).load()
 
 
-def _check_legacy(data):
+def _check_legacy(data: Any) -> None:
     """The same of a file as PyTorch wrote it before 1.6: five pickles, then the storages."""
     position, storages = 0, {}
     for number in range(5):
@@ -144,7 +149,7 @@ def _check_legacy(data):
 class Storage:
     """Stands for a storage of `count` elements of `item_size` bytes."""
 
-    def __init__(self, item_size, count):
+    def __init__(self, item_size: int, count: int) -> None:
         self.item_size, self.count = item_size, count
 
 
@@ -157,17 +162,24 @@ class _TorchUnpickler(Unpickler):
         storages: gets {key: bytes that are declared} where those are not known yet.
     """
 
-    def __init__(self, data, file_size, storage_bytes=None, storages=None, begin=0):
+    def __init__(
+        self,
+        data: Any,
+        file_size: int,
+        storage_bytes: Callable[[str], int] | None = None,
+        storages: dict[str, Any] | None = None,
+        begin: int = 0,
+    ) -> None:
         super().__init__(data, _TORCH, _TorchUnpickler.storage, begin, file_size)
         self.storage_bytes, self.storages = storage_bytes, storages
 
-    def is_inert(self, name):
+    def is_inert(self, name: Name) -> bool:
         """Types of storages, and dtypes."""
         if name.module == "torch" and isinstance(vars(torch).get(name.name), torch.dtype):
             return True
         return name.module in ("torch", "torch.storage") and name.name.endswith("Storage")
 
-    def storage(self, identity):
+    def storage(self, identity: Any) -> Storage:
         """("storage", type, key, location, number of elements); older: and a view, or None."""
         if type(identity) is not tuple or len(identity) < 5 or identity[0] != "storage":
             raise Unreadable("it is damaged: it refers to what is no storage")
@@ -177,20 +189,20 @@ class _TorchUnpickler(Unpickler):
         if kind.name not in ITEM_SIZES or kind.module not in ("torch", "torch.storage"):
             raise Unreadable(f"it holds quantised or other storages ({kind}); save dense tensors")
         nbytes = count * ITEM_SIZES[kind.name]
-        if self.storage_bytes is None:
+        if self.storage_bytes is None and self.storages is not None:
             self.storages[key] = max(nbytes, self.storages.get(key, 0))
-        elif nbytes > self.storage_bytes(key):
+        elif self.storage_bytes is None or nbytes > self.storage_bytes(key):
             raise Unreadable("a storage in it is larger than its bytes in the file")
         return Storage(ITEM_SIZES[kind.name], count)
 
 
-def _tensor(reader, arguments):
+def _tensor(reader: Unpickler, arguments: Sequence[Any]) -> Sized:
     """_rebuild_tensor(storage, offset, size, stride); _v2 has more, which says nothing of size."""
     storage, offset, size, stride = arguments[:4]
     return _within(reader, storage, offset, size, stride)
 
 
-def _untyped_tensor(reader, arguments):
+def _untyped_tensor(reader: Unpickler, arguments: Sequence[Any]) -> Sized:
     """_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype)."""
     storage, offset, size, stride = arguments[:4]
     item_size = UNTYPED_ITEM_SIZES.get(str(arguments[6]))
@@ -200,7 +212,7 @@ def _untyped_tensor(reader, arguments):
     return _within(reader, Storage(item_size, nbytes // item_size), offset, size, stride)
 
 
-def _within(reader, storage, offset, size, stride):
+def _within(reader: Unpickler, storage: Any, offset: Any, size: Any, stride: Any) -> Sized:
     if type(storage) is not Storage or type(size) is not tuple or type(stride) is not tuple:
         raise Unreadable("it is damaged: a tensor in it has no storage")
     numbers = [offset, *size, *stride]
@@ -214,14 +226,14 @@ def _within(reader, storage, offset, size, stride):
     return Sized(math.prod(size) * storage.item_size)
 
 
-def _parameter(reader, arguments):
+def _parameter(reader: Unpickler, arguments: Sequence[Any]) -> Any:
     if type(arguments[0]) is not Sized:
         raise Unreadable("it is damaged: a parameter in it is no tensor")
     return arguments[0]
 
 
-def _namespace(reader, arguments):
-    def build(reader, state):
+def _namespace(reader: Unpickler, arguments: Sequence[Any]) -> Pending:
+    def build(reader: Unpickler, state: Any) -> Any:
         if type(state) is not dict:
             raise Unreadable("it is damaged")
         return state

@@ -1,16 +1,20 @@
 """torchvision, wherever it can be imported, and quickly. Needs torch, and no paddle."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import sys
 import types
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 __all__ = ["import_torchvision"]
 
 COMPILER = "torch._dynamo"
 
 
-def import_torchvision(*modules):
+def import_torchvision(*modules: str) -> None:
     """Imports torchvision, also where its CUDA wheel stands beside a CPU build of torch.
 
     torchvision's wheel on PyPI holds CUDA operators that a CPU torch cannot load; its module of
@@ -29,7 +33,7 @@ def import_torchvision(*modules):
         _import(modules)
 
 
-def _import(modules):
+def _import(modules: Sequence[str]) -> None:
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -43,13 +47,13 @@ def _import(modules):
         importlib.import_module(name)
 
 
-def _forget():
+def _forget() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
 
 
 @contextlib.contextmanager
-def _compiler_on_demand():
+def _compiler_on_demand() -> Iterator[None]:
     """Within, an import of torch's compiler imports nothing.
 
     torchvision asks it one question, in roi_align, and has it leave one function of tv_tensors
@@ -59,12 +63,13 @@ def _compiler_on_demand():
     if COMPILER in sys.modules:
         yield
         return
-    package, utils = types.ModuleType(COMPILER), types.ModuleType(f"{COMPILER}.utils")
+    package: Any = types.ModuleType(COMPILER)
+    utils: Any = types.ModuleType(f"{COMPILER}.utils")
 
-    def is_compile_supported(device_type):
+    def is_compile_supported(device_type: str) -> bool:
         return importlib.import_module(utils.__name__).is_compile_supported(device_type)
 
-    def disable(function, recursive=True, **_):
+    def disable(function: Any, recursive: bool = True, **_: Any) -> Any:
         return function
 
     package.__path__, package.disable, package.utils = [], disable, utils

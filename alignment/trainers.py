@@ -1,8 +1,14 @@
 """What both trainers say and write alike, the port's and the reference's. No framework in here."""
 
+from __future__ import annotations
+
+import argparse
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +29,12 @@ __all__ = [
 ]
 
 
-def new_head(head):
+def new_head(head: str) -> str:
     """What a fine-tuning begins with; `head` is the name of the layer that gives the logits."""
     return f"its last layer, {head}, is initialised anew, all others are as in the file"
 
 
-def classes_of_head(weight, bias, width):
+def classes_of_head(weight: Sequence[int], bias: Sequence[int], width: int) -> int | None:
     """N, if a last layer's weight has the shape (width, N) and its bias (N,); None otherwise.
 
     Args:
@@ -39,7 +45,7 @@ def classes_of_head(weight, bias, width):
     return weight[1] if fits and weight[1] > 0 else None
 
 
-def not_finite(weights, name):
+def not_finite(weights: str, name: str) -> str:
     """What is wrong where an entry of a file of weights is infinite or no number."""
     return (
         f"{weights} cannot be used: {name} in it holds infinite values or NaN. Give other weights, "
@@ -47,12 +53,18 @@ def not_finite(weights, name):
     )
 
 
-def other_classes(weights, trained_for, data, num_classes):
+def other_classes(weights: str, trained_for: int | None, data: str, num_classes: int) -> str:
     """What is wrong where weights are for another number of classes than the data has."""
     return f"{weights} is of a model for {trained_for} classes, and {data} has {num_classes}"
 
 
-def other_epochs(args, before, epoch, rates, decays=None):
+def other_epochs(
+    args: argparse.Namespace,
+    before: int,
+    epoch: int,
+    rates: Sequence[float],
+    decays: Sequence[float] | None = None,
+) -> list[str]:
     """[line] on what --epochs changes where a training is resumed that began with another number.
 
     Args:
@@ -89,7 +101,9 @@ _TOLD = ("model", "epochs", "batch_size", "seed", "processes")
 _LARGEST = 1 << 20  # bytes of a description
 
 
-def training_of(recipe, processes, data_path, train_set, eval_set):
+def training_of(
+    recipe: Mapping[str, Any], processes: int, data_path: Path, train_set: Any, eval_set: Any
+) -> dict[str, Any]:
     """What decides which accuracy a training reaches: plain values, alike on both sides.
 
     Args:
@@ -109,7 +123,7 @@ def training_of(recipe, processes, data_path, train_set, eval_set):
     }
 
 
-def _fingerprint(folder, dataset):
+def _fingerprint(folder: Path, dataset: Any) -> dict[str, Any]:
     """The same for the same files on every machine, wherever the folder lies there."""
     start = len(os.path.join(folder, ""))
     digest = hashlib.sha256()
@@ -118,7 +132,7 @@ def _fingerprint(folder, dataset):
     return {"images": len(dataset.samples), "sha256": digest.hexdigest()}
 
 
-def write_top1(path, top1, training):
+def write_top1(path: Path, top1: float, training: Mapping[str, Any]) -> None:
     """Writes an accuracy, in per cent, as reprod_log does; beside it, as JSON, what it is of.
 
     Args:
@@ -139,7 +153,7 @@ def write_top1(path, top1, training):
         temporary.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
 
 
-def load_training(path):
+def load_training(path: Path) -> dict[str, Any]:
     """What the accuracy in `path`, a .npy, is of: as `training_of` gives it.
 
     Raises:
@@ -169,21 +183,21 @@ def load_training(path):
     return training
 
 
-def described_training(training):
+def described_training(training: Mapping[str, Any]) -> str:
     """In words, without the recipe."""
     seeds = training["seeds"]
     count = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
     return f"{training['model']}, {training['epochs']} epochs on {_data(training)}{count}"
 
 
-def _data(training):
+def _data(training: Mapping[str, Any]) -> str:
     return (
         f"{training['folder']} ({training['train']['images']:,} and {training['val']['images']:,} "
         f"images of {training['classes']:,} classes)"
     )
 
 
-def differences(port, reference):
+def differences(port: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     """[text] on what the trainings of two accuracies differ in. Seeds may be others."""
     found = []
     if any(port[part] != reference[part] for part in ("train", "val", "classes")):

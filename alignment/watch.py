@@ -1,12 +1,21 @@
 """Runs the steps again that a saved file takes part in."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .files import HELD
 from .processes import run_at_once
+
+if TYPE_CHECKING:
+    from .__main__ import Step
+    from .processes import Job
+
 
 __all__ = ["affected", "verdict", "watch"]
 
@@ -14,7 +23,7 @@ ENGINE = Path(__file__).resolve().parent
 PAUSE = 50  # milliseconds without a further change, before steps are run
 
 
-def watch(root, steps, jobs, at_once, fork):
+def watch(root: Path, steps: Sequence[Step], jobs: Sequence[Job], at_once: int, fork: bool) -> None:
     """Waits for saved Python files under `root`, and runs what they take part in; has no end.
 
     Args:
@@ -28,7 +37,12 @@ def watch(root, steps, jobs, at_once, fork):
 
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     last, told = dict(zip(steps, jobs)), False
-    timing = {"debounce": 400, "step": PAUSE, "rust_timeout": 200, "yield_on_timeout": True}
+    timing: dict[str, Any] = {
+        "debounce": 400,
+        "step": PAUSE,
+        "rust_timeout": 200,
+        "yield_on_timeout": True,
+    }
     for changes in changes_of(root, watch_filter=PythonFilter(), **timing):
         if not told:  # now it does
             told = True
@@ -59,7 +73,7 @@ def watch(root, steps, jobs, at_once, fork):
             last[step] = job
 
 
-def affected(files, last):
+def affected(files: Collection[Path], last: Mapping[Step, Job]) -> list[Step]:
     """[step] whose last run has imported one of the files, or of which that is not known.
 
     Args:
@@ -75,7 +89,7 @@ def affected(files, last):
     ]
 
 
-def verdict(job):
+def verdict(job: Job) -> str:
     """The line of a step's output that says whether it is aligned, or why it could not run."""
     for line in job.out.splitlines():
         if line.startswith(("aligned", "NOT ALIGNED")):

@@ -1,7 +1,12 @@
 """Weights on which a comparison can fail, and weights from files."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -9,9 +14,20 @@ from torch import nn
 from .files import CannotRun, load_pdparams, reason_of, require_file, shown
 from .torch_files import load_torch_file
 
+if TYPE_CHECKING:
+    import paddle
+
+    from .pairing import Pairing
+
 
 @torch.no_grad()
-def make_alive(model, seed=0, image_size=224, run=None, prepare=None):
+def make_alive(
+    model: torch.nn.Module,
+    seed: int = 0,
+    image_size: int = 224,
+    run: Callable[[torch.nn.Module], Any] | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> torch.nn.Module:
     """Redraws every parameter and buffer of `model`, in place, so that each one matters.
 
     As initialised, an image classifier's scales are all 1, its shifts and means all 0, and the
@@ -35,7 +51,7 @@ def make_alive(model, seed=0, image_size=224, run=None, prepare=None):
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(like, low, high):
+    def uniform(like: torch.Tensor, low: float, high: float) -> torch.Tensor:
         return torch.empty_like(like).uniform_(low, high, generator=generator)
 
     for module in model.modules():
@@ -56,7 +72,7 @@ def make_alive(model, seed=0, image_size=224, run=None, prepare=None):
         prepare()
 
     # Layer by layer, before each is used: what follows sees the statistics already moved.
-    def set_statistics(norm, inputs):
+    def set_statistics(norm: torch.nn.Module, inputs: tuple) -> None:
         dims = [d for d in range(inputs[0].dim()) if d != 1]
         values = inputs[0].numel() // inputs[0].shape[1]
         variance, mean = torch.var_mean(inputs[0], dims, correction=min(1, values - 1))
@@ -82,7 +98,7 @@ def make_alive(model, seed=0, image_size=224, run=None, prepare=None):
 
 
 @torch.no_grad()
-def make_extreme(model, seed, run):
+def make_extreme(model: torch.nn.Module, seed: int, run: Callable[[torch.nn.Module], Any]) -> Any:
     """`make_alive`, and then what a trained network may have and a random one has not, in place.
 
     - channels of convolutions that a norm follows are of sizes over five decades, so that running
@@ -96,10 +112,10 @@ def make_extreme(model, seed, run):
     make_alive(model, seed, run=run, prepare=lambda: _spread(model, seed))
 
 
-def _spread(model, seed):
+def _spread(model: torch.nn.Module, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(count, low, high):
+    def uniform(count: int, low: float, high: float) -> torch.Tensor:
         return torch.rand(count, generator=generator) * (high - low) + low
 
     for module in model.modules():
@@ -127,7 +143,7 @@ ZEROS = 0.05  # share of what is exactly 0
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
-def _random_images(count, size, generator):
+def _random_images(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
     """(count, 3, size, size) in [-1, 1]: half of them noise, half squares of many sizes.
 
     Noise alone will not do: to the deeper layers all noise is alike, and statistics taken from it
@@ -143,7 +159,7 @@ def _random_images(count, size, generator):
     return images
 
 
-def load_pth(path):
+def load_pth(path: Path) -> dict[str, torch.Tensor]:
     """A PyTorch state_dict: {name: tensor}, on the CPU, the file mapped rather than read.
 
     A checkpoint that wraps it (`model`, `state_dict`) is unwrapped, and the prefix that
@@ -169,7 +185,7 @@ def load_pth(path):
     return dict(state)
 
 
-def load_paddle(model, path, pairing=None):
+def load_paddle(model: paddle.nn.Layer, path: Path, pairing: Pairing | None = None) -> None:
     """Loads the state_dict file `path` into the paddle.nn.Layer `model`; all of it or nothing.
 
     `set_state_dict` alone skips what is missing and what has another shape, with a warning.
@@ -192,14 +208,14 @@ def load_paddle(model, path, pairing=None):
         model.set_state_dict(state)
 
 
-def load_torch(model, path):
+def load_torch(model: torch.nn.Module, path: Path) -> None:
     """Loads the state_dict file `path` into the torch.nn.Module `model`. Raises: `load_paddle`."""
     state = load_pth(path)
     require_same(path, state, model.state_dict())
     model.load_state_dict(state)
 
 
-def load_state(model, path):
+def load_state(model: torch.nn.Module, path: Path) -> None:
     """Loads a .pth or .safetensors file into any torch.nn.Module. Raises: `load_paddle`."""
     if str(path).endswith(".safetensors"):
         from safetensors import SafetensorError
@@ -233,7 +249,7 @@ def load_state(model, path):
 COUNTER = "num_batches_tracked"
 
 
-def require_same(path, state, wanted):
+def require_same(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises CannotRun unless two state_dicts have the same entries; `path` is the first's file."""
     for name in [*wanted, *state]:
         have, want = (

@@ -1,5 +1,10 @@
 """Train mode: outputs, loss and gradients, with the same dropout masks on both sides."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import paddle
 import torch
@@ -32,11 +37,14 @@ from .base import (
     told,
 )
 
+if TYPE_CHECKING:
+    from ..settings import Layer
+
 
 class Backward(Base):
     """Train mode: outputs, loss and gradients, with the same dropout masks on both sides."""
 
-    def _backward(self):
+    def _backward(self) -> str | None:
         if not self._has_float64():
             return None
         parameters = [p for p in self.port.parameters() if not p.stop_gradient]
@@ -50,7 +58,7 @@ class Backward(Base):
             self.report.not_compared.append(f"backward: {error}")
             return None
 
-    def _compare_inner_dropout(self):
+    def _compare_inner_dropout(self) -> None:
         """The rate of dropout inside of recurrent layers: all that can be compared of it."""
         theirs = dict(self.reference.named_modules())
         for name, layer in self.port.named_sublayers(include_self=True):
@@ -61,7 +69,7 @@ class Backward(Base):
                 rates = f"{layer.dropout:.6g}", f"{other.dropout:.6g}"
                 self._differs("backward", name, "dropout", *rates)
 
-    def _has_float64(self):
+    def _has_float64(self) -> bool:
         if "forward" not in self.checks and self.float64 and not self.float64_now:
             self._run_both()  # what breaks off here does so in any dtype
             self.report.notes += to_float64(self.port, self.reference, self._exact())
@@ -78,7 +86,7 @@ class Backward(Base):
                 self._no_float64(error.__cause__)
         return self.float64
 
-    def _run_both(self):
+    def _run_both(self) -> None:
         with torch.no_grad(), paddle.no_grad():
             try:
                 self._require_values(leaves(self._call("reference", self.reference.eval())))
@@ -87,7 +95,7 @@ class Backward(Base):
             self.port.eval()
             self._call("port", self.port)
 
-    def _first_step(self):
+    def _first_step(self) -> str | None:
         """Compares outputs in train mode, loss and gradients."""
         result = self._gradients()
         limit = self._bound(TRAIN_FLOAT64)
@@ -122,23 +130,24 @@ class Backward(Base):
             f"{worst:.0e}, of gradients {worst_gradient:.0e}"
         )
 
-    def _set_mode(self, train):
+    def _set_mode(self, train: bool) -> None:
         for model in (self.port, self.reference):
             if train:
                 model.train()
             else:
                 model.eval()
 
-    def _gradients(self, record=False):
+    def _gradients(self, record: bool = False) -> dict[str, Any]:
         """One forward and backward pass of both sides."""
         self._set_mode(self.train_mode)
         self.port.clear_gradients()
         self.reference.zero_grad(set_to_none=True)
         self.masks = masks = SharedDropout()
-        result, inputs = {}, {}
+        result: dict[str, Any] = {}
+        inputs: dict[str, Inputs] = {}
 
-        def run(side):
-            def forward_and_backward(model):
+        def run(side: str) -> Callable[[Any], None]:
+            def forward_and_backward(model: Layer) -> None:
                 given = self._tensors(side, self.inputs)
                 for tensor in floats(given):
                     if side == "port":
@@ -217,12 +226,12 @@ class Backward(Base):
         )
         return result
 
-    def _loss_scale(self, result):
+    def _loss_scale(self, result: Mapping[str, Any]) -> float:
         """The size of the terms of the loss: their sum may be near 0 by chance."""
         arrays = [x for x in result["theirs"].arrays.values() if x.dtype.kind == "f" and x.size]
         return 1e-3 * max((np.abs(x).max() for x in arrays), default=1.0) or 1e-30
 
-    def _input_gradients(self, inputs):
+    def _input_gradients(self, inputs: Any) -> list[Difference]:
         rows = []
         sides = [named_floats(inputs[side]) for side in ("port", "reference")]
         for name, theirs in sides[1].items():
@@ -239,7 +248,7 @@ class Backward(Base):
             rows.append(Difference("", "gradient", name, value, GRADIENT_FLOAT64, reason))
         return rows
 
-    def _loss(self, side, output):
+    def _loss(self, side: str, output: Any) -> Any:
         function = self.pair.loss[0 if side == "port" else 1]
         if function is not None:
             return self._given_loss(side, function, output)
@@ -265,7 +274,7 @@ class Backward(Base):
             raise NoGradient("the output holds no real floats. Give a loss (--loss)")
         return total
 
-    def _given_loss(self, side, function, output):
+    def _given_loss(self, side: str, function: Callable[..., Any], output: Any) -> Any:
         targets = self._tensors(side, Inputs(self.targets, {})).positional
         try:
             value = function(output, *targets)
@@ -286,11 +295,11 @@ class Backward(Base):
             "value, in both frameworks; or give each its own (--paddle-loss, --torch-loss)"
         )
 
-    def _statistics(self):
+    def _statistics(self) -> dict[str, torch.Tensor]:
         """Copies of the reference's buffers: running statistics, which train mode moves."""
         return {name: buffer.clone() for name, buffer in self.reference.named_buffers()}
 
-    def _samples(self, result):
+    def _samples(self, result: Mapping[str, Any]) -> bool:
         """Whether the reference gives another output with the same masks."""
         with torch.no_grad():
             for name, buffer in self.reference.named_buffers():
@@ -302,7 +311,7 @@ class Backward(Base):
         pairs = layers.pair_leaves(again.arrays, result["theirs"].arrays)
         return any(layers.relative(a, b) > 1e-9 for _, a, b in pairs)
 
-    def _locate_backward(self, first, limit, forward):
+    def _locate_backward(self, first: Finding, limit: float, forward: Any) -> None:
         # The forward pass has moved running statistics: both from one state again.
         put(self.port, self.reference, self.table)
         result = self._gradients(record=True)
@@ -318,7 +327,7 @@ class Backward(Base):
         finding = finding or locate.first_backward(rows)
         located = [*(self._located(finding) if finding else []), *self._settings_lines()]
         row = next((row for row in rows if row.output > limit), None)
-        if forward and row is not None and row.input <= limit and row.name:
+        if finding and forward and row is not None and row.input <= limit and row.name:
             finding.quantity = "output in train mode"
             own = different_settings(row.port.layer, row.reference.layer)
             if own:

@@ -1,7 +1,11 @@
 """What all checks of a pair share: how models are run, compared, and where they differ."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -17,11 +21,20 @@ from ..settings import different_settings, is_of_framework, is_one, kind
 from ..structure import SHALLOW, flatten, is_tensor, to_array
 from ..thresholds import AMPLIFICATION
 
+if TYPE_CHECKING:
+    from ..compare import Pair
+    from ..dropout import SharedDropout
+    from ..inputs import Inputs
+    from ..pairing import Table
+    from ..settings import Layer
+    from ..training.comparison import Difference
+
+
 SMALL = 1e-5  # of this size are differences by a constant that one side rounds
 SETTINGS_SHOWN = 8
 
 
-def told(error):
+def told(error: BaseException) -> str:
     """An exception of the user's code in one line, with where it was raised."""
     return f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
 
@@ -46,7 +59,7 @@ class Leaves:
     others: dict
 
 
-def leaves(output):
+def leaves(output: Any) -> Leaves:
     flat = flatten(output)
     return Leaves(
         {path: to_array(leaf) for path, leaf in flat.items() if is_tensor(leaf)},
@@ -54,7 +67,7 @@ def leaves(output):
     )
 
 
-def named_leaves(given):
+def named_leaves(given: Inputs) -> dict[str, Any]:
     flat = {f"input {i}{path}": leaf for i, x in enumerate(given.positional)
             for path, leaf in flatten(x).items()}  # fmt: skip
     flat |= {f"input {name}{path}": leaf for name, x in given.named.items()
@@ -62,35 +75,35 @@ def named_leaves(given):
     return flat
 
 
-def named_tensors(given):
+def named_tensors(given: Inputs) -> dict[str, Any]:
     return {name: leaf for name, leaf in named_leaves(given).items() if is_tensor(leaf)}
 
 
-def named_arrays(given):
+def named_arrays(given: Inputs) -> dict[str, np.ndarray]:
     return {n: leaf for n, leaf in named_leaves(given).items() if isinstance(leaf, np.ndarray)}
 
 
-def named_floats(given):
+def named_floats(given: Inputs) -> dict[str, Any]:
     return {name: leaf for name, leaf in named_tensors(given).items() if is_float(leaf)}
 
 
-def floats(given):
+def floats(given: Inputs) -> Collection[Any]:
     return named_floats(given).values()
 
 
-def is_float(tensor):
+def is_float(tensor: Any) -> bool:
     return tensor.is_floating_point()
 
 
-def some(names, most=3):
+def some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
 
 
-def counted(count, noun):
+def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def in_recurrent(model, name):
+def in_recurrent(model: paddle.nn.Layer, name: str) -> bool:
     """Whether a layer lies in an LSTM, GRU or SimpleRNN, which calls a kernel in its place."""
     names = dict(model.named_sublayers(include_self=True))
     parents = [layer_of(name)]
@@ -99,7 +112,7 @@ def in_recurrent(model, name):
     return any(isinstance(names.get(parent), RECURRENT) for parent in parents)
 
 
-def does_not_take(why):
+def does_not_take(why: object) -> str:
     return (
         f"the reference cannot be run with these inputs: {why}. Give the shapes, dtypes, ranges "
         "and names that it takes (--input)"
@@ -109,7 +122,22 @@ def does_not_take(why):
 class Base:
     """What is compared, and what has been found; see `alignment.check` for the arguments."""
 
-    def __init__(self, pair, checks, sizes, count, optimizer, stop):
+    # Set as the checks go on.
+    port: paddle.nn.Layer
+    reference: torch.nn.Module
+    table: Table
+    layer_map: dict[str, str]
+    inputs: Inputs
+    targets: tuple
+    parameters: int
+    float64_now: bool
+    # Of the other checks, with which one class is made of them all.
+    _make_reference: Callable[[], torch.nn.Module]
+    _no_float64: Callable[[BaseException], None]
+
+    def __init__(
+        self, pair: Pair, checks: Sequence[str], sizes: int, count: int, optimizer: str, stop: bool
+    ) -> None:
         self.pair, self.checks, self.sizes, self.count = pair, checks, sizes, count
         self.optimizer, self.stop = optimizer, stop
         self.report = Report()
@@ -119,10 +147,10 @@ class Base:
         self.settings = []
         self.changed = {"port": set(), "reference": set()}
 
-    def _tensors(self, side, inputs):
+    def _tensors(self, side: str, inputs: Inputs) -> Inputs:
         dtype = "float64" if self.float64_now else None
 
-        def tensor(array):
+        def tensor(array: np.ndarray) -> Any:
             if array.dtype.kind == "f" and dtype:
                 array = array.astype(dtype)
             if side == "port":
@@ -131,7 +159,7 @@ class Base:
 
         return inputs.map(tensor)
 
-    def _call(self, side, model, inputs=None):
+    def _call(self, side: str, model: Layer, inputs: Inputs | None = None) -> Any:
         """The output of a model, on fresh tensors of its inputs."""
         given = self._tensors(side, inputs or self.inputs)
         try:
@@ -143,7 +171,7 @@ class Base:
         self._note_changed_inputs(side, given, inputs or self.inputs)
         return output
 
-    def _note_changed_inputs(self, side, given, inputs):
+    def _note_changed_inputs(self, side: str, given: Inputs, inputs: Inputs) -> None:
         """Remembers which inputs a model has changed in place."""
         before = named_arrays(inputs)
         for name, tensor in named_tensors(given).items():
@@ -154,7 +182,7 @@ class Base:
             if not same:
                 self.changed[side].add(name)
 
-    def _broken(self, error):
+    def _broken(self, error: BaseException) -> Finding:
         return Finding(
             "forward",
             "",
@@ -162,7 +190,7 @@ class Base:
             hint="The reference runs with the same inputs, so the port has to",
         )
 
-    def _exact(self):
+    def _exact(self) -> Any:
         """Modules of the reference whose counterpart in the port is no layer of Paddle.
 
         What somebody has written by hand holds its constants as they are.
@@ -177,19 +205,27 @@ class Base:
         return self.exact
 
     @contextlib.contextmanager
-    def _as_paddle(self, dropout=None):
+    def _as_paddle(self, dropout: SharedDropout | None = None) -> Iterator[None]:
         functions = AsPaddle(self.pair.accept, dropout, self._exact())
         with functions.running(self.reference):
             yield
         self.report.known += list(functions.lines)
         self.cures |= functions.cures
 
-    def _differs(self, check_, where, quantity, port="", reference="", **more):
+    def _differs(
+        self,
+        check_: str,
+        where: str,
+        quantity: str,
+        port: Any = "",
+        reference: Any = "",
+        **more: Any,
+    ) -> None:
         self.report.differences.append(
             Finding(check_, where, quantity, str(port), str(reference), **more)
         )
 
-    def _require_values(self, leaves):
+    def _require_values(self, leaves: Leaves) -> None:
         """Raises CannotRun if what the reference returns is nothing that can be compared."""
         arrays = leaves.arrays
         if not arrays:
@@ -214,12 +250,12 @@ class Base:
                     "(--torch-weights, --own-weights)"
                 )
 
-    def _bound(self, least):
+    def _bound(self, least: float) -> float:
         if self.pair.bound is not None:
             return self.pair.bound
         return max(least, AMPLIFICATION * self.amplified)
 
-    def _compare_outputs(self, check_, mine, theirs, limit):
+    def _compare_outputs(self, check_: str, mine: Leaves, theirs: Leaves, limit: float) -> float:
         """The largest difference; what is above the limit becomes a Finding."""
         worst = 0.0
         for path, a, b in layers.pair_leaves(mine.arrays, theirs.arrays):
@@ -247,7 +283,9 @@ class Base:
                 self.report.not_compared.append(f"output{path}: no tensor ({kinds})")
         return worst
 
-    def _comparable_layers(self, seen, seen_reference, complete=True):
+    def _comparable_layers(
+        self, seen: dict[str, Any], seen_reference: dict[str, Any], complete: bool = True
+    ) -> dict[str, Any]:
         """`seen` without the layers of parameters that have no counterpart; notes on all such.
 
         Args:
@@ -305,7 +343,7 @@ class Base:
                 )
         return kept
 
-    def _note_settings(self):
+    def _note_settings(self) -> None:
         """Sets `self.settings`: lines on what can be read off paired layers and differs."""
         port = dict(self.port.named_sublayers())
         reference = {name: module for name, module in self.reference.named_modules() if name}
@@ -322,7 +360,14 @@ class Base:
             for setting, names in found.items()
         ]
 
-    def _locate(self, findings, rows, seen, seen_reference, limit):
+    def _locate(
+        self,
+        findings: list[Finding],
+        rows: Sequence[layers.Row],
+        seen: dict[str, Any],
+        seen_reference: dict[str, Any],
+        limit: float,
+    ) -> None:
         """Puts the first layer that differs before the outputs that do."""
         unpaired = locate.unpaired_between(seen, seen_reference, rows)
         row = next((row for row in rows if row.output > limit), None)
@@ -330,6 +375,7 @@ class Base:
             findings[0].detail = ["All layers agree: the mistake is in what is done with them"]
             return
         finding = locate.first_forward(rows, limit, unpaired)
+        assert finding is not None  # of `row`, or of what is before it
         located = [*self._located(finding), *self._settings_lines()]
         if not row.name:  # the model itself: what comes out of it is told already
             findings[0].detail = located
@@ -344,15 +390,15 @@ class Base:
         finding.detail = located
         self.report.differences.insert(self.report.differences.index(findings[0]), finding)
 
-    def _located(self, finding):
+    def _located(self, finding: Finding) -> list[str]:
         """Lines on where two models differ; its title moves into them."""
         title, finding.title = finding.title, ""
         return [f"{title}: {finding.text()}", *finding.detail]
 
-    def _settings_lines(self):
+    def _settings_lines(self) -> list[str]:
         return [f"{SETTING}: {line}" for line in self.settings[:SETTINGS_SHOWN]]
 
-    def _settings_of(self, name):
+    def _settings_of(self, name: str) -> list[str]:
         """Lines on what can be read off a layer of the port and its counterpart and differs."""
         port = dict(self.port.named_sublayers())
         reference = {n: module for n, module in self.reference.named_modules() if n}
@@ -362,13 +408,13 @@ class Base:
         found = different_settings(port[name], reference[other])
         return [f"{SETTING}: {name}: {setting}" for setting in found]
 
-    def _cure(self, difference):
+    def _cure(self, difference: float) -> str:
         """What to do about a small difference, if a function that was called is known for it."""
         if difference > SMALL:
             return ""
         return "; ".join(CURES[name] for name in sorted(self.cures))
 
-    def _add_rows(self, check_, rows):
+    def _add_rows(self, check_: str, rows: Sequence[Difference]) -> None:
         """Turns rows of a training that differ into Findings."""
         for row in rows:
             if row.agrees or row.value <= (self.pair.bound or 0.0):

@@ -1,6 +1,10 @@
 """Eval mode: outputs and layers, in float32 and float64, and at other sizes of the input."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import paddle
@@ -25,6 +29,12 @@ from .base import (
     some,
 )
 
+if TYPE_CHECKING:
+    from ..inputs import Inputs
+    from ..settings import Layer
+    from .base import Leaves
+
+
 FLOAT64_OVER_FLOAT32 = np.finfo(np.float64).eps / np.finfo(np.float32).eps
 FLOAT32_BOUND = 1e-4  # where float64 cannot be had
 SAMPLES = 1e-3  # float32's error in a model that does not sample: 1e-6, with extreme weights 1e-4
@@ -34,7 +44,7 @@ SAME_AGAIN = 1e-9  # a sum in another order gives 1e-16, times what a network am
 class Forward(Base):
     """Eval mode: outputs and layers, in float32 and float64, and at other sizes of the input."""
 
-    def _forward(self):
+    def _forward(self) -> str | None:
         port, reference = self.port.eval(), self.reference.eval()
         port.eval()
         try:
@@ -64,8 +74,8 @@ class Forward(Base):
         shelves = layers.Shelf(), layers.Shelf()
         outputs, seen, seen_reference = {}, {}, {}
 
-        def run(side):
-            def forward(model):
+        def run(side: str) -> Callable[[Any], None]:
+            def forward(model: Layer) -> None:
                 outputs[side] = self._call(side, model)
 
             return forward
@@ -85,11 +95,12 @@ class Forward(Base):
         theirs64, mine64 = leaves(outputs["reference"]), leaves(outputs["port"])
         self._require_values(theirs64)
         pairs = [
-            layers.relative(a, first.arrays.get(path))
+            layers.relative(a, first.arrays[path])
             for path, a in theirs64.arrays.items()
-            if first.arrays.get(path) is not None
+            if path in first.arrays
         ]
-        amplified = max((x for x in pairs if np.isfinite(x)), default=0.0) * FLOAT64_OVER_FLOAT32
+        amplified = max((x for x in pairs if np.isfinite(x)), default=0.0)
+        amplified = float(amplified * FLOAT64_OVER_FLOAT32)
         self.amplified = amplified
         # float32 and float64 of one model this far apart: as well it may sample random numbers.
         if amplified > SAMPLES * FLOAT64_OVER_FLOAT32 and self._differs_from_itself("reference"):
@@ -132,10 +143,10 @@ class Forward(Base):
             self._measure_power(limit, seen_reference)
         return summary
 
-    def _measure_power(self, limit, seen):
+    def _measure_power(self, limit: float, seen: Any) -> None:
         """Notes how small a mistake in a weight would have been seen, and what would not."""
 
-        def run(model):
+        def run(model: torch.nn.Module) -> list[torch.Tensor]:
             with default_float64(), self._as_paddle():
                 found = flatten(self._call("reference", model)).values()
             return [each for each in found if is_tensor(each) and is_float(each)]
@@ -154,7 +165,7 @@ class Forward(Base):
                 f"parameters that have no effect on the outputs: {some(unseen)}"
             )
 
-    def _differs_from_itself(self, side):
+    def _differs_from_itself(self, side: str) -> bool:
         """Whether a model gives another output when it is run again."""
         model = self.port if side == "port" else self.reference
         with default_float64(), torch.no_grad(), paddle.no_grad():
@@ -166,7 +177,7 @@ class Forward(Base):
             if a is not None and b is not None
         )
 
-    def _where_broken(self, broken, seen, seen_reference):
+    def _where_broken(self, broken: Exception, seen: Any, seen_reference: Any) -> NoReturn:
         """The first layer that differs before the port breaks off; raises `broken`."""
         limit = self._bound(FORWARD_FLOAT64)
         seen = self._comparable_layers(seen, seen_reference, complete=False)
@@ -182,7 +193,7 @@ class Forward(Base):
         self.report.differences.remove(broken.args[0])
         raise broken
 
-    def _no_float64(self, error):
+    def _no_float64(self, error: BaseException) -> None:
         side = "port" if isinstance(error, PortBroken) else "reference"
         finding = error.args[0]
         why = finding.quantity if isinstance(finding, Finding) else finding
@@ -195,7 +206,7 @@ class Forward(Base):
             f"{FLOAT32_BOUND:g} cannot be told from rounding, and gradients were not compared"
         )
 
-    def _compare_float32(self, mine, theirs):
+    def _compare_float32(self, mine: Leaves, theirs: Leaves) -> str | None:
         limit = max(self.pair.bound or 0.0, FLOAT32_BOUND)
         before = len(self.report.differences)
         worst = self._compare_outputs("forward", mine, theirs, limit)
@@ -215,7 +226,7 @@ class Forward(Base):
         outputs = counted(len(theirs.arrays), "output")
         return f"{outputs}, in float32 alone: largest difference {worst:.0e}"
 
-    def _imprecise(self, mine, theirs, mine64, theirs64):
+    def _imprecise(self, mine: Leaves, theirs: Leaves, mine64: Leaves, theirs64: Leaves) -> Any:
         """Whether the port's float32 is as good as PyTorch's."""
         for path, a, b in layers.pair_leaves(mine.arrays, theirs.arrays):
             a64, b64 = mine64.arrays.get(path), theirs64.arrays.get(path)
@@ -233,7 +244,7 @@ class Forward(Base):
                     hint="In float64 they agree: is something on the way in half precision?",
                 )
 
-    def _other_sizes(self, limit):
+    def _other_sizes(self, limit: float) -> str:
         """Compares other sizes of the inputs; a text on them for the summary."""
         done, number = [], 0
         given = self.pair.inputs
@@ -275,7 +286,7 @@ class Forward(Base):
             )
         return f"; also at {', '.join(done)}" if done else ""
 
-    def _locate_at(self, inputs, found, limit, text):
+    def _locate_at(self, inputs: Inputs, found: Any, limit: float, text: str) -> None:
         with self._as_paddle():
             seen_reference = layers.record(
                 self.reference, lambda model: self._call("reference", model, inputs)

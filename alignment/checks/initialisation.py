@@ -1,5 +1,7 @@
 """Are both initialised from the same distributions?"""
 
+from __future__ import annotations
+
 from ..stages.initialisation import FEW_SEEDS, SEEDS, compare_tensors
 from .base import Base, counted
 
@@ -9,7 +11,7 @@ ENOUGH_VALUES = 10_000_000  # of initialised parameters, over all seeds
 class Initialisation(Base):
     """Are both initialised from the same distributions?"""
 
-    def _initialisation(self):
+    def _initialisation(self) -> str | None:
         for side in (self.pair.port, self.pair.reference):
             if side.is_model:
                 self.report.not_compared.append(

@@ -1,6 +1,10 @@
 """Which parameter is which, and the same weights on both sides."""
 
+from __future__ import annotations
+
 import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +17,15 @@ from ..state import put, torch_arrays_now
 from ..weights import load_state, make_alive
 from .base import Base, ReferenceBroken, does_not_take, some
 
+if TYPE_CHECKING:
+    import paddle
+    import torch
+
 
 class Structure(Base):
     """Which parameter is which, and the same weights on both sides."""
 
-    def _structure(self):
+    def _structure(self) -> str | None:
         torch_file, paddle_file, own = self.pair.weights
         before = len(self.report.differences)
         require_layers(self.pair.layer_map, self.port, self.reference)
@@ -69,7 +77,7 @@ class Structure(Base):
             same += f", {len(renamed)} under other names"
         return f"{same}; the reference has {self.parameters:,} values in its parameters"
 
-    def _make_weights(self):
+    def _make_weights(self) -> None:
         try:
             make_alive(
                 self.reference,
@@ -79,7 +87,7 @@ class Structure(Base):
         except ReferenceBroken as error:
             raise CannotRun(does_not_take(error)) from error
 
-    def _load_own(self, path):
+    def _load_own(self, path: Any) -> None:
         """Loads the port's own weights, and compares them with the reference's."""
         state = load_pdparams(path)
         wanted = self.port.state_dict()
@@ -113,7 +121,9 @@ class Structure(Base):
                     )  # fmt: skip
 
 
-def require_layers(layer_map, port, reference):
+def require_layers(
+    layer_map: Mapping[str, str], port: paddle.nn.Layer, reference: torch.nn.Module
+) -> None:
     """Raises CannotRun unless the layers that a map names are there."""
     known = {
         "port": {name for name, _ in port.named_sublayers()},

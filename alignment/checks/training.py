@@ -1,5 +1,9 @@
 """Steps of an optimizer, each of both sides from one state."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import paddle
 import torch
@@ -9,6 +13,10 @@ from ..training.comparison import shares_of_bounds
 from ..training.steps import Side, Stepping
 from .backward import Backward
 from .base import NoGradient, counted
+
+if TYPE_CHECKING:
+    from ..training.comparison import Difference
+
 
 LEARNING_RATE = 1e-3
 OPTIMIZERS = {
@@ -34,7 +42,7 @@ OPTIMIZERS = {
 class Training(Backward):
     """Steps of an optimizer, each of both sides from one state."""
 
-    def _training(self):
+    def _training(self) -> str | None:
         if not self._has_float64():
             return None
         before = len(self.report.differences)
@@ -55,13 +63,13 @@ class Training(Backward):
             self.table,
         )
 
-        def gradients(where):
+        def gradients(where: str) -> list[Difference]:
             result = self._gradients()
             for row in [*result["loss"], *result["gradients"]]:
                 row.where = where
             return [*result["dropout"], *result["loss"], *result["gradients"]]
 
-        def update():
+        def update() -> None:
             give_gradients_to_port(self.port, self.reference, self.table)
             stepping.update()
 

@@ -1,5 +1,11 @@
 """The last top-1 of two trainings: whether the port's is below the reference's."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from ..diff import DiffHelper
@@ -29,17 +35,25 @@ class Top1DiffHelper(DiffHelper):
 
     scale_over_threshold = 0
 
-    def __init__(self, failure=None):
+    def __init__(self, failure: str | None = None) -> None:
         super().__init__()
         self.failure = failure
 
-    def compare_info(self, *records, **more):
+    def compare_info(self, *records: Any, **more: Any) -> None:
         super().compare_info(*records, **more)
         if self.failure:
             self.reasons.setdefault("top1", f"top1: {self.failure}")
 
 
-def report(reference, port, tolerance, folder, lines=(), failure=None, hint=None):
+def report(
+    reference: Mapping[str, np.ndarray],
+    port: Mapping[str, np.ndarray],
+    tolerance: float,
+    folder: Path,
+    lines: Sequence[str] = (),
+    failure: str | None = None,
+    hint: str | None = None,
+) -> bool:
     """Prints reprod_log's report and the verdict; writes both to `folder`/log.
 
     Args:
@@ -57,21 +71,23 @@ def report(reference, port, tolerance, folder, lines=(), failure=None, hint=None
     return step.finish(hint)
 
 
-def load_top1(path, made_by):
+def load_top1(path: Path, made_by: str) -> dict[str, np.ndarray]:
     """{"top1": (1,) float64 array}. Raises: CannotRun."""
     if missing(path):
         raise CannotRun(f"no {shown(path)}: {made_by} writes it at the end of its training")
     record = load_record(path)
     top1 = record.get("top1")
-    is_number = top1 is not None and top1.size == 1 and top1.dtype.kind in "fiu"
-    if not is_number or not 0 <= (value := float(top1.ravel()[0])) <= 100:
+    value = -1.0
+    if top1 is not None and top1.size == 1 and top1.dtype.kind in "fiu":
+        value = float(top1.ravel()[0])
+    if not 0 <= value <= 100:
         raise CannotRun(
             f"{shown(path)} holds no top-1 in per cent: made anew by {made_by}, it does"
         )
     return {"top1": np.array([value])}
 
 
-def require_same_training(port, reference):
+def require_same_training(port: Path, reference: Path) -> dict[str, Any]:
     """What two accuracies are of, if it is the same but for the seeds; of their files.
 
     Raises:
@@ -91,7 +107,7 @@ def require_same_training(port, reference):
     return trainings[0]
 
 
-def require_telling(training, tolerance, published):
+def require_telling(training: Mapping[str, Any], tolerance: float, published: float | None) -> None:
     """Raises CannotRun where the accuracies of such a training cannot be judged so finely."""
     images = training["val"]["images"]
     if published and training["classes"] != IMAGENET:
@@ -107,7 +123,7 @@ def require_telling(training, tolerance, published):
         )
 
 
-def compare_records(folder, tolerance, published, scripts):
+def compare_records(folder: Path, tolerance: float, published: float | None, scripts: Any) -> bool:
     """Compares the port's record in `folder` with the reference's, or with a published accuracy.
 
     Args:

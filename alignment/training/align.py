@@ -1,10 +1,15 @@
 """Both trainers, step by step: in float64, in float32, in several processes; and the report."""
 
+from __future__ import annotations
+
+import argparse
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +37,13 @@ from .loops import Loops
 from .ranks import PROCESSES, compare_ranks
 from .replay import Draws, subset
 from .sides import Start
+
+if TYPE_CHECKING:
+    from ..arguments import Parser
+    from ..pairing import Pairing, Table
+    from .comparison import Difference
+    from .pair import TrainingPair
+
 
 __all__ = ["DEFAULTS", "add_flags", "align"]
 
@@ -70,7 +82,7 @@ EVALUATED = 3  # batches
 RANK_STEPS, RANK_EPOCHS = 4, 2
 
 
-def add_flags(parser):
+def add_flags(parser: Parser) -> None:
     """Adds what the comparison is asked beside the trainers' flags, and its DEFAULTS for those."""
     parser.add_argument("--steps", type=steps, default=50, help="that are compared: 10 or more")
     parser.add_argument(
@@ -84,7 +96,7 @@ def add_flags(parser):
     parser.set_defaults(**DEFAULTS)
 
 
-def require_comparable(args):
+def require_comparable(args: argparse.Namespace) -> None:
     """Raises: CannotRun."""
     for given, why in (
         (args.device != "cpu", f"--device {args.device}: the CPU is what compares, in float64"),
@@ -105,7 +117,9 @@ def require_comparable(args):
         raise CannotRun(f"--batch-size {args.batch_size}: give an even number, 4 or more")
 
 
-def on_links(pair, args, work, images):
+def on_links(
+    pair: TrainingPair, args: argparse.Namespace, work: Path, images: int
+) -> argparse.Namespace:
     """The arguments with a data folder of so many images, each epoch ending in a smaller batch."""
     folder, evaluated = pair.port.ImageFolder, EVALUATED * args.batch_size + 3
     subset(folder, args.data_path / "train", work / "data" / "train", images)
@@ -113,13 +127,15 @@ def on_links(pair, args, work, images):
     return changed(args, work, data_path=work / "data")
 
 
-def changed(args, work, **values):
+def changed(args: argparse.Namespace, work: Path, **values: Any) -> argparse.Namespace:
     folders = {"output_dir": work / "output", "result_dir": work / "result"}
     values = {**vars(args), "print_freq": 1, "cache_dir": None, **folders, **values}
     return type(args)(**values)
 
 
-def alive_weights(models, args, classes, rules):
+def alive_weights(
+    models: Mapping[str, Callable[..., Any]], args: argparse.Namespace, classes: int, rules: Table
+) -> dict[str, np.ndarray]:
     """{name of the port: array}, float32, none of which is without effect.
 
     Args:
@@ -129,13 +145,17 @@ def alive_weights(models, args, classes, rules):
     return torch_arrays(make_alive(model, seed=args.seed, image_size=args.train_crop_size), rules)
 
 
-def fresh_weights(models, args, classes, rules):
+def fresh_weights(
+    models: Mapping[str, Callable[..., Any]], args: argparse.Namespace, classes: int, rules: Table
+) -> dict[str, np.ndarray]:
     """{name of the port: array}, as a training of the reference's begins."""
     torch.manual_seed(args.seed)
     return torch_arrays(models[args.model](num_classes=classes), rules)
 
 
-def compare_float64(pair, args, start, steps, per_epoch):
+def compare_float64(
+    pair: TrainingPair, args: argparse.Namespace, start: Start, steps: int, per_epoch: int
+) -> tuple[Comparison, list[str]]:
     """(Comparison, lines on what differs) of Loops."""
     if args.ra_sampler:
         per_epoch = len(Draws(pair, args).sampler) // args.batch_size
@@ -151,7 +171,9 @@ def compare_float64(pair, args, start, steps, per_epoch):
     return loops.comparison, loops.lines
 
 
-def compare_float32(pair, args, start, steps, picture):
+def compare_float32(
+    pair: TrainingPair, args: argparse.Namespace, start: Start, steps: int, picture: Path
+) -> Any:
     """(Comparison, line on how far the curves diverge) of free runs; plots them."""
     with Draws(pair, args).replayed():
         curves = free_runs(pair, args, start, steps)
@@ -167,7 +189,14 @@ def compare_float32(pair, args, start, steps, picture):
     )
 
 
-def compare_processes(pair, even, uneven, start, work, script):
+def compare_processes(
+    pair: TrainingPair,
+    even: argparse.Namespace,
+    uneven: argparse.Namespace,
+    start: Start,
+    work: Path,
+    script: Path,
+) -> Comparison:
     comparison = Comparison()
     comparison.differences = compare_ranks(
         pair, even, uneven.data_path, start, RANK_STEPS, work, script
@@ -182,15 +211,17 @@ class Report:
         folder: for train_align_steps.log, and .json for other programs.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.log = folder / "train_align_steps.log"
         self.all = Comparison()
         self.aligned = True
         self.checks, self.findings, self.lines, self.notes = [], [], [], []
-        self.curves = None
+        self.curves: dict[str, Any] | None = None
         self._since = time.perf_counter()
 
-    def add(self, comparison, what, line=None, lines=()):
+    def add(
+        self, comparison: Comparison, what: str, line: str | None = None, lines: Sequence[str] = ()
+    ) -> bool:
         """The findings of one comparison. Returns whether it agrees.
 
         Args:
@@ -215,11 +246,11 @@ class Report:
         self._since = now
         return self.aligned
 
-    def _print(self, *lines):
+    def _print(self, *lines: str) -> None:
         self.lines += [printable(line) for line in lines]
         print("\n".join(lines), flush=True)
 
-    def write(self):
+    def write(self) -> None:
         """Writes the log, and the verdict."""
         self.all.write(self.log)
         rows = self.all.differences
@@ -264,7 +295,7 @@ class Report:
         write_json(summary, self.log.with_suffix(".json"))
 
 
-def write_misfits(pairing, path):
+def write_misfits(pairing: Pairing, path: Path) -> None:
     """Says that the port is not built as the reference is; writes the JSON of the steps."""
     verdict, look_at = f"NOT ALIGNED: {pairing.verdict()}", "01_test_forward.py, which says more"
     lines = [verdict, *pairing.lines(), f"Look at: {look_at}"]
@@ -282,11 +313,11 @@ def write_misfits(pairing, path):
     write_json(misfits_summary(pairing, part), path)
 
 
-def share_of_bound(row):
+def share_of_bound(row: Difference) -> float:
     return row.value / row.bound if row.bound else row.value
 
 
-def align(pair, args, script):
+def align(pair: TrainingPair, args: argparse.Namespace, script: Path) -> bool:
     """Compares both trainers. Prints what is found; writes the log, its JSON, and the picture.
 
     Args:

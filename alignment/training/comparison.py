@@ -1,6 +1,11 @@
 """What was compared of two trainings: quantity by quantity, and which differs first."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,15 +35,15 @@ class Difference:
     seen: float | None = None
 
     @property
-    def agrees(self):
+    def agrees(self) -> bool:
         return self.value <= self.bound
 
     @property
-    def difference(self):
+    def difference(self) -> float | None:
         """`value`, or None where no number can tell."""
         return self.value if np.isfinite(self.value) and not self.reason else None
 
-    def text(self):
+    def text(self) -> str:
         """What differs: "gradient features.0.0.weight", with the reason if no number can tell."""
         what = f"{self.kind} {self.name}".rstrip()
         return f"{what}: {self.reason}" if self.reason else what
@@ -47,23 +52,23 @@ class Difference:
 class Comparison:
     """What was compared of two trainings, in the order in which things happen."""
 
-    def __init__(self, settings=()):
+    def __init__(self, settings: Sequence[str] = ()) -> None:
         self.settings = list(settings)  # lines: what can be read off and differs
         self.differences = []  # [Difference]
-        self.curves = None  # of free runs, for a page
+        self.curves: dict[str, Any] | None = None  # of free runs, for a page
 
     @property
-    def agrees(self):
+    def agrees(self) -> bool:
         return all(row.agrees for row in self.differences)
 
-    def add(self, other, where):
+    def add(self, other: Comparison, where: str) -> None:
         """Adds what another Comparison holds; `where` is put before each of its moments."""
         self.settings = other.settings
         self.differences += [
             replace(row, where=f"{where}, {row.where}") for row in other.differences
         ]
 
-    def power(self):
+    def power(self) -> Power:
         """Power: of each tensor the smallest change, relative to its own size, that is wrong."""
         changes = {}
         for row in self.differences:
@@ -80,7 +85,7 @@ class Comparison:
                 found[f"{kind} {name}"] = np.inf if parameter in noise else change
         return Power(found, why="0 but for rounding")
 
-    def write(self, path):
+    def write(self, path: Path) -> None:
         """One line for each quantity at each moment."""
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write("# float64; relative to the largest value in the same block\n")
@@ -89,7 +94,13 @@ class Comparison:
                 value = f"{row.value:.1e}" if np.isfinite(row.value) else row.reason or "other"
                 file.write(f"{row.where}  {row.kind:20}  {value}  {row.name}{mark}\n")
 
-    def compared(self, name, what="{count} iterations, each from one state", advise=True, log=None):
+    def compared(
+        self,
+        name: str,
+        what: str = "{count} iterations, each from one state",
+        advise: bool = True,
+        log: Path | None = None,
+    ) -> Compared:
         """All of it as a Compared.
 
         Args:
@@ -110,10 +121,10 @@ class Comparison:
         findings = [*settings, self._first(first, advise), *others]
         return Compared(name, "", findings, log, self._data())
 
-    def _data(self):
+    def _data(self) -> dict[str, Any]:
         return {"quantities": shares_of_bounds(self.differences)}
 
-    def _summary(self, what):
+    def _summary(self, what: str) -> str:
         worst = {}
         for row in self.differences:
             if row.kind not in worst or row.value > worst[row.kind].value:
@@ -122,7 +133,7 @@ class Comparison:
         what = what.format(count=len({row.where for row in self.differences}))
         return f"float64, {what}, largest: {shown}"
 
-    def _first(self, first, advise):
+    def _first(self, first: Difference, advise: bool) -> Finding:
         """Finding of the first quantity that differs, and what the mistake may be in."""
         same = [r for r in self.differences if (r.where, r.kind) == (first.where, first.kind)]
         count = sum(not row.agrees for row in same)
@@ -149,7 +160,7 @@ class Comparison:
         return finding
 
 
-def shares_of_bounds(differences):
+def shares_of_bounds(differences: Sequence[Difference]) -> dict[str, Any]:
     """How much of its bound each kind of quantity has used at each moment: above 1 it differs.
 
     Args:
@@ -165,12 +176,12 @@ def shares_of_bounds(differences):
     width = max(1, -(-len(moments) // MOST_COLUMNS))
     groups = [moments[start : start + width] for start in range(0, len(moments), width)]
     column = {moment: number for number, group in enumerate(groups) for moment in group}
-    shares = [[None] * len(groups) for _ in kinds]
+    shares: list[list[float | None]] = [[None] * len(groups) for _ in kinds]
     for row in differences:
         cells, at = shares[kinds.index(row.kind)], column[row.where]
         share = row.value / row.bound if row.bound else row.value
-        share = float(f"{share:.3g}")
-        cells[at] = share if cells[at] is None else max(cells[at], share)
+        share, largest = float(f"{share:.3g}"), cells[at]
+        cells[at] = share if largest is None else max(largest, share)
     steps = [group[0] if len(group) == 1 else f"{group[0]} … {group[-1]}" for group in groups]
     return {"steps": steps, "kinds": kinds, "share_of_bound": shares}
 

@@ -1,7 +1,13 @@
 """Both trainers in float32, each on its own: their curves, and how far these may diverge."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -13,6 +19,11 @@ from ..files import whole_file
 from ..thresholds import LEARNING_RATE
 from .comparison import Difference
 from .sides import Ended, Port, Reference
+
+if TYPE_CHECKING:
+    from .pair import TrainingPair
+    from .sides import Start
+
 
 __all__ = [
     "UNITS",
@@ -35,14 +46,16 @@ AHEAD = 3
 VALUES = ("loss", "lr")
 
 
-def moved(start, seed):
+def moved(start: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """{name: array} with each value moved up or down by UNITS of float32's last place."""
     rng = np.random.default_rng(seed)
     share = UNITS * np.finfo(np.float32).eps
     return {n: x * (1 + share * rng.choice((-1, 1), x.shape)) for n, x in start.items()}
 
 
-def free_runs(pair, args, start, steps):
+def free_runs(
+    pair: TrainingPair, args: argparse.Namespace, start: Start, steps: int
+) -> dict[str, dict[str, np.ndarray]]:
     """Curves of the port, of the reference, and of COPIES of the reference; all draw the same.
 
     Args:
@@ -59,7 +72,7 @@ def free_runs(pair, args, start, steps):
         weights = moved(start.weights, seed)
         references.append(Reference(pair, args, replace(start, weights=weights)))
 
-    def one_step(images, labels):
+    def one_step(images: Any, labels: Any) -> Any:
         going = [reference.go_on() for reference in references]
         if not all(going) or port.trainer.steps == steps:
             raise Ended
@@ -68,7 +81,7 @@ def free_runs(pair, args, start, steps):
             reference.step()
         return result
 
-    def share_masks():
+    def share_masks() -> None:
         for reference in references:
             share_dropout(port.trainer.model, reference.trainer.model)
 
@@ -93,7 +106,7 @@ def free_runs(pair, args, start, steps):
     }
 
 
-def without_evaluation(trainer):
+def without_evaluation(trainer: ModuleType) -> Any:
     """Within, a trainer's loop evaluates nothing: that has been compared, step by step."""
     return mock.patch.object(trainer, "evaluate", lambda *arguments: 0.0)
 
@@ -106,7 +119,7 @@ class Divergence(NamedTuple):
     bound: np.ndarray  # for the port
 
 
-def divergence(curves):
+def divergence(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Divergence:
     """The Divergence of `free_runs`.
 
     Training is chaotic: rounding grows from step to step. How fast, the reference alone shows, in
@@ -122,7 +135,7 @@ def divergence(curves):
     return Divergence(mine, theirs, np.maximum(FURTHER * later, least))
 
 
-def compare_curves(curves):
+def compare_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> list[Difference]:
     """[Difference] of each step of `free_runs`, the loss over its bound."""
     losses = divergence(curves)
     found = []
@@ -138,7 +151,7 @@ def compare_curves(curves):
     return found
 
 
-def curves_entry(curves):
+def curves_entry(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """The losses of `free_runs` for a report: of both sides, the copies, and the bound.
 
     The bound is that of the port's distance from the reference.
@@ -151,7 +164,7 @@ def curves_entry(curves):
     }
 
 
-def plot(curves, path):
+def plot(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
     """Both sides' losses, and how far they diverge, as a PNG file."""
     figure = Figure(figsize=(8, 3.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

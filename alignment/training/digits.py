@@ -1,7 +1,10 @@
 """scikit-learn's handwritten digits as an image folder: small, real, and without a download."""
 
+from __future__ import annotations
+
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ VALIDATION = 360
 SPLIT_SEED = 0
 
 
-def make_digits(folder):
+def make_digits(folder: Path) -> bool:
     """Writes the image folder, whole or not at all. One that is whole is left as it is.
 
     Returns:
@@ -67,14 +70,14 @@ def make_digits(folder):
     return True
 
 
-def _is_whole(folder, files):
+def _is_whole(folder: Path, files: Mapping[str, bytes]) -> bool:
     """Whether `folder` holds the files of these names, and no others."""
     return files.keys() == {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     }
 
 
-def enlarged(scan):
+def enlarged(scan: np.ndarray) -> Image.Image:
     """(64,) float64 of whole numbers from 0 to 16 -> a grey image, SIZE pixels a side."""
     image = Image.fromarray(np.round(scan.reshape(8, 8) * (255 / 16)).astype(np.uint8))
     return image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)

@@ -1,5 +1,8 @@
 """Whether both sides learn equally well: trainings of both, as processes, over several seeds."""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import json
 import math
@@ -11,9 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,7 +63,7 @@ class Form(NamedTuple):
     spread_runs: int = 0
 
     @property
-    def is_short(self):
+    def is_short(self) -> bool:
         return self.spread is not None
 
 
@@ -72,27 +77,27 @@ class Training(NamedTuple):
     flags: str
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.framework.name}_seed{self.seed}_epochs{self.epochs}"
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         return self.output_dir / self.name
 
     @property
-    def weights(self):
+    def weights(self) -> Path:
         return self.output_dir / "weights" / f"seed{self.seed}{self.framework.weights}"
 
     @property
-    def log(self):
+    def log(self) -> Path:
         return self.output_dir / f"{self.name}.log"
 
     @property
-    def recipe(self):
+    def recipe(self) -> list[str]:
         return [*shlex.split(self.flags), "--epochs", str(self.epochs), "--seed", str(self.seed)]
 
     @property
-    def command(self):
+    def command(self) -> list[str]:
         return [
             sys.executable,
             str(self.framework.script),
@@ -104,7 +109,7 @@ class Training(NamedTuple):
         ]
 
     @property
-    def is_finished(self):
+    def is_finished(self) -> bool:
         try:
             recipe = json.loads((self.folder / "finished.json").read_text(encoding="utf-8"))
             load_training(self.folder / self.framework.record)
@@ -112,11 +117,11 @@ class Training(NamedTuple):
             return False
         return recipe == self.recipe
 
-    def finish(self):
+    def finish(self) -> None:
         with whole_file(self.folder / "finished.json") as temporary:
             temporary.write_text(json.dumps(self.recipe) + "\n", encoding="utf-8")
 
-    def curves(self):
+    def curves(self) -> dict[str, np.ndarray]:
         """{"top1", "loss": (epochs,) float64}: of the images of val, and of those trained on.
 
         Raises:
@@ -143,7 +148,7 @@ class Training(NamedTuple):
         return curves
 
 
-def make_weights(pair, model, seed, files):
+def make_weights(pair: ModuleType, model: str, seed: int, files: Sequence[Path]) -> None:
     """The reference's initialisation from `seed`, for both frameworks.
 
     Args:
@@ -161,13 +166,13 @@ def make_weights(pair, model, seed, files):
 class Runner:
     """Runs trainings, several at once; ends them all where one fails or this is stopped."""
 
-    def __init__(self, jobs):
+    def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self.processes, self.lock, self.stopped = set(), threading.RLock(), False
         threads = max(1, (os.cpu_count() or 1) // jobs)
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
-    def run(self, trainings):
+    def run(self, trainings: Sequence[Training]) -> None:
         """Raises: CannotRun, if one fails."""
         with ThreadPoolExecutor(self.jobs) as pool, environment.cleaned_up(self.stop):
             futures = [pool.submit(self.train, training) for training in trainings]
@@ -179,7 +184,7 @@ class Runner:
                 self.stop()
                 pool.shutdown(cancel_futures=True)
 
-    def train(self, training):
+    def train(self, training: Training) -> None:
         shutil.rmtree(training.folder, ignore_errors=True)
         begin = time.perf_counter()
         with open(training.log, "w") as log:
@@ -208,7 +213,7 @@ class Runner:
         seconds = time.perf_counter() - begin
         print(f"{training.name}: top1 {top1:.3f}, {seconds:.0f} sec", flush=True)
 
-    def stop(self):
+    def stop(self) -> None:
         with self.lock:
             self.stopped = True
             running = list(self.processes)
@@ -219,7 +224,7 @@ class Runner:
             environment.end(process)
 
 
-def train_all(pair, model, trainings, jobs):
+def train_all(pair: ModuleType, model: str, trainings: Sequence[Training], jobs: int) -> None:
     """Runs what is missing of `trainings`. Raises: CannotRun."""
     missing = [t for t in trainings if not t.is_finished]
     text = f"{len(trainings)} trainings of {trainings[0].epochs} epochs, {jobs} at once"
@@ -231,7 +236,9 @@ def train_all(pair, model, trainings, jobs):
     Runner(jobs).run(missing)
 
 
-def judge(port, reference, form):
+def judge(
+    port: Sequence[float], reference: Sequence[float], form: Form
+) -> tuple[significance.Comparison, str | None, list[str]]:
     """(Comparison, why they are not aligned whatever it says or None, lines on the figures).
 
     Args:
@@ -243,7 +250,7 @@ def judge(port, reference, form):
         for name, top1 in (("paddle", port), ("torch", reference))
     ]
     level = f"{100 * significance.ALPHA:g} %"
-    if form.is_short:
+    if form.spread is not None:
         found = significance.known_spread(port, reference, form.spread)
         lines.append(
             f"short form, too short to reach {form.enough:g} %: compared with the spread that "
@@ -267,11 +274,17 @@ def judge(port, reference, form):
     return found, failure, lines
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> str:
     return f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
 
 
-def write_records(frameworks, trainings, port, reference, folder):
+def write_records(
+    frameworks: Sequence[Framework],
+    trainings: Sequence[Training],
+    port: Any,
+    reference: Any,
+    folder: Path,
+) -> list[dict[str, np.ndarray]]:
     """Writes both means, in per cent, and what they are of.
 
     Returns:
@@ -291,7 +304,7 @@ def write_records(frameworks, trainings, port, reference, folder):
     return records
 
 
-def plot(curves, path, title):
+def plot(curves: Any, path: Path, title: str) -> None:
     """Writes the picture: mean over the seeds, and the band from the lowest to the highest.
 
     Args:
@@ -323,7 +336,7 @@ def plot(curves, path, title):
     pyplot.close(figure)
 
 
-def add_flags(parser, long, short, result_dir):
+def add_flags(parser: argparse.ArgumentParser, long: Form, short: Form, result_dir: Path) -> None:
     """Adds the flags of a comparison in one of two Forms."""
     add = parser.add_argument
     add("--short", action="store_true",
@@ -341,7 +354,7 @@ def add_flags(parser, long, short, result_dir):
     add("--result-dir", type=file_path, default=result_dir, help="records, log and picture")
 
 
-def form_of(args, long, short):
+def form_of(args: argparse.Namespace, long: Form, short: Form) -> Form:
     """The Form of a command line. Raises: CannotRun."""
     if args.short and args.epochs:
         raise CannotRun(
@@ -356,7 +369,14 @@ def form_of(args, long, short):
     return form
 
 
-def compare_learning(pair, frameworks, form, jobs, result_dir, network):
+def compare_learning(
+    pair: ModuleType,
+    frameworks: Sequence[Framework],
+    form: Form,
+    jobs: int,
+    result_dir: Path,
+    network: str,
+) -> bool:
     """Trains both sides on handwritten digits, and compares how well they have learnt.
 
     Args:
@@ -385,7 +405,13 @@ def compare_learning(pair, frameworks, form, jobs, result_dir, network):
         return _compare(frameworks, trainings, form, result_dir, network)
 
 
-def _compare(frameworks, trainings, form, result_dir, network):
+def _compare(
+    frameworks: Sequence[Framework],
+    trainings: Sequence[Training],
+    form: Form,
+    result_dir: Path,
+    network: str,
+) -> bool:
     """Compares what was trained. Returns whether it is aligned. Raises: CannotRun."""
     curves = {
         name: [t.curves() for t in trainings if t.framework == framework]
@@ -396,8 +422,10 @@ def _compare(frameworks, trainings, form, result_dir, network):
     picture = result_dir / "log" / "train_align.png"
     seeds = "1 seed" if form.seeds == 1 else f"{form.seeds} seeds"
     plot(curves, picture, f"{network} on handwritten digits: mean and range of {seeds}")
+    theirs, mine = write_records(frameworks, trainings, port, reference, result_dir)
     return report(
-        *write_records(frameworks, trainings, port, reference, result_dir),
+        theirs,
+        mine,
         found.tolerance,
         result_dir,
         [*lines, f"Curves: {shown(picture)}"],

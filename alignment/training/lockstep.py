@@ -1,6 +1,9 @@
 """Two training loops that take their steps in turn, neither of them written for it."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable
 
 __all__ = ["Follower"]
 
@@ -21,13 +24,14 @@ class Follower:
         ended: whether `run` has returned.
     """
 
-    def __init__(self, run):
-        self.ended, self._leaving, self._error = False, False, None
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.ended, self._leaving = False, False
+        self._error: BaseException | None = None
         self._go, self._stands = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._main, args=(run,), daemon=True)
         self._thread.start()
 
-    def _main(self, run):
+    def _main(self, run: Callable[[], None]) -> None:
         self._go.acquire()
         try:
             if not self._leaving:
@@ -40,14 +44,14 @@ class Follower:
             self.ended = True
             self._stands.release()
 
-    def pause(self):
+    def pause(self) -> None:
         """For `run`: waits for the next `resume`."""
         self._stands.release()
         self._go.acquire()
         if self._leaving:
             raise _Leave
 
-    def resume(self):
+    def resume(self) -> bool:
         """Lets it run to its next pause, or to its end; raises what `run` has raised.
 
         Returns:
@@ -60,7 +64,7 @@ class Follower:
             raise self._error
         return not self.ended
 
-    def leave(self):
+    def leave(self) -> None:
         """Ends it where it stands."""
         self._leaving = True
         self._go.release()

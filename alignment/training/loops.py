@@ -1,8 +1,14 @@
 """Both trainers in float64, each step from one state: all that a step leaves behind is compared."""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
+from collections.abc import Callable, Iterator
 from functools import partialmethod
+from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -38,13 +44,20 @@ from .replay import why_images_differ
 from .sides import Ended, Port, Reference
 from .steps import Side, Stepping
 
+if TYPE_CHECKING:
+    import paddle
+
+    from .pair import TrainingPair
+    from .sides import Start
+
+
 __all__ = ["Loops", "compare_reports"]
 
 # What both trainers report, and how closely it has to agree.
 REPORTED = {"loss": TRAIN_FLOAT64, "lr": LEARNING_RATE, "top1": 1e-12, "top5": 1e-12, "images": 0.0}
 
 
-def compare_reports(mine, theirs):
+def compare_reports(mine: Any, theirs: Any) -> Iterator[tuple[str, str, float, float]]:
     """(kind of quantity, text, difference, bound) of each value that both loops have said.
 
     Args:
@@ -61,7 +74,7 @@ def compare_reports(mine, theirs):
                 yield what, f"{kind} {name} {a!r} | {b!r}", abs(a - b) / max(abs(b), 1.0), bound
 
 
-def gradient_scaler(trainer, original):
+def gradient_scaler(trainer: Any, original: Callable[..., Any]) -> Any:
     """The port's gradient scaler, as --amp gives it, at work on the CPU too."""
     args, trainer.args = trainer.args, SimpleNamespace(amp="O1", amp_dtype="float16")
     try:
@@ -89,7 +102,16 @@ class Loops:
             checkpoint in a new Trainer; and soon after that the loss scale grows.
     """
 
-    def __init__(self, pair, args, start, batch, steps, overflow, stop):
+    def __init__(
+        self,
+        pair: TrainingPair,
+        args: argparse.Namespace,
+        start: Start,
+        batch: list[Any],
+        steps: int,
+        overflow: Any,
+        stop: Any,
+    ) -> None:
         self.pair = pair
         self.args, self.rules, self.batch = args, start.rules, batch
         self.steps, self.overflow, self.stop = steps, overflow, stop
@@ -99,16 +121,17 @@ class Loops:
         self.images = pair.port.ImageFolder(args.data_path / "train")
         self.comparison = Comparison()
         self.found = self.comparison.differences
-        self.number, self.resumed, self.before = 0, False, None
+        self.number, self.resumed = 0, False
+        self.before: dict[str, Any] = {}  # of the last step
         self.masks = {}  # of dropout, in all steps
         self.checked = 0  # of `found`, how many agree
         self.lines = []  # on what differs, beside the comparison
 
-    def run(self):
+    def run(self) -> None:
         """Trains both to the end, or to the first step that differs."""
         recorded = []
 
-        def recorded_instead(top1, trainer, *data):
+        def recorded_instead(top1: float, trainer: Any, *data: Any) -> Path:
             recorded.append(top1)
             return trainer.args.result_dir
 
@@ -136,17 +159,18 @@ class Loops:
         finally:
             self.reference.leave()
 
-    def _prepare(self):
+    def _prepare(self) -> None:
         mine, theirs = self.port.trainer, self.reference.trainer
         scale_in_float64(mine.scaler)
-        sides = [Side(trainer.model, optimizer=trainer.optimizer) for trainer in (mine, theirs)]
-        self.stepping = Stepping(*sides, self.rules)
+        port = Side(mine.model, optimizer=mine.optimizer)
+        reference = Side(theirs.model, optimizer=theirs.optimizer)
+        self.stepping = Stepping(port, reference, self.rules)
         if not self.resumed:
-            self.comparison.settings += optimizer_settings(*sides)
+            self.comparison.settings += optimizer_settings(port, reference)
             self.comparison.settings += self._decays()
         self.dropouts = share_dropout(mine.model, theirs.model)
 
-    def _decays(self):
+    def _decays(self) -> list[str]:
         """Lines on parameters whose groups have another weight decay."""
         mine, theirs = (
             {id(p): group["weight_decay"] for group in groups for p in group["params"]}
@@ -168,22 +192,26 @@ class Loops:
             for (a, b), names in found.items()
         ]
 
-    def _note(self, kind, name, value, bound=0.0):
+    def _note(self, kind: str, name: str, value: float, bound: float = 0.0) -> None:
         value = value if np.isfinite(value) else np.inf
         self.found.append(Difference(self.where, kind, name, float(value), bound))
 
-    def _note_values(self, kind, mine, theirs, bound=0.0, scale=None):
+    def _note_values(
+        self, kind: str, mine: Any, theirs: Any, bound: float = 0.0, scale: float | None = None
+    ) -> None:
         """Two numbers; relative to the reference's unless `scale` is given."""
         scale = max(abs(theirs), 1e-30) if scale is None else scale
         self._note(kind, f"{mine!r} | {theirs!r}", abs(mine - theirs) / scale, bound)
 
-    def _require_agreement(self):
+    def _require_agreement(self) -> None:
         """Raises Ended if something has been found to differ."""
         if not all(row.agrees for row in self.found[self.checked :]):
             raise Ended
         self.checked = len(self.found)
 
-    def _step(self, images, labels):
+    def _step(
+        self, images: paddle.Tensor, labels: paddle.Tensor
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
         port, reference = self.port, self.reference
         self.where = f"the time before step {self.number}"
         going = reference.go_on()
@@ -201,7 +229,7 @@ class Loops:
             self.where += ", the first after going on from a checkpoint"
         self._compare_batch(images, labels)
         self._require_agreement()
-        if self.before is not None:
+        if self.before:
             self._compare_states()
         rates = mine.optimizer.get_lr(), theirs.optimizer.param_groups[0]["lr"]
         self.found.append(compare_rates(self.where, *rates))
@@ -232,7 +260,9 @@ class Loops:
         self.number += 1
         return port.loss, port.output
 
-    def _take_steps(self, where, images, labels):
+    def _take_steps(
+        self, where: str, images: paddle.Tensor, labels: paddle.Tensor
+    ) -> list[Difference]:
         """Both trainers take a step, as a whole. [Difference] of what led up to the updates."""
         mine, theirs = self.port.trainer, self.reference.trainer
         hooks, self.theirs = [], {}
@@ -256,7 +286,7 @@ class Loops:
             rows += self._compare_gradients(where)
         return rows
 
-    def _compare_reports(self):
+    def _compare_reports(self) -> None:
         """What both loops have said, and evaluated, since the last step."""
         mine, theirs = self.port.log.reports, self.reference.reports
         kinds = [[kind for kind, _ in reports] for reports in (mine, theirs)]
@@ -273,7 +303,7 @@ class Loops:
         theirs.clear()
         self._require_agreement()
 
-    def _compare_evaluations(self):
+    def _compare_evaluations(self) -> None:
         mine, theirs = (side.watch.evaluated for side in (self.port, self.reference))
         modes = ["train" if any(mode for _, mode in x) else "eval" for x in (mine, theirs)]
         text = "model in {} mode | in {} mode".format(*modes)
@@ -290,7 +320,7 @@ class Loops:
         mine.clear()
         theirs.clear()
 
-    def _compare_batch(self, images, labels):
+    def _compare_batch(self, images: paddle.Tensor, labels: paddle.Tensor) -> None:
         pairs = zip(self.port.batch_draws(), self.batch)
         for place, (mine, theirs) in enumerate(pairs):
             name = f"place {place} of the batch: {_described(mine)} | {_described(theirs)}"
@@ -314,11 +344,11 @@ class Loops:
         if not all(row.agrees for row in self.found[self.checked :] if row.kind == "images"):
             self.lines += why_images_differ(self.pair, self.args, self.port.trainer.epoch)
 
-    def _file(self, place):
+    def _file(self, place: Any) -> str:
         path, _ = self.images.samples[self.batch[place].index]
         return path.removeprefix(f"{self.images.root}/")
 
-    def _state(self):
+    def _state(self) -> dict[str, Any]:
         """{name: array or number} of all that the port goes on from, but the schedule."""
         trainer = self.port.trainer
         state = {f"model {n}": x for n, x in paddle_arrays(trainer.model).items()}
@@ -328,7 +358,7 @@ class Loops:
             state["average's count of updates"] = np.array(trainer.model_ema.n_averaged)
         return state | self.port.optimizer_states()
 
-    def _compare_states(self):
+    def _compare_states(self) -> None:
         """Whether what was there after the last step is there still."""
         now = self._state()
         for name, then in self.before.items():
@@ -338,13 +368,13 @@ class Loops:
             difference = np.abs(now[name] - then).max() if name in now else np.inf
             self._note("between steps", name, 0.0 if same else difference)
 
-    def _compare_scales(self):
+    def _compare_scales(self) -> None:
         states = [t.scaler.state_dict() for t in (self.port.trainer, self.reference.trainer)]
         self._note_values("loss scale", float(states[0]["scale"][0]), states[1]["scale"])
         counts = states[0]["incr_count"], states[1]["_growth_tracker"]
         self._note_values("loss scale", *counts, scale=1.0)
 
-    def _bring_growth_near(self):
+    def _bring_growth_near(self) -> None:
         """Sets both counters forward, so that the loss scale grows BEFORE_GROWTH steps from now.
 
         It does so after 2000 steps without overflow: more than are compared.
@@ -354,7 +384,7 @@ class Loops:
         set_good_steps(mine, count)
         theirs.load_state_dict({**theirs.state_dict(), "_growth_tracker": count})
 
-    def _make_infinite(self):
+    def _make_infinite(self) -> list[Any]:
         """Lets one gradient of both models overflow, as in float16."""
         mine, theirs = (
             dict(side.trainer.model.named_parameters()) for side in (self.port, self.reference)
@@ -363,7 +393,7 @@ class Loops:
         pair = next((x, y) for x, y in pairs if y is not None)
         return [parameter.register_hook(lambda grad: grad * float("inf")) for parameter in pair]
 
-    def _give_gradients(self):
+    def _give_gradients(self) -> Any:
         """Lets the reference's optimizer, too, use the gradients that the port's has used.
 
         AdamW makes a step of a gradient's sign: where a gradient is zero in theory, and so noise,
@@ -372,20 +402,20 @@ class Loops:
         """
         port, reference = self.stepping.models
 
-        def give(optimizer, *_):
+        def give(optimizer: Any, *_: Any) -> None:
             self.theirs = torch_gradients(reference, self.rules)
             give_gradients_to_reference(port, reference, self.rules)
 
         return self.reference.trainer.optimizer.register_step_pre_hook(give)
 
-    def _compare_gradients(self, where):
+    def _compare_gradients(self, where: str) -> list[Difference]:
         """As the optimizers get them: unscaled, clipped."""
         models = self.stepping.models
         mine = paddle_gradients(models[0], self.rules)
         reasons = why_no_gradient(*models, self.rules)
         return compare_gradients(where, mine, self.theirs, reasons=reasons)
 
-    def _averages(self):
+    def _averages(self) -> Any:
         trainers = self.port.trainer, self.reference.trainer
         if not trainers[0].model_ema:
             return None, None
@@ -394,18 +424,18 @@ class Loops:
             torch_arrays(trainers[1].model_ema.module, self.rules),
         )
 
-    def _compare_averages(self, before):
+    def _compare_averages(self, before: Any) -> None:
         counts = (
             self.port.trainer.model_ema.n_averaged,
             int(self.reference.trainer.model_ema.n_averaged),
         )
         name = "{} updates | {}".format(*counts)
         self._note("moving average", name, float(counts[0] != counts[1]))
-        sides = ({n: x[n] - before[n] for n in before} for x in self._averages())
+        mine, theirs = ({n: x[n] - before[n] for n in before} for x in self._averages())
         lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
-        self.found += compare(self.where, "moving average", *sides, lost)
+        self.found += compare(self.where, "moving average", mine, theirs, lost)
 
 
-def _described(draw):
+def _described(draw: Any) -> str:
     text = f"image {draw.index} in epoch {draw.epoch}"
     return f"{text}, repetition {draw.repetition}" if draw.repetition else text

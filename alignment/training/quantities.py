@@ -1,5 +1,10 @@
 """How far two trainings differ, quantity by quantity."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..dropout import check_dropout, check_masks
@@ -26,8 +31,15 @@ from ..state import (
 from ..thresholds import GRADIENT_FLOAT64, LEARNING_RATE, TRAIN_FLOAT64
 from .comparison import Difference
 
+if TYPE_CHECKING:
+    import paddle
+    import torch
 
-def compare_dropout(where, shared, earlier=None):
+    from ..pairing import Table
+    from .steps import Side
+
+
+def compare_dropout(where: str, shared: Mapping[str, Any], earlier: Any = None) -> list[Difference]:
     """[Difference] of what the dropout layers of both sides do.
 
     Args:
@@ -40,18 +52,25 @@ def compare_dropout(where, shared, earlier=None):
     return [Difference(where, "dropout", *check, 0.0) for check in checks]
 
 
-def compare_forward(where, losses, logits):
+def compare_forward(
+    where: str,
+    losses: Sequence[float],
+    logits: Sequence[np.ndarray | None],
+) -> list[Difference]:
     """[Difference] of what a forward pass gives.
 
     Args:
         losses: two numbers, the port's and the reference's.
         logits: two arrays; None of what is no tensor.
     """
-    rows = compare_logits(where, *logits)
-    return [*rows, compare_losses(where, *losses, after=rows)]
+    rows = compare_logits(where, logits[0], logits[1])
+    mine, theirs = losses
+    return [*rows, compare_losses(where, mine, theirs, after=rows)]
 
 
-def compare_logits(where, port, reference):
+def compare_logits(
+    where: str, port: np.ndarray | None, reference: np.ndarray | None
+) -> list[Difference]:
     """[Difference] of what two models gave: arrays, or None, of which nothing can be said."""
     if port is None or reference is None:
         return []
@@ -59,7 +78,9 @@ def compare_logits(where, port, reference):
     return [Difference(where, "logits", "", value, TRAIN_FLOAT64, reason)]
 
 
-def compare_losses(where, port, reference, after=()):
+def compare_losses(
+    where: str, port: float, reference: float, after: Sequence[Difference] = ()
+) -> Difference:
     """Difference of two numbers.
 
     Args:
@@ -74,7 +95,9 @@ def compare_losses(where, port, reference, after=()):
     return row
 
 
-def compare_rates(where, port, reference, at_use=False):
+def compare_rates(
+    where: str, port: float | None, reference: float | None, at_use: bool = False
+) -> Difference:
     """Difference of two learning rates; None: no step was taken.
 
     Args:
@@ -91,7 +114,15 @@ def compare_rates(where, port, reference, at_use=False):
     return Difference(where, kind, name, abs(port - reference), LEARNING_RATE)
 
 
-def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64, reasons=None):
+def compare(
+    where: str,
+    what: str,
+    port: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    lost: Any = None,
+    bound: float = GRADIENT_FLOAT64,
+    reasons: Mapping[str, tuple[str, str]] | None = None,
+) -> list[Difference]:
     """Differences on the scale of the largest value in the same block, less what float64 `lost`.
 
     A gradient that is zero in theory (the shift of a batch norm that feeds a convolution and
@@ -129,16 +160,22 @@ def compare(where, what, port, reference, lost=None, bound=GRADIENT_FLOAT64, rea
     return rows
 
 
-def _block_of(name):
+def _block_of(name: str) -> str:
     """The layer in which the layer of a parameter lies."""
     return name.rpartition(".")[0].rpartition(".")[0]
 
 
-def _finite(value):
+def _finite(value: float) -> float:
     return value if np.isfinite(value) else np.inf
 
 
-def compare_gradients(where, port, reference, bound=GRADIENT_FLOAT64, reasons=None):
+def compare_gradients(
+    where: str,
+    port: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    bound: float = GRADIENT_FLOAT64,
+    reasons: Mapping[str, tuple[str, str]] | None = None,
+) -> list[Difference]:
     """[Difference] of gradients and of their norm, which comes first if a factor is all."""
     rows = compare(where, "gradient", port, reference, bound=bound, reasons=reasons)
     mine, theirs = (
@@ -155,7 +192,9 @@ def compare_gradients(where, port, reference, bound=GRADIENT_FLOAT64, reasons=No
     return [*rows, norm]
 
 
-def compare_gradients_now(where, port_model, reference_model, rules):
+def compare_gradients_now(
+    where: str, port_model: paddle.nn.Layer, reference_model: torch.nn.Module, rules: Table
+) -> list[Difference]:
     """[Difference] of the gradients that two models hold, none of which is kept."""
     mine = paddle_gradients_now(port_model, rules)
     theirs = torch_gradients_now(reference_model, rules)
@@ -163,7 +202,9 @@ def compare_gradients_now(where, port_model, reference_model, rules):
     return compare(where, "gradient", mine, theirs, reasons=reasons)
 
 
-def why_no_gradient(port_model, reference_model, rules):
+def why_no_gradient(
+    port_model: paddle.nn.Layer, reference_model: torch.nn.Module, rules: Table
+) -> dict[str, tuple[str, str]]:
     """{name: (reason, hint)} of the parameters that only one side has a gradient for."""
     found = {}
     port, reference = paddle_parameters(port_model), torch_parameters(reference_model)
@@ -196,7 +237,9 @@ def why_no_gradient(port_model, reference_model, rules):
     return found
 
 
-def compare_updates(where, port, reference, rules, before):
+def compare_updates(
+    where: str, port: Side, reference: Side, rules: Table, before: Mapping[str, np.ndarray]
+) -> list[Difference]:
     """[Difference] of what a step changed: parameters, running statistics, optimizer state.
 
     Args:
@@ -204,16 +247,15 @@ def compare_updates(where, port, reference, rules, before):
     """
     trained = set(trained_names(rules, torch_parameters(reference.model)))
     after, after_ref = paddle_arrays_now(port.model), torch_arrays_now(reference.model, rules)
-    update, update_ref = (
-        Lazy(before, lambda name, x=x: x[name] - before[name]) for x in (after, after_ref)
-    )
+    update = Lazy(before, lambda name: after[name] - before[name])
+    update_ref = Lazy(before, lambda name: after_ref[name] - before[name])
     # What is left of an update after it was added to a weight and taken off again.
     lost = {n: 4 * np.finfo(np.float64).eps * np.abs(x).max() for n, x in before.items()}
     found = []
     for what, is_trained in (("update", True), ("running statistic", False)):
         names = [name for name in before if (name in trained) == is_trained]
-        sides = (Lazy(names, x.__getitem__) for x in (update, update_ref))
-        rows = compare(where, what, *sides, lost)
+        mine, theirs = (Lazy(names, x.__getitem__) for x in (update, update_ref))
+        rows = compare(where, what, mine, theirs, lost)
         for row in rows:
             if not is_trained and not row.agrees:
                 row.hint = _biased_variance(row.name, update, update_ref, before, reference, rules)
@@ -222,14 +264,21 @@ def compare_updates(where, port, reference, rules, before):
     return found + compare(where, "optimizer state", *optimizer_states(port, reference, rules))
 
 
-def _biased_variance(name, update, update_ref, before, reference, rules):
+def _biased_variance(
+    name: str,
+    update: Any,
+    update_ref: Any,
+    before: Mapping[str, np.ndarray],
+    reference: Side,
+    rules: Table,
+) -> str:
     """What to do, if a running variance differs as the biased variance of a batch does; or "".
 
     A batch's biased variance is divided by its number of values n, the unbiased one by n - 1. The
     running variance moves by momentum * (variance of the batch - running variance), so the
     variance can be had from its change.
     """
-    source, _ = rules[name]
+    source = sources_of(rules[name][0])[0]
     norm = dict(reference.model.named_modules()).get(layer_of(source))
     momentum = getattr(norm, "momentum", None)
     if not source.endswith("running_var") or not momentum:
@@ -250,7 +299,7 @@ def _biased_variance(name, update, update_ref, before, reference, rules):
     )
 
 
-def optimizer_settings(port, reference):
+def optimizer_settings(port: Side, reference: Side) -> list[str]:
     """["optimizer: momentum 0.0 | 0.9", …]: what can be read off two Sides' optimizers and differs.
 
     A name that is another in PyTorch is given twice: rho 0.99 | alpha 0.9.
@@ -291,13 +340,13 @@ def optimizer_settings(port, reference):
     return found
 
 
-def in_no_group(count):
+def in_no_group(count: int) -> str:
     """Of parameters that an optimizer was not given."""
     what = "parameter is" if count == 1 else "parameters are"
     return f"{count} {what} in no group: never updated"
 
 
-def _without_group(model, optimizer):
+def _without_group(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> list[str]:
     """Names of the parameters of a Layer that are to be trained and that the optimizer has not."""
     given = {id(parameter) for parameter in parameters_given(optimizer)}
     return [

@@ -4,6 +4,8 @@ Each process trains a few steps in float64 by its side's own loop, and writes wh
 left behind. A launcher starts a script, which calls `main` with the pair.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import hashlib
@@ -11,8 +13,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -27,6 +31,10 @@ from .loops import compare_reports
 from .quantities import compare, compare_gradients
 from .replay import Draws
 from .sides import Ended, Port, Reference, Start
+
+if TYPE_CHECKING:
+    from .pair import TrainingPair
+
 
 __all__ = ["PROCESSES", "compare_ranks", "main"]
 
@@ -53,14 +61,21 @@ class Recorder:
         others: the same for {kind: {name: array}} of all else that is compared.
     """
 
-    def __init__(self, folder, rank, steps, weights, others):
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        steps: int,
+        weights: Callable[[], Any],
+        others: Callable[[], Any],
+    ) -> None:
         self.folder, self.rank, self.steps = Path(folder), rank, steps
         self.folder.mkdir(parents=True, exist_ok=True)
         self.weights, self.others = weights, others
         self.checksums, self.images = [], []
         self.drawn = []  # checksums of what the port's generator gives after each step
 
-    def step(self, images, take):
+    def step(self, images: Any, take: Callable[[], Any]) -> Any:
         """Calls `take` for a step, and returns what it does. Raises: Ended, after all steps."""
         number = len(self.images)
         if number == self.steps:
@@ -79,23 +94,31 @@ class Recorder:
         self.images.append(_checksum([images]))
         return result
 
-    def write(self, reports):
+    def write(self, reports: Any) -> None:
         found = {"weights": self.checksums, "images": self.images, "drawn": self.drawn}
         found["reports"] = reports
         (self.folder / f"rank_{self.rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
-def _checksum(arrays):
+def _checksum(arrays: Any) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def record_port(pair, args, start, steps, folder, rank=0, world_size=1):
+def record_port(
+    pair: TrainingPair,
+    args: argparse.Namespace,
+    start: Start,
+    steps: int,
+    folder: Path,
+    rank: int = 0,
+    world_size: int = 1,
+) -> None:
     """Trains the port for some steps."""
 
-    def others():
+    def others() -> dict[str, Any]:
         trainer = port.trainer
         gradients = paddle_gradients(trainer.model, start.rules)
         return {
@@ -104,7 +127,7 @@ def record_port(pair, args, start, steps, folder, rank=0, world_size=1):
             "moving average": paddle_arrays(trainer.model_ema.module) if trainer.model_ema else {},
         }
 
-    def one_step(images, labels):
+    def one_step(images: Any, labels: Any) -> Any:
         result = recorder.step(images.numpy(), lambda: port.step(images, labels))
         recorder.drawn.append(_checksum([paddle.rand([8]).numpy()]))
         return result
@@ -116,11 +139,19 @@ def record_port(pair, args, start, steps, folder, rank=0, world_size=1):
     recorder.write(port.log.reports)
 
 
-def record_reference(pair, args, start, steps, folder, rank, world_size):
+def record_reference(
+    pair: TrainingPair,
+    args: argparse.Namespace,
+    start: Start,
+    steps: int,
+    folder: Path,
+    rank: int,
+    world_size: int,
+) -> None:
     """Trains the reference for some steps, with what the port draws for this rank."""
     names = {source: (name, rule) for name, (source, rule) in start.rules.items()}
 
-    def others():
+    def others() -> dict[str, Any]:
         trainer, states = reference.trainer, {}
         for source, parameter in trainer.model.named_parameters():
             name, rule = names[source]
@@ -146,14 +177,14 @@ def record_reference(pair, args, start, steps, folder, rank, world_size):
     recorder.write(reference.reports)
 
 
-def main(pair, task):
+def main(pair: TrainingPair, task: str) -> None:
     """What each process does that a launcher has started.
 
     Args:
         pair: TrainingPair.
         task: path of the JSON file that `compare_ranks` has written for it.
     """
-    task = json.loads(Path(task).read_text(encoding="utf-8"))
+    given = json.loads(Path(task).read_text(encoding="utf-8"))
     on_port = "PADDLE_TRAINER_ID" in os.environ
     if on_port:
         share = pair.distributed.start()
@@ -161,14 +192,14 @@ def main(pair, task):
         torch.distributed.init_process_group("gloo")
         share = torch.distributed.get_rank(), torch.distributed.get_world_size()
     record = record_port if on_port else record_reference
-    with np.load(task["weights"]) as file:
+    with np.load(given["weights"]) as file:
         weights = dict(file)
-    rules = {name: tuple(rule) for name, rule in task["rules"].items()}
+    rules = {name: tuple(rule) for name, rule in given["rules"].items()}
     start = Start(weights, rules, "float64", dropout=0.0)
     torch.set_num_threads(1)
     try:
-        for run in task["runs"]:
-            record(pair, arguments(run["args"]), start, task["steps"], run["folder"], *share)
+        for run in given["runs"]:
+            record(pair, arguments(run["args"]), start, given["steps"], run["folder"], *share)
     except Exception as error:
         pair.distributed.leave(1, f"{type(error).__name__}: {reason_of(error)}")
         raise
@@ -176,7 +207,7 @@ def main(pair, task):
     pair.distributed.end_workers()
 
 
-def arguments(values):
+def arguments(values: Mapping[str, Any]) -> argparse.Namespace:
     """A command line's arguments as they were before they were written as JSON."""
     paths = ("data_path", "output_dir", "result_dir")
     return argparse.Namespace(**{k: Path(v) if k in paths else v for k, v in values.items()})
@@ -185,7 +216,15 @@ def arguments(values):
 # --- in the process that compares ----------------------------------------------------------------
 
 
-def compare_ranks(pair, args, uneven, start, steps, work, script):
+def compare_ranks(
+    pair: TrainingPair,
+    args: argparse.Namespace,
+    uneven: argparse.Namespace,
+    start: Start,
+    steps: int,
+    work: Path,
+    script: Path,
+) -> list[Difference]:
     """[Difference] of a training by PROCESSES processes from one process's, and from PyTorch's.
 
     Args:
@@ -206,7 +245,7 @@ def compare_ranks(pair, args, uneven, start, steps, work, script):
     # In warm-up, and after its first update, the moving average is the model.
     common |= {"lr_warmup_epochs": min(args.lr_warmup_epochs, 1), "model_ema_steps": 1}
 
-    def run(name, **changes):
+    def run(name: str, **changes: Any) -> dict[str, Any]:
         folders = {"output_dir": work / name / "output", "result_dir": work / name}
         found = {**vars(args), **common, **folders, **changes}
         return {"args": found, "folder": str(work / name)}
@@ -241,7 +280,9 @@ def compare_ranks(pair, args, uneven, start, steps, work, script):
 
 
 @contextlib.contextmanager
-def _launched(command, runs, start, steps, work):
+def _launched(
+    command: Sequence[str], runs: Any, start: Start, steps: int, work: Path
+) -> Iterator[Any]:
     """The process of a launcher, which is ended, with all that it has started, on leaving.
 
     Args:
@@ -257,7 +298,7 @@ def _launched(command, runs, start, steps, work):
     }
     (work / f"{name}.json").write_text(json.dumps(task, default=str), encoding="utf-8")
     with open(work / f"{name}.txt", "w") as output:
-        process = subprocess.Popen(
+        process: Any = subprocess.Popen(
             [*command, str(work / f"{name}.json")],
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -268,7 +309,7 @@ def _launched(command, runs, start, steps, work):
         yield process
 
 
-def _wait(process):
+def _wait(process: Any) -> None:
     try:
         failed = process.wait(LIMIT)
     except subprocess.TimeoutExpired:
@@ -288,7 +329,9 @@ def _wait(process):
         )
 
 
-def _compare_runs(what, mine, theirs, kinds, same_images=False):
+def _compare_runs(
+    what: str, mine: Path, theirs: Path, kinds: Any, same_images: bool = False
+) -> list[Difference]:
     """[Difference] of two folders that a Recorder has written."""
     found = []
     records = [
@@ -299,7 +342,7 @@ def _compare_runs(what, mine, theirs, kinds, same_images=False):
         for folder in (mine, theirs)
     ]
 
-    def note(where, kind, name, value, bound=0.0):
+    def note(where: str, kind: str, name: str, value: float, bound: float = 0.0) -> None:
         found.append(Difference(where, kind, name, float(value), bound))
 
     counts = [[len(record["images"]) for record in side] for side in records]
@@ -321,10 +364,10 @@ def _compare_runs(what, mine, theirs, kinds, same_images=False):
                 found += compare_gradients(where, a, b, bound)
             else:
                 found += compare(where, kind, a, b, bound=bound)
-        sums = {record["weights"][step] for record in records[0]}
-        note(where, "ranks", "hold the same weights", 0.0 if len(sums) == 1 else np.inf)
-        sums = {record["drawn"][step] for record in records[0]}
-        differ = len(sums) == len(records[0])
+        weights = {record["weights"][step] for record in records[0]}
+        note(where, "ranks", "hold the same weights", 0.0 if len(weights) == 1 else np.inf)
+        drawn = {record["drawn"][step] for record in records[0]}
+        differ = len(drawn) == len(records[0])
         note(where, "ranks", "draw dropout masks of their own", 0.0 if differ else np.inf)
     text = "{} steps of each process | {}".format(*counts)
     note(
@@ -342,7 +385,7 @@ def _compare_runs(what, mine, theirs, kinds, same_images=False):
     return found
 
 
-def _arrays(path):
+def _arrays(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """{kind: {name: array}}"""
     found = {}
     with np.load(path) as file:

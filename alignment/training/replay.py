@@ -1,9 +1,14 @@
 """The same images for two trainers: files, order, and what is drawn for each of them."""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import itertools
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -12,10 +17,14 @@ import torch
 from ..files import CannotRun, shown
 from ..stages.sampling import compare_items
 
+if TYPE_CHECKING:
+    from .pair import TrainingPair
+
+
 __all__ = ["Draws", "subset", "why_images_differ"]
 
 
-def subset(image_folder, source, target, images):
+def subset(image_folder: Any, source: Path, target: Path, images: int) -> None:
     """Makes the folder `target` of links to the first images of each class of `source`, by turns.
 
     Args:
@@ -64,7 +73,9 @@ class Draws:
         CannotRun: too few images for the sampler.
     """
 
-    def __init__(self, pair, args, rank=0, world_size=1):
+    def __init__(
+        self, pair: TrainingPair, args: argparse.Namespace, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.pair, self.seed = pair, args.seed
         try:
             _, batches, self.dataset = pair.port_data.training_data(args, rank, world_size)
@@ -74,30 +85,33 @@ class Draws:
         classes = len(self.dataset.classes)
         self.mix = pair.port.get_mixup_cutmix(args.mixup_alpha, args.cutmix_alpha, classes)
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         """(images,) int64"""
         self.sampler.set_epoch(epoch)
         return self.sampler.permutation()
 
-    def of_image(self, draw, size):
+    def of_image(self, draw: Any, size: tuple[int, int]) -> Any:
         return self.pair.draw_image(self.dataset, self.seed, draw, size)
 
-    def of_batch(self, first, shape):
+    def of_batch(self, first: Any, shape: Any) -> Any:
         """Args: `first`, the Draw of the batch's first image."""
         return self.pair.draw_batch(self.mix, self.seed, first, shape)
 
     @contextlib.contextmanager
-    def replayed(self):
+    def replayed(self) -> Iterator[list[Any]]:
         """Within, the reference's data pipeline draws nothing of its own.
 
         Its sampler shuffles into the port's order, its transforms are given the port's draws.
         Yields a list that holds the Draws of the reference's newest batch.
         """
-        draws, batch, state = self, [], {"epoch": None, "last": []}
-        new_draw, reference = self.pair.port.Draw, self.pair.reference
+        draws: Draws = self
+        batch: list[Any] = []
+        state: dict[str, Any] = {"epoch": None, "last": []}
+        new_draw: Any = self.pair.port.Draw
+        reference: Any = self.pair.reference
 
         class Replaying(reference.ImageFolder):
-            def __getitem__(self, index):
+            def __getitem__(self, index: int) -> tuple[Any, int]:
                 if not hasattr(self.transform, "replay"):  # evaluation
                     return super().__getitem__(index)
                 path, target = self.samples[index]
@@ -106,7 +120,7 @@ class Draws:
                 image = self.loader(path)
                 return self.transform.replay(image, draws.of_image(draw, image.size)), target
 
-            def _repetition(self, index):
+            def _repetition(self, index: int) -> int:
                 """How often the image was asked for before in this epoch."""
                 if not hasattr(draws.sampler, "repetitions"):
                     return 0  # padding, if anything
@@ -118,15 +132,22 @@ class Draws:
         class Sampler:
             """Listens for the epoch."""
 
-            def set_epoch(self, epoch):
-                super().set_epoch(epoch)
+            def set_epoch(self, epoch: int) -> None:
+                super().set_epoch(epoch)  # type: ignore[misc]  # `listening` adds it
                 state["epoch"] = epoch
 
-        def collate(items, original=torch.utils.data.default_collate):
+        def collate(
+            items: Any, original: Callable[..., Any] = torch.utils.data.default_collate
+        ) -> Any:
             batch[:], state["last"] = state["last"], []
             return original(items)
 
-        def mixing(mixup_alpha, cutmix_alpha, num_classes, original=reference.get_mixup_cutmix):
+        def mixing(
+            mixup_alpha: float,
+            cutmix_alpha: float,
+            num_classes: int,
+            original: Callable[..., Any] = reference.get_mixup_cutmix,
+        ) -> Any:
             mix = original(mixup_alpha, cutmix_alpha, num_classes)
             if mix is None:
                 return None
@@ -134,10 +155,10 @@ class Draws:
                 images, labels, draws.of_batch(batch[0], tuple(images.shape))
             )
 
-        def listening(sampler):
+        def listening(sampler: Any) -> Any:
             return type(sampler.__name__, (Sampler, sampler), {})
 
-        def order(length, **_):
+        def order(length: int, **_: Any) -> torch.Tensor:
             return torch.from_numpy(draws.order(state["epoch"]))
 
         data = torch.utils.data
@@ -154,7 +175,7 @@ class Draws:
             yield batch
 
 
-def why_images_differ(pair, args, epoch):
+def why_images_differ(pair: TrainingPair, args: argparse.Namespace, epoch: int) -> list[str]:
     """Lines on where the port's training images come from, for when they are not the reference's.
 
     Looks at the port alone: what its data set gives for a Draw, and what its loader gives, over all

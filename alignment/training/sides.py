@@ -1,8 +1,13 @@
 """Both trainers, each with its own loop, in one process: built from one start, and listened to."""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -13,6 +18,10 @@ from ..paddle_internals import optimizer_accumulators
 from ..precision import round_attributes
 from ..state import OPTIMIZER_STATE, as_paddle
 from .lockstep import Follower
+
+if TYPE_CHECKING:
+    from .pair import TrainingPair
+
 
 __all__ = ["Ended", "Port", "Reference", "Start"]
 
@@ -30,10 +39,10 @@ class Watch:
         in_step: whether a step is being taken.
     """
 
-    def __init__(self, dtype):
+    def __init__(self, dtype: str) -> None:
         self.dtype, self.evaluated, self.in_step = dtype, [], False
 
-    def __call__(self, model, inputs):
+    def __call__(self, model: Any, inputs: tuple) -> Any:
         if not self.in_step:
             self.evaluated.append((inputs[0].numpy(), model.training))
         if isinstance(inputs[0], torch.Tensor):
@@ -58,11 +67,11 @@ class Start:
     dropout: float | None = None
 
     @contextlib.contextmanager
-    def in_port(self, models, name, watch):
+    def in_port(self, models: dict[str, Any], name: str, watch: Watch) -> Iterator[None]:
         """Within, the port builds its model `name` so; `models` is its MODELS."""
         build = models[name]
 
-        def built(**arguments):
+        def built(**arguments: Any) -> paddle.nn.Layer:
             network = build(**arguments, **self._rate())
             weights = {n: array.astype(self.dtype) for n, array in self.weights.items()}
             network.set_state_dict(weights)
@@ -79,11 +88,11 @@ class Start:
             paddle.set_default_dtype(default)
 
     @contextlib.contextmanager
-    def in_reference(self, models, name, watch):
+    def in_reference(self, models: dict[str, Any], name: str, watch: Watch) -> Iterator[None]:
         """Within, the reference builds its model `name` so; `models` is its MODELS."""
         build = models[name]
 
-        def built(**arguments):
+        def built(**arguments: Any) -> torch.nn.Module:
             network = build(**arguments, **self._rate()).to(getattr(torch, self.dtype))
             if self.dtype == "float64":
                 round_attributes(network)
@@ -97,11 +106,11 @@ class Start:
         with mock.patch.dict(models, {name: built}):
             yield
 
-    def _rate(self):
+    def _rate(self) -> dict[str, float]:
         return {} if self.dropout is None else {"dropout": self.dropout}
 
 
-def kept(log):
+def kept(log: Any) -> Any:
     """The log of a rank that writes nothing, made to keep its records, and nothing else."""
     log.reports = []
     log.record = lambda kind, text, step, values: log.reports.append((kind, values))
@@ -124,7 +133,14 @@ class Reference:
         reports: [(kind, values)] since they were last taken away.
     """
 
-    def __init__(self, pair, args, start, rank=0, world_size=1):
+    def __init__(
+        self,
+        pair: TrainingPair,
+        args: argparse.Namespace,
+        start: Start,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.watch, self.reports = Watch(start.dtype), []
         loop = pair.reference_trainer
         with start.in_reference(pair.reference.MODELS, args.model, self.watch):
@@ -135,10 +151,12 @@ class Reference:
         self._follower = Follower(lambda: loop.train(self.trainer, *data, self._report))
         self.leave = self._follower.leave
 
-    def _report(self, kind, trainer, values):
+    def _report(self, kind: str, trainer: Any, values: Any) -> None:
         self.reports.append((kind, values))
 
-    def _one_step(self, images, labels):
+    def _one_step(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         self.images, self.labels = images, labels
         self._follower.pause()
         self.watch.in_step = True
@@ -149,15 +167,15 @@ class Reference:
         self._follower.pause()
         return self.loss, self.output
 
-    def go_on(self):
+    def go_on(self) -> bool:
         """Runs up to the next step. Returns whether there is one."""
         return self._follower.resume()
 
-    def step(self):
+    def step(self) -> None:
         self._follower.resume()
 
 
-def _reference_arguments(args):
+def _reference_arguments(args: argparse.Namespace) -> SimpleNamespace:
     """The same command line for the reference's trainer."""
     return SimpleNamespace(**{**vars(args), "device": torch.device("cpu"), "workers": 0})
 
@@ -176,13 +194,21 @@ class Port:
         loss, output: of the step that was taken.
     """
 
-    def __init__(self, pair, args, start, one_step, rank=0, world_size=1):
+    def __init__(
+        self,
+        pair: TrainingPair,
+        args: argparse.Namespace,
+        start: Start,
+        one_step: Callable[[Any, Any], Any],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.pair, self.args, self.start, self.one_step = pair, args, start, one_step
         self.rank, self.world_size = rank, world_size
         self.watch = Watch(start.dtype)
         self.log, self.stop = kept(pair.port_trainer.Log(rank=1)), SimpleNamespace(signal=0)
 
-    def run(self, prepare=lambda: None):
+    def run(self, prepare: Callable[[], object] = lambda: None) -> bool:
         """Trains until the end or until `self.stop.signal` is set. Returns whether it is the end.
 
         Args:
@@ -206,10 +232,10 @@ class Port:
                 return False
         return True
 
-    def _listening(self):
+    def _listening(self) -> Any:
         original = self.pair.port.BatchSampler.__iter__
 
-        def iterate(batches):
+        def iterate(batches: Any) -> Iterator[Any]:
             self.draws, self.first = [], batches.start
             for batch in original(batches):
                 self.draws.append(list(batch))
@@ -217,11 +243,11 @@ class Port:
 
         return iterate
 
-    def batch_draws(self):
+    def batch_draws(self) -> list[Any]:
         """[Draw] of the batch of the step that is next."""
         return self.draws[self.trainer.iteration - self.first]
 
-    def optimizer_states(self):
+    def optimizer_states(self) -> dict[str, np.ndarray]:
         """{"square_avg features.0.0.weight": array, ...}: PyTorch's names of the states."""
         names = {p.name: name for name, p in self.trainer.model.named_parameters()}
         return {
@@ -230,7 +256,9 @@ class Port:
             for name, tensor in tensors.items()
         }
 
-    def step(self, images, labels):
+    def step(
+        self, images: paddle.Tensor, labels: paddle.Tensor
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
         self.watch.in_step = True
         if labels.ndim == 2:
             labels = labels.astype(self.watch.dtype)

@@ -3,8 +3,11 @@
 Welch's t-test, two-sided: the two spreads need not be equal. Its power is that of the noncentral t.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
@@ -34,7 +37,12 @@ class Comparison(NamedTuple):
     equivalent: float
 
 
-def compare_means(port, reference, smallest_spread=0.0, alpha=ALPHA):
+def compare_means(
+    port: Sequence[float],
+    reference: Sequence[float],
+    smallest_spread: float = 0.0,
+    alpha: float = ALPHA,
+) -> Comparison:
     """Comparison of two samples of at least two values each.
 
     Args:
@@ -49,7 +57,9 @@ def compare_means(port, reference, smallest_spread=0.0, alpha=ALPHA):
     return _comparison(difference, error, stats.t(freedom), found, alpha)
 
 
-def known_spread(port, reference, spread, alpha=ALPHA):
+def known_spread(
+    port: Sequence[float], reference: Sequence[float], spread: float, alpha: float = ALPHA
+) -> Comparison:
     """Comparison of samples of any size whose `spread` is known beforehand: a z-test."""
     error = spread * math.sqrt(1 / len(port) + 1 / len(reference))
     found = error * (stats.norm.isf(alpha / 2) + stats.norm.ppf(POWER))
@@ -57,7 +67,9 @@ def known_spread(port, reference, spread, alpha=ALPHA):
     return _comparison(difference, error, stats.norm(), found, alpha)
 
 
-def _comparison(difference, error, distribution, found, alpha):
+def _comparison(
+    difference: float, error: float, distribution: Any, found: Any, alpha: float
+) -> Comparison:
     tolerance = error * float(distribution.isf(alpha / 2))
     p = 2 * float(distribution.sf(abs(difference) / error))
     equivalent = abs(difference) + error * float(distribution.isf(alpha))
@@ -65,14 +77,16 @@ def _comparison(difference, error, distribution, found, alpha):
     return Comparison(difference, p, tolerance, *interval, float(found), equivalent)
 
 
-def _welch(spreads, counts):
+def _welch(spreads: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
     """(standard error of the difference of means, degrees of freedom by Satterthwaite)"""
     parts = [s**2 / n for s, n in zip(spreads, counts)]
     freedom = sum(parts) ** 2 / sum(v**2 / (n - 1) for v, n in zip(parts, counts))
     return math.sqrt(sum(parts)), freedom
 
 
-def power(difference, spreads, counts, alpha=ALPHA):
+def power(
+    difference: float, spreads: Sequence[float], counts: Sequence[int], alpha: float = ALPHA
+) -> float:
     """How often the test finds a true `difference` between normal samples."""
     error, freedom = _welch(spreads, counts)
     critical = stats.t.isf(alpha / 2, freedom)
@@ -81,7 +95,9 @@ def power(difference, spreads, counts, alpha=ALPHA):
     return float(np.nan_to_num(shifted.sf(critical)) + np.nan_to_num(shifted.cdf(-critical)))
 
 
-def detectable(spreads, counts, alpha=ALPHA, wanted=POWER):
+def detectable(
+    spreads: Sequence[float], counts: Sequence[int], alpha: float = ALPHA, wanted: float = POWER
+) -> float:
     """The true difference that the test finds with the probability `wanted`."""
     error, _ = _welch(spreads, counts)
     return optimize.brentq(

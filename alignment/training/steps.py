@@ -4,8 +4,13 @@ What only training shows: gradients, updates, batch norm's running statistics, d
 learning rate at the moment of its use.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -26,6 +31,12 @@ from .quantities import (
     optimizer_settings,
 )
 
+if TYPE_CHECKING:
+    from ..findings import Compared
+    from ..pairing import Table
+    from .comparison import Difference
+
+
 __all__ = [
     "Side",
     "Stepping",
@@ -44,11 +55,11 @@ class Side:
     there, and None when they have been used.
     """
 
-    model: object
-    criterion: object = None
-    optimizer: object = None
-    scheduler: object = None
-    loop: object = None
+    model: Any
+    criterion: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    loop: Any = None
 
 
 class Stepping:
@@ -62,14 +73,20 @@ class Stepping:
         rules: {Paddle name: (PyTorch name, rule)}, as in `Pairing.table`.
     """
 
-    def __init__(self, port, reference, rules):
+    def __init__(self, port: Side, reference: Side, rules: Table) -> None:
         self.port, self.reference, self.rules = port, reference, rules
 
     @property
-    def models(self):
+    def models(self) -> tuple[paddle.nn.Layer, torch.nn.Module]:
         return self.port.model, self.reference.model
 
-    def step(self, where, gradients, update=None, rates=True):
+    def step(
+        self,
+        where: str,
+        gradients: Callable[[str], list[Difference]],
+        update: Callable[[], object] | None = None,
+        rates: bool = True,
+    ) -> list[Difference]:
         """Has both sides take one step, and compares it.
 
         Args:
@@ -95,17 +112,17 @@ class Stepping:
             rows.append(compare_rates(where, *sides, at_use=True))
         return rows + compare_updates(where, self.port, self.reference, self.rules, before)
 
-    def update(self):
+    def update(self) -> None:
         """Both optimizers take their step."""
         self.port.optimizer.step()
         self.reference.optimizer.step()
 
-    def restart(self):
+    def restart(self) -> None:
         """Both go on from one state, the reference's: rounding cannot build up."""
         restart(self.port, self.reference, self.rules)
 
 
-def record_losses(side, steps):
+def record_losses(side: Side, steps: int) -> ReprodLogger:
     """A ReprodLogger with `loss_i` and `lr_i` of `steps` iterations."""
     log = ReprodLogger()
     for i in range(steps):
@@ -116,7 +133,7 @@ def record_losses(side, steps):
     return log
 
 
-def compare_training(port, reference, rules, steps):
+def compare_training(port: Side, reference: Side, rules: Table, steps: int) -> Comparison:
     """Runs `steps` iterations of both sides in turn.
 
     Each iteration of the port starts from the reference's weights, statistics and optimizer
@@ -138,7 +155,7 @@ def compare_training(port, reference, rules, steps):
     dropouts = share_dropout(*stepping.models)
     outputs = _listen_to_outputs(*stepping.models)
 
-    def gradients(where):
+    def gradients(where: str) -> list[Difference]:
         (loss, lr), (loss_ref, lr_ref) = next(port.loop), next(reference.loop)
         logits = outputs.get("port"), outputs.get("reference")
         return [
@@ -148,7 +165,7 @@ def compare_training(port, reference, rules, steps):
             *compare_gradients_now(where, *stepping.models, rules),
         ]
 
-    def update():
+    def update() -> None:
         next(port.loop)
         next(reference.loop)
 
@@ -158,12 +175,14 @@ def compare_training(port, reference, rules, steps):
     return training
 
 
-def _listen_to_outputs(port_model, reference_model):
+def _listen_to_outputs(
+    port_model: paddle.nn.Layer, reference_model: torch.nn.Module
+) -> dict[str, Any]:
     """A dictionary that holds what each model has given last, if that is a tensor."""
     outputs = {}
 
-    def keep(side):
-        def hook(model, inputs, output):
+    def keep(side: str) -> Callable[..., None]:
+        def hook(model: Any, inputs: Any, output: Any) -> None:
             if isinstance(output, (paddle.Tensor, torch.Tensor)):
                 outputs[side] = output.detach().cpu().numpy()
 
@@ -175,7 +194,9 @@ def _listen_to_outputs(port_model, reference_model):
 
 
 @contextlib.contextmanager
-def rates_at_use(port_optimizer, reference_optimizer):
+def rates_at_use(
+    port_optimizer: paddle.optimizer.Optimizer, reference_optimizer: torch.optim.Optimizer
+) -> Iterator[dict[str, float]]:
     """Within, the learning rate with which each optimizer takes a step is noted.
 
     A rate that was read before or after may be another: a loop may set it in between.
@@ -186,11 +207,11 @@ def rates_at_use(port_optimizer, reference_optimizer):
     used = {}
     take_step = port_optimizer.step
 
-    def step(*args, **kwargs):
+    def step(*args: Any, **kwargs: Any) -> Any:
         used["port"] = float(port_optimizer.get_lr())
         return take_step(*args, **kwargs)
 
-    def note(optimizer, *_):
+    def note(optimizer: Any, *_: Any) -> None:
         used["reference"] = float(optimizer.param_groups[0]["lr"])
 
     hook = reference_optimizer.register_step_pre_hook(note)
@@ -202,7 +223,9 @@ def rates_at_use(port_optimizer, reference_optimizer):
         hook.remove()
 
 
-def locate_training(port, reference, path, layer_map=None):
+def locate_training(
+    port: Side, reference: Side, path: Path, layer_map: Mapping[str, str] | None = None
+) -> Compared:
     """In which layer two trainings differ, in the first forward and backward pass: Compared.
 
     Args:
