@@ -115,7 +115,7 @@ def compare_rows(paddle_logits, torch_logits, labels):
 def power(images):
     """Of accuracies that have to be equal, over so many images."""
     least = math.floor(thresholds.METRIC * images / 100) + 1  # images that an accuracy must lose
-    smallest = {f"of {images} images that counts otherwise": f"{least}"}
+    smallest = {f"of {images} images counted differently": f"{least}"}
     return Smallest(smallest | {"in a mean loss": f"{thresholds.EVAL_LOSS:.0e}"})
 
 
@@ -158,7 +158,7 @@ def main(args):
         report.measured(power(sum(map(len, labels))))
     return report.finish(
         "acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. model_acc_* "
-        "alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks"
+        "alone: the model, step 01. ranks_acc_*: how images are distributed to ranks"
     )
 
 

@@ -151,7 +151,7 @@ def end_unreadable(trainer, failure):
     first = next(text for text in failures if text is not None)
     again = "" if trainer.args.test_only else "--resume auto "
     raise CannotRun(
-        f"{first}. Mend or remove it, or leave out up to N such files: {again}--skip-corrupt N"
+        f"{first}. Repair or remove it, or leave out up to N such files: {again}--skip-corrupt N"
     )
 
 

@@ -253,8 +253,8 @@ def first_backward(rows, bound=GRADIENT_FLOAT64):
             finding.title = "First layer without a gradient, from the loss back"
             finding.quantity = "no gradient in the port"
             finding.detail.append(
-                "Its output needs none: its parameters are frozen (stop_gradient is True), or its "
-                "input is detached"
+                "Its output needs no gradient: its parameters are frozen (stop_gradient is True), "
+                "or its input is detached"
             )
             return finding
         if not row.port.output_gradients:

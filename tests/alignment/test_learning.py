@@ -418,7 +418,7 @@ def test_both_sides_that_learn_are_aligned(learning, tmp_path):
     assert result.status == 0, result.out + result.err
     assert verdict(result).startswith("aligned: 1 array, largest mean difference 0.1 (top1)")
     assert "paddle: 97.100 ± 0.100 (97.00, 97.10, 97.20)" in result.out
-    assert "paddle less torch: -0.100 points, 99 % interval" in result.out
+    assert "paddle minus torch: -0.100 points, 99 % interval" in result.out
     records = [
         np.load(tmp_path / "result" / f"train_align_{name}.npy", allow_pickle=True).item()
         for name in ("paddle", "benchmark")

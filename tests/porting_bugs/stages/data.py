@@ -291,7 +291,7 @@ def opened_by(change):
 @bug(
     "02",
     "transparent pictures on white",
-    ["First awkward case that differs", "pictures: PNG of mode LA: stage decode"],
+    ["First edge case that differs", "pictures: PNG of mode LA: stage decode"],
     "pictures with transparency have other colours than in training",
     "a viewer puts them on white; convert('RGB') drops the transparency",
     "convert('RGB')",
@@ -985,7 +985,7 @@ def _(patch):
 @bug(
     "02",
     "the same augmentation in each epoch",
-    ["images would be augmented as they were then"],
+    ["images would be augmented as in an earlier epoch"],
     "overfits as if nothing were augmented",
     "workers start from the same seed in each epoch",
     "the generator's seed includes the epoch",
@@ -1029,7 +1029,7 @@ def _(patch):
 @bug(
     "02",
     "random numbers that depend on the order of the images",
-    ["ImageFolder: images are others with the same draws"],
+    ["ImageFolder: images differ although seed, index, epoch and repetition are the same"],
     "no run can be repeated with another number of workers, or after a stop",
     "one generator for all images, as Python's random module is",
     "a generator for each image",
@@ -1114,7 +1114,7 @@ def _(patch):
 @bug(
     "02",
     "ranks that get nothing where images are few",
-    ["DistributedSampler, 1 images, 3 processes", "0 draws"],
+    ["DistributedSampler, 1 images, 3 processes", "0 samples"],
     "a process without a batch waits for the others for ever",
     "the order is filled up from its beginning once, which is not enough for few images",
     "fill up as often as it takes",
@@ -1189,7 +1189,7 @@ def _(patch):
 @bug(
     "02",
     "probability of the flip without effect",
-    ["training: what is drawn", "what is drawn with hflip_prob 1"],
+    ["training: what is sampled", "what is sampled with hflip_prob 1"],
     "none with the default of one half; other images where it was set",
     "the argument was taken and forgotten",
     "self.hflip_prob",
@@ -1207,7 +1207,7 @@ def _(patch):
 @bug(
     "02",
     "random erasing with another value than was asked for",
-    ["erasing: what is drawn, p 1.0, value 0.5: value"],
+    ["erasing: what is sampled, p 1.0, value 0.5: value"],
     "none with the default of 0",
     "the argument was taken and forgotten",
     "self.value",
