@@ -147,8 +147,8 @@ def main(args):
         f"reference's arguments {untried}"
     )
     return report.finish(
-        "the layer that is named, beside the reference's; python torch2paddle.py shows what became "
-        "of each weight"
+        "the layer named above, and the reference's; python torch2paddle.py shows how each weight "
+        "was converted"
     )
 
 

@@ -98,7 +98,7 @@ def compare_awkward_batches(path):
     def on_ranks(logits, labels, topk, batch_size, ranks):
         return named(evaluate_on_ranks(logits, labels, ranks, topk, batch_size), topk)
 
-    hint = "topk_correct, batch_sums and averages, with the case that is named"
+    hint = "topk_correct, batch_sums and averages, in the case named above"
     cases = metric_cases(port, reference, on_ranks)
     return compare_cases("the metric", cases, path, hint)
 

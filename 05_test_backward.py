@@ -180,7 +180,7 @@ def compare_batch_norm(path):
     for case in norm_cases(partial(port, sync=True), reference):
         if case.name.startswith("train"):
             cases.append(replace(case, name=f"synchronised, {case.name}"))
-    return compare_cases("batch norm", cases, path, "BatchNorm2D, with the case that is named")
+    return compare_cases("batch norm", cases, path, "BatchNorm2D in the case named above")
 
 
 def compare_variants(inputs, labels, layer_map, path):

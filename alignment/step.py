@@ -19,7 +19,7 @@ from .thresholds import FORWARD_FLOAT64
 
 __all__ = ["StepReport", "report_misfits"]
 
-MISFITS_HINT = "the parameters and layers that are named first, beside the reference's"
+MISFITS_HINT = "the first parameters and layers named above, and the reference's"
 
 
 class StepReport:
@@ -225,7 +225,7 @@ class StepReport:
         )
         if self.helper.float64:
             largest = max(difference for difference, _ in self.helper.float64.values())
-            line += f"; in float64 {largest:.1e} of their largest value"
+            line += f"; in float64 {largest:.1e} (relative)"
         return line
 
     def _records_beside_misfits(self):

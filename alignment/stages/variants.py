@@ -128,7 +128,7 @@ def _compare_one(variant, make_port, make_reference, seed, path, layer_map):
     difference = np.inf if how else relative(mine, theirs)
     if difference <= EXTREME_FLOAT64:
         return [], difference
-    text = f"logits {how or f'differ by {difference:.1e} of their largest value'}"
+    text = f"logits {how or f'differ by {difference:.1e} (relative)'}"
     found = _differs(variant, f"{text}, input {'x'.join(map(str, variant.image))}")
     located = locate_forward(model, reference, run_port, run_reference, path, layer_map)
     return [found, *located.findings], difference
@@ -157,7 +157,7 @@ def _run_port(call, *args, **kwargs):
 
 
 def _differs(variant, text):
-    hint = f"{variant}: it is built with these arguments on both sides, the reference is right"
+    hint = f"the port when it is built as {variant}"
     return Finding("variants", str(variant), text, hint=hint)
 
 
