@@ -357,7 +357,7 @@ def _require_same_names(unknown, missing):
             if names
         ]
         raise CannotRun(
-            "these are weights of another model, or the port is not built as the reference is: "
+            "these are weights of another model, or the port is built differently: "
             + "; ".join(parts)
         )
 
@@ -366,7 +366,7 @@ def _require_same_shape(source, value, name, target):
     shape, wanted = list(value.shape), list(target.shape)
     if shape != wanted:
         raise CannotRun(
-            "these are weights of another model, or the port is not built as the reference is: "
+            "these are weights of another model, or the port is built differently: "
             f"{source} fits {shape}, "
             f"the model's {name} is {wanted}"
         )

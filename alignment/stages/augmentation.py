@@ -473,7 +473,7 @@ def _continuous(ours, theirs):
     bins = (np.digitize(x[: min(n, m)], edges).tolist() for x in (ours, theirs))
     p = min(1.0, 2 * min(p, _discrete(*bins).p))  # the better of two
     means = f"mean {np.mean(ours):.4g} | {np.mean(theirs):.4g}"
-    text = f"{means}, distribution functions {distance:.2g} apart"
+    text = f"{means}, distribution functions differ by {distance:.2g}"
     return SampleTest("", p, text, lambda bound: smallest_distance(bound / 2, n, m))
 
 
