@@ -157,8 +157,9 @@ def main(args):
         report.add(compare_awkward_batches(args.result_dir / "log" / "metric_cases.log"))
         report.measured(power(sum(map(len, labels))))
     return report.finish(
-        "acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. model_acc_* "
-        "alone: the model, step 01. ranks_acc_*: how images are distributed to ranks"
+        "if acc_* or loss differs: k, per cent or fraction, the weight of the last batch, eval "
+        "mode; if only model_acc_* differs: the model, step 01; if ranks_acc_* differs: how images "
+        "are distributed to the ranks"
     )
 
 

@@ -107,7 +107,7 @@ def load_weights(args, model, num_classes, say):
         if args.test_only:
             raise CannotRun(
                 f"{counts}: to be evaluated, both have to be the same. Without --test-only its "
-                "last layer is trained anew"
+                "last layer is trained from new weights"
             )
         arrays |= {name: fresh[name] for name in head}
     checkpoint.load_model(model, arrays, path)

@@ -161,7 +161,7 @@ def leave_out(trainer, log):
         whose = "the batch" if trainer.world_size == 1 else "the batch of a process"
         log.say(
             f"epoch {trainer.epoch}, iteration {trainer.iteration}: no image of {whose} can be "
-            "read: the step is left out, and others like it"
+            "read: the step is skipped; more such steps are skipped without a message"
         )
     trainer.left_out += 1
     trainer.iteration += 1
@@ -300,7 +300,7 @@ def resume(args, world_size, rank, dataset, log):
                 for later in checkpoint.set_aside(
                     args.output_dir, state["epoch"], state["iteration"]
                 ):
-                    log.say(f"put aside a later one: {shown(later)}")
+                    log.say(f"a later checkpoint is kept under another name: {shown(later)}")
         except CannotRun as error:
             problem = str(error)
     problem, state = distributed.broadcast((problem, state), world_size)

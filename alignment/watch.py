@@ -40,7 +40,7 @@ def watch(root, steps, jobs, at_once, fork):
         if not files:
             continue
         if any(ENGINE in file.parents for file in files):
-            print("\nThe engine has changed: starting anew", flush=True)
+            print("\nThe engine has changed: starting again", flush=True)
             os.environ.pop(HELD, None)  # the lock ends with this process, and is taken again
             os.execv(sys.executable, sys.orig_argv)
         again = affected(files, last)

@@ -245,5 +245,5 @@ def require_same(path, state, wanted):
         if have != want:
             raise CannotRun(
                 f"{shown(path)} does not fit the model: {name} is {have} in the file, {want} in "
-                "the model. Give the --model that it is of, or delete the file to have it made anew"
+                "the model. Give the --model that it is of, or delete it to have it made again"
             )

@@ -65,9 +65,7 @@ def load_top1(path, made_by):
     top1 = record.get("top1")
     is_number = top1 is not None and top1.size == 1 and top1.dtype.kind in "fiu"
     if not is_number or not 0 <= (value := float(top1.ravel()[0])) <= 100:
-        raise CannotRun(
-            f"{shown(path)} holds no top-1 in per cent: made anew by {made_by}, it does"
-        )
+        raise CannotRun(f"{shown(path)} holds no top-1 in per cent: create it again with {made_by}")
     return {"top1": np.array([value])}
 
 
@@ -80,7 +78,7 @@ def require_same_training(port, reference):
     try:
         trainings = [load_training(path) for path in (port, reference)]
     except CannotRun as error:
-        raise CannotRun(f"{error}. Train anew, or give --published") from error
+        raise CannotRun(f"{error}. Train again, or give --published") from error
     found = differences(*trainings)
     if found:
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""

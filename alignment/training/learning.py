@@ -131,14 +131,14 @@ class Training(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CannotRun(
                 f"cannot read {shown(path)}: {reason_of(error)}. Delete {shown(self.folder)}: it "
-                "is then trained anew"
+                "is then trained again"
             ) from error
         recorded = load_top1(self.folder / self.framework.record, self.framework.script.name)
         lengths = {len(values) for values in curves.values()}
         if lengths != {self.epochs} or recorded["top1"][0] != curves["top1"][-1]:
             raise CannotRun(
                 f"{shown(path)} does not fit its record, {self.framework.record}, or is not of "
-                f"{self.epochs} epochs. Delete {shown(self.folder)}: it is then trained anew"
+                f"{self.epochs} epochs. Delete {shown(self.folder)}: it is then trained again"
             )
         return curves
 

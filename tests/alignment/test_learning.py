@@ -269,7 +269,7 @@ def test_an_accuracy_of_an_unknown_training_is_not_compared(compare, tmp_path, s
     for message in spoil(record.with_suffix(".json"), record):
         line = compare(None, None).error_line
         assert f"it cannot be told what {shown(record)} was trained on" in line and message in line
-        assert line.endswith("Train anew, or give --published")
+        assert line.endswith("Train again, or give --published")
         result = compare(None, None, "--published", "50")
         assert result.status == 0 and ("cannot be told" in result.out) == (side == "PORT")
 
