@@ -143,12 +143,12 @@ def main(args):
     untried = ", ".join(untried_arguments(torch_model, VARIANTS))
     others = ", ".join(name for name in paddle_mv3.MODELS if name != args.model)
     report.leave_out(
-        f"{others} but for its variants (--model {others} compares all of it); arguments {untried} "
-        "of the reference"
+        f"{others}, except for some variants (--model {others} compares all of it); the "
+        f"reference's arguments {untried}"
     )
     return report.finish(
-        "the layer that is named, beside the reference's; python torch2paddle.py shows what became "
-        "of each weight"
+        "the layer named above, and the reference's; python torch2paddle.py shows how each weight "
+        "was converted"
     )
 
 

@@ -98,7 +98,7 @@ def compare_awkward_batches(path):
     def on_ranks(logits, labels, topk, batch_size, ranks):
         return named(evaluate_on_ranks(logits, labels, ranks, topk, batch_size), topk)
 
-    hint = "topk_correct, batch_sums and averages, with the case that is named"
+    hint = "topk_correct, batch_sums and averages, in the case named above"
     cases = metric_cases(port, reference, on_ranks)
     return compare_cases("the metric", cases, path, hint)
 
@@ -115,7 +115,7 @@ def compare_rows(paddle_logits, torch_logits, labels):
 def power(images):
     """Of accuracies that have to be equal, over so many images."""
     least = math.floor(thresholds.METRIC * images / 100) + 1  # images that an accuracy must lose
-    smallest = {f"of {images} images that counts otherwise": f"{least}"}
+    smallest = {f"of {images} images counted differently": f"{least}"}
     return Smallest(smallest | {"in a mean loss": f"{thresholds.EVAL_LOSS:.0e}"})
 
 
@@ -157,8 +157,9 @@ def main(args):
         report.add(compare_awkward_batches(args.result_dir / "log" / "metric_cases.log"))
         report.measured(power(sum(map(len, labels))))
     return report.finish(
-        "acc_*, loss: k, per cent or fraction, the last batch's weight, eval mode. model_acc_* "
-        "alone: the model, step 01. ranks_acc_*: how images are dealt out to ranks"
+        "if acc_* or loss differs: k, per cent or fraction, the weight of the last batch, eval "
+        "mode; if only model_acc_* differs: the model, step 01; if ranks_acc_* differs: how images "
+        "are distributed to the ranks"
     )
 
 

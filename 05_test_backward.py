@@ -137,11 +137,13 @@ def compare_recipes(args, pairing, path):
     table = partial(rules, layer_map=pairing.layers)
     recipe = compare_recipe(paddle_mv3, torch_ref, make_models, table, [*optimizers()])
     recipe.write(path)
-    return recipe.compared("the recipe", "the parts of torchvision's recipes", log=path)
+    return recipe.compared(
+        "the recipe", "optimizers, schedules and clipping of torchvision's recipes", log=path
+    )
 
 
 def compare_batch_norm(path):
-    """By itself, on awkward batches; as it is on one rank, and synchronised over one."""
+    """By itself, on edge cases; as it is on one rank, and synchronised over one."""
 
     def port(kept, epsilon, trains, given, sync=False):
         layer = paddle_mv3.BatchNorm2D(len(given["mean"]), momentum=kept, epsilon=epsilon)
@@ -178,7 +180,7 @@ def compare_batch_norm(path):
     for case in norm_cases(partial(port, sync=True), reference):
         if case.name.startswith("train"):
             cases.append(replace(case, name=f"synchronised, {case.name}"))
-    return compare_cases("batch norm", cases, path, "BatchNorm2D, with the case that is named")
+    return compare_cases("batch norm", cases, path, "BatchNorm2D in the case named above")
 
 
 def compare_variants(inputs, labels, layer_map, path):
@@ -194,7 +196,7 @@ def compare_variants(inputs, labels, layer_map, path):
         if not training.agrees:
             break
     training.write(path)
-    what = f"{len(VARIANTS)} variants of the models, from weights at the extremes"
+    what = f"{len(VARIANTS)} variants of the models with extreme weights"
     return training.compared("the training of another variant", what, log=path)
 
 

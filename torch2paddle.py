@@ -113,7 +113,7 @@ def prepare(args, port=None, reference=None):
     if origin == UNKNOWN:
         say(
             f"{shown(paddle_file)} was not made by this torch2paddle.py: it is used as it is. "
-            "Delete it to have it made anew"
+            "Delete it to have it made again"
         )
     elif origin != CURRENT:
         state = load_pth(torch_file)

@@ -230,7 +230,7 @@ def newest(
             report(f"{error}. Taking the one before")
     if paths:
         raise CannotRun(
-            f"all checkpoints in {shown(folder)} are damaged: {len(paths)}. To begin anew, give "
+            f"all checkpoints in {shown(folder)} are damaged: {len(paths)}. To start again, give "
             "another --output-dir"
         )
     return None, None

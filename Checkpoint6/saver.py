@@ -127,7 +127,7 @@ def load_weights(
         if args.test_only:
             raise CannotRun(
                 f"{counts}: to be evaluated, both have to be the same. Without --test-only its "
-                "last layer is trained anew"
+                "last layer is trained from new weights"
             )
         arrays |= {name: fresh[name] for name in head}
     checkpoint.load_model(model, arrays, path)

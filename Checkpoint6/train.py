@@ -165,7 +165,7 @@ def end_unreadable(trainer: Trainer, failure: str | None) -> NoReturn:
     first = next(text for text in failures if text is not None)
     again = "" if trainer.args.test_only else "--resume auto "
     raise CannotRun(
-        f"{first}. Mend or remove it, or leave out up to N such files: {again}--skip-corrupt N"
+        f"{first}. Repair or remove it, or leave out up to N such files: {again}--skip-corrupt N"
     )
 
 
@@ -175,7 +175,7 @@ def leave_out(trainer: Trainer, log: Log) -> None:
         whose = "the batch" if trainer.world_size == 1 else "the batch of a process"
         log.say(
             f"epoch {trainer.epoch}, iteration {trainer.iteration}: no image of {whose} can be "
-            "read: the step is left out, and others like it"
+            "read: the step is skipped; more such steps are skipped without a message"
         )
     trainer.left_out += 1
     trainer.iteration += 1
@@ -327,7 +327,7 @@ def resume(
                 for later in checkpoint.set_aside(
                     args.output_dir, state["epoch"], state["iteration"]
                 ):
-                    log.say(f"put aside a later one: {shown(later)}")
+                    log.say(f"a later checkpoint is kept under another name: {shown(later)}")
         except CannotRun as error:
             problem = str(error)
     problem, state = distributed.broadcast((problem, state), world_size)

@@ -66,7 +66,7 @@ def _row(script: str, job: Job, summary_file: Path) -> list[Any]:
     what = ", ".join(keys[:3]) + (f", … ({len(keys)})" if len(keys) > 3 else "")
     difference, threshold = summary["difference"], summary["threshold"]
     if summary["records agree"] and not summary["aligned"]:
-        what, difference, threshold = "beside the records", "", ""
+        what, difference, threshold = "other checks", "", ""
     return [Path(script).name, what, difference, threshold, summary["verdict"], job.seconds]
 
 

@@ -390,7 +390,7 @@ def _require_same_names(unknown: Sequence[str], missing: Sequence[str]) -> None:
             if names
         ]
         raise CannotRun(
-            "these are weights of another model, or the port is not built as the reference is: "
+            "these are weights of another model, or the port is built differently: "
             + "; ".join(parts)
         )
 
@@ -399,7 +399,7 @@ def _require_same_shape(source: Any, value: Any, name: str, target: Any) -> None
     shape, wanted = list(value.shape), list(target.shape)
     if shape != wanted:
         raise CannotRun(
-            "these are weights of another model, or the port is not built as the reference is: "
+            "these are weights of another model, or the port is built differently: "
             f"{source} fits {shape}, "
             f"the model's {name} is {wanted}"
         )

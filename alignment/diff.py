@@ -161,13 +161,12 @@ class DiffHelper(ReprodDiffHelper):
         difference, ratio = self.float64[key]
         bound = self.float64_bound(key, bound)
         if difference > bound:
-            text = f"{key}: in float64 they differ by {difference:.1e} of their size"
-            text += f", bound {bound:.0e}"
+            text = f"{key}: differs in float64 by {difference:.1e} (relative, bound {bound:.0e})"
             if not np.isfinite(difference):
                 text = f"{key}: in float64, {self.incomparable64[key]}"
             excess = difference / bound
             return Verdict("misaligned", text, value, threshold, difference, excess, bound)
-        agreed = f"in float64 they agree to {difference:.1e} of their size"
+        agreed = f"agrees in float64 to {difference:.1e} (relative)"
         if within:
             text = f"{measured}; {agreed}"
             return Verdict("aligned", text, value, threshold, difference, excess, bound)

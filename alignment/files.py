@@ -522,7 +522,7 @@ def unpack_once(archive: Path, folder: str | os.PathLike) -> bool:
             reason = f"it lacks {len(lacking)} files, {lacking[0]!a:.80} the first"
         raise CannotRun(
             f"{shown(folder)} is not what {shown(archive)} holds: {reason}. Delete it, and it is "
-            "unpacked anew; for images of your own there is --image-dir or --data-path"
+            "unpacked again; for images of your own there is --image-dir or --data-path"
         )
     return False
 

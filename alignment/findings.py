@@ -55,7 +55,7 @@ class Finding:
         if self.difference is not None and has_sides:
             line += f" (relative difference {self.difference:.1e}, bound {self.bound:.0e})"
         elif self.difference is not None:
-            line += f" differs by {self.difference:.1e} of its size (bound {self.bound:.0e})"
+            line += f" differs by {self.difference:.1e} (relative, bound {self.bound:.0e})"
         return line
 
     def lines(self) -> list[str]:

@@ -217,7 +217,7 @@ def _why(
 ) -> str:
     """A sentence on what the input of the first layer that differs says."""
     if row.input > bound:
-        since = f"between {agreed.name} and it" if agreed else "before it"
+        since = f"between {agreed.name} and this layer" if agreed else "before this layer"
         missing = unpaired(agreed, row) if unpaired else []
         what = f": {', '.join(missing)}" if missing else ", in a function call or a residual"
         how = f"by {row.input:.1e}" if np.isfinite(row.input) else _how_inputs(row)
@@ -286,8 +286,8 @@ def first_backward(rows: Sequence[Row], bound: float = GRADIENT_FLOAT64) -> Find
             finding.title = "First layer without a gradient, from the loss back"
             finding.quantity = "no gradient in the port"
             finding.detail.append(
-                "Its output needs none: its parameters are frozen (stop_gradient is True), or its "
-                "input is detached"
+                "Its output needs no gradient: its parameters are frozen (stop_gradient is True), "
+                "or its input is detached"
             )
             return finding
         if not row.port.output_gradients:
@@ -299,9 +299,9 @@ def first_backward(rows: Sequence[Row], bound: float = GRADIENT_FLOAT64) -> Find
         else:
             gradients = output_gradients(row.port, row.reference)
             finding.quantity += f", {how_far_all(*gradients)}"
-        after = "between it and the loss"
+        after = "between this layer and the loss"
         if agreed:
-            after = f"between it and {agreed.name}, whose output's gradient still agrees"
+            after = f"between this layer and {agreed.name}, whose output's gradient still agrees"
         finding.detail.append(f"The mistake lies {after}")
         return finding
     return None
@@ -397,7 +397,7 @@ def locate_loss(
     if all(finding.title == SETTING for finding in located.findings):
         settings_ = different_settings(port[1], reference[1])
         located.findings += settings_found("loss", "loss", settings_)
-        located.summary += ". The logits agree: if the loss does not, the mistake is in the loss"
+        located.summary += ". The logits agree too: if the loss differs, the mistake is in the loss"
     return located
 
 

@@ -127,7 +127,7 @@ class Pairing:
             _count(len(self.renamed), "layer", "of another name"),
             _count(len(self.tied), "parameter", "tied on one side only"),
         ]
-        return "the port is not built as the reference is: " + ", ".join(filter(None, found))
+        return "the port is built differently from the reference: " + ", ".join(filter(None, found))
 
     def findings(self) -> list[Finding]:
         """[Finding] of all that differs: entries, ties, names of layers."""
@@ -172,7 +172,7 @@ class Pairing:
             pairs = [f'"{a}": "{b}"' for a, b in self.renamed.items()]
             shown = ", ".join([*pairs[:SHOWN], *(["…"] if len(pairs) > SHOWN else [])])
             line = f"If these are the same layers, say so: --layer-map FILE with {{{shown}}}"
-            lines.append(line + (f"; it is in {proposal}" if proposal else ""))
+            lines.append(line + (f" (written to {proposal})" if proposal else ""))
         return lines
 
 

@@ -438,7 +438,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if report["version"] != VERSION:
         raise CannotRun(
             f"{shown(path)} is a report of version {report['version']!a:.20}, and this program "
-            f"reads version {VERSION}: make it anew"
+            f"reads version {VERSION}: create it again"
         )
     if not isinstance(report["parts"], list) or not isinstance(report.get("verdict"), str):
         raise CannotRun(_damaged(path, "parts or verdict"))
@@ -471,7 +471,7 @@ def _checked_part(part: Any, path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, what: str) -> str:
-    return f"{shown(path)} is damaged, at {what}: make it anew"
+    return f"{shown(path)} is damaged, at {what}: create it again"
 
 
 # --- text ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StepReport", "report_misfits"]
 
-MISFITS_HINT = "the parameters and layers that are named first, beside the reference's"
+MISFITS_HINT = "the first parameters and layers named above, and the reference's"
 
 
 class StepReport:
@@ -88,7 +88,7 @@ class StepReport:
 
     @property
     def records_agree(self) -> bool:
-        """Whether every recorded array agrees but for rounding."""
+        """Whether every recorded array agrees except for rounding."""
         return all(v.name in ("aligned", "rounding") for v in self.verdicts.values())
 
     @property
@@ -226,7 +226,7 @@ class StepReport:
             return f"NOT ALIGNED: {worst.text}"
         red = next((each for each in self.compared if not each.agrees), None)
         if red is not None:
-            return f"NOT ALIGNED: the recorded arrays agree, {red.name} does not"
+            return f"NOT ALIGNED: the recorded arrays agree, but this differs: {red.name}"
         if worst.name == "imprecise":
             return f"NOT ALIGNED, imprecise: {worst.text}"
         if worst.name == "rounding":
@@ -239,7 +239,7 @@ class StepReport:
         )
         if self.helper.float64:
             largest = max(difference for difference, _ in self.helper.float64.values())
-            line += f"; in float64 {largest:.1e} of their size"
+            line += f"; in float64 {largest:.1e} (relative)"
         return line
 
     def _records_beside_misfits(self) -> str:

@@ -54,7 +54,7 @@ def watch(root: Path, steps: Sequence[Step], jobs: Sequence[Job], at_once: int, 
         if not files:
             continue
         if any(ENGINE in file.parents for file in files):
-            print("\nThe engine has changed: starting anew", flush=True)
+            print("\nThe engine has changed: starting again", flush=True)
             os.environ.pop(HELD, None)  # the lock ends with this process, and is taken again
             os.execv(sys.executable, sys.orig_argv)
         again = affected(files, last)

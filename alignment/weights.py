@@ -261,5 +261,5 @@ def require_same(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Any]
         if have != want:
             raise CannotRun(
                 f"{shown(path)} does not fit the model: {name} is {have} in the file, {want} in "
-                "the model. Give the --model that it is of, or delete the file to have it made anew"
+                "the model. Give the --model that it is of, or delete it to have it made again"
             )

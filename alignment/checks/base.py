@@ -338,8 +338,8 @@ class Base:
         for names, side in ((lost, "port"), (lost_reference, "reference")):
             if names and complete:
                 self.report.not_compared.append(
-                    f"{counted(len(names), 'layer')} of the {side} without a counterpart, each by "
-                    f"itself (what comes after them is): {some(names)}"
+                    f"{counted(len(names), 'layer')} of the {side} without a counterpart (what "
+                    f"comes after them is compared): {some(names)}"
                 )
         return kept
 

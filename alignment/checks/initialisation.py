@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..stages.initialisation import FEW_SEEDS, SEEDS, compare_tensors
+from ..stages.initialisation import FEW_SEEDS, SEEDS, compare_tensors, quantity_and_sides
 from .base import Base, counted
 
 ENOUGH_VALUES = 10_000_000  # of initialised parameters, over all seeds
@@ -28,12 +28,11 @@ class Initialisation(Base):
         for name, test, values, p, agrees in rows:
             if not agrees and name not in told:
                 told.add(name)
-                port, _, reference = values.partition(" | ")
                 self._differs(
-                    "initialisation", name, test, port, reference,
+                    "initialisation", name, *quantity_and_sides(test, values),
                     detail=[f"p {p:.0e}, bound {level:.0e}"],
                     hint="Look at how it is initialised: the distribution, fan-in or fan-out, a "
-                    "default of Paddle's layer that was left",
+                    "default of Paddle's layer that was kept",
                 )  # fmt: skip
         if not rows:
             self.report.not_compared.append("initialisation: no parameter has a counterpart")

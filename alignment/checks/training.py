@@ -96,6 +96,6 @@ class Training(Backward):
             found[0].detail += self._settings_lines()
         shown_ = ", ".join(f"{kind} {value:.0e}" for kind, value in worst.items())
         return (
-            f"{counted(self.count, 'step')} of {self.optimizer}, each from one state; largest "
+            f"{counted(self.count, 'step')} of {self.optimizer}, each from the same state; largest "
             f"difference: {shown_}"
         )

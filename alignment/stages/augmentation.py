@@ -117,7 +117,7 @@ class _Comparison:
                 different = first_different_stage(port.steps(image, drawn), steps)
             else:  # another policy, which cannot do what this one drew
                 kinds = " | ".join(form.__name__ for form in forms)
-                different = "of the policy", f"draws of another type, {kinds}"
+                different = "of the policy", f"samples of another type, {kinds}"
             self.log.append(
                 f"image     {_mark(different)}  {_title(policy)}, {shown(path)}: "
                 + ", ".join(label for label, _ in steps)
@@ -128,8 +128,8 @@ class _Comparison:
                 self._keep_image(where, label, sides)
                 self.first = Finding("augmentation", where, f"stage {label}", title=FIRST)
                 self.first.detail = [
-                    "It goes into this stage the same on both sides, with the same draws, and "
-                    f"comes out with {difference}: the mistake is in this stage",
+                    "The input of this stage and its random numbers are the same on both sides, "
+                    f"the output differs: {difference}. So the mistake is in this stage",
                 ]
 
     def _keep_image(self, title, stage, sides):
@@ -149,7 +149,9 @@ class _Comparison:
             if different and not self.first:
                 label, difference, *_ = different
                 self.first = Finding("augmentation", kind, f"its {label}", title=FIRST)
-                self.first.detail = [f"With the same draws they come out with {difference}"]
+                self.first.detail = [
+                    f"With the same random numbers, the output differs: {difference}"
+                ]
 
     def draws(self, presets, rng):
         blank = Image.new("RGB", SIZE)
@@ -162,7 +164,7 @@ class _Comparison:
             ours, theirs = ([d["augment"] for d in drawn] for drawn in (ours, theirs))
             if type(ours[0]) is not type(theirs[0]):
                 text = " | ".join(type(drawn[0]).__name__ for drawn in (ours, theirs))
-                self.tests.append(SampleTest(f"{_title(policy)}, what is drawn", 0.0, text))
+                self.tests.append(SampleTest(f"{_title(policy)}, what is sampled", 0.0, text))
             elif theirs[0] is not None:
                 self._compare(_title(policy), _augment_statistics, ours, theirs)
         self._compare("crop, flip, erasing", _preset_statistics, *everything)
@@ -209,12 +211,14 @@ class _Comparison:
         bound = self.bound
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in self.log)
-            file.write(f"# {len(self.tests)} comparisons of draws; p below {bound:.1e} differs\n")
+            file.write(
+                f"# {len(self.tests)} statistics of random numbers; p below {bound:.1e} differs\n"
+            )
             for test in self.tests:
-                mark = "differs" if test.p < bound else "alike  "
+                mark = "differs" if test.p < bound else "agrees "
                 relation = "<=" if test.p < 1 else "="
                 file.write(
-                    f"draws     {mark}  {test.name}: {test.text}, p {relation} {test.p:.1e}\n"
+                    f"samples   {mark}  {test.name}: {test.text}, p {relation} {test.p:.1e}\n"
                 )
 
     def compared(self, path):
@@ -233,10 +237,10 @@ class _Comparison:
             worst = next(finding for finding in compared.findings if not finding.title)
             worst.title = "Distributed differently (port | reference)"
             if not self.first:
-                same = f"The same draws give the same images: {self.count} of them"
+                same = f"With the same random numbers, all {self.count} images are identical"
                 worst.detail.append(same)
             worst.detail.append(
-                f"{len(unlike)} of {len(self.tests)} statistics of the draws differ"
+                f"{len(unlike)} of {len(self.tests)} statistics of the random numbers differ"
             )
         compared.data["images"] = self.pictures
         compared.data["histograms"] = [
@@ -247,8 +251,9 @@ class _Comparison:
         if not compared.findings:
             compared.changes = {test.name: test.smallest_change(self.bound) for test in self.tests}
             compared.summary = (
-                f"training data: {self.count} images and {BATCHES} batches the same for the same "
-                f"draws, {len(self.tests)} statistics of the draws alike (error rate {ERROR_RATE})"
+                f"training data: with the same random numbers, {self.count} images and {BATCHES} "
+                f"batches are identical; {len(self.tests)} statistics of the random numbers agree "
+                f"(false alarm rate {ERROR_RATE})"
             )
         return compared
 
@@ -468,7 +473,7 @@ def _continuous(ours, theirs):
     bins = (np.digitize(x[: min(n, m)], edges).tolist() for x in (ours, theirs))
     p = min(1.0, 2 * min(p, _discrete(*bins).p))  # the better of two
     means = f"mean {np.mean(ours):.4g} | {np.mean(theirs):.4g}"
-    text = f"{means}, distribution functions {distance:.2g} apart"
+    text = f"{means}, distribution functions differ by {distance:.2g}"
     return SampleTest("", p, text, lambda bound: smallest_distance(bound / 2, n, m))
 
 

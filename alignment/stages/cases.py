@@ -1,4 +1,4 @@
-"""Awkward cases: small computations at the edge of what a function is given, on both sides."""
+"""Edge cases: small computations at the limits of what a function is given, on both sides."""
 
 from dataclasses import dataclass, field
 
@@ -55,16 +55,14 @@ def compare_cases(what, cases, path, hint):
             if not agrees:
                 found.append(Finding("cases", case.name, name, port, reference, hint=hint))
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(
-            "# port | reference, and how far they are apart, relative to the largest value\n"
-        )
+        file.write("# port | reference, and their difference, relative to the largest value\n")
         file.writelines(f"{line}\n" for line in lines)
     if found:
         found[0].title = "First case that differs"
         more = len({finding.where for finding in found}) - 1
         if more:
             found[0].detail.append(f"Other cases that differ: {more}")
-    return Compared(what, f"{what}: {len(cases)} awkward cases agree", found, path)
+    return Compared(what, f"{what}: {len(cases)} edge cases agree", found, path)
 
 
 def _compare(case):
@@ -72,7 +70,7 @@ def _compare(case):
     sides = [_run(side) for side in (case.port, case.reference)]
     refused = [isinstance(side, str) for side in sides]
     if any(refused):
-        port, reference = (side if isinstance(side, str) else "a result" for side in sides)
+        port, reference = (side if isinstance(side, str) else "no error" for side in sides)
         yield "outcome", port, reference, 0.0 if all(refused) else np.inf, 0.0
         return
     port, reference = sides
@@ -88,7 +86,7 @@ def _run(function):
     try:
         return function()
     except Exception as error:
-        return f"refused: {told(error)}"
+        return told(error)
 
 
 def _apart(port, reference, noise):

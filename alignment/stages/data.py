@@ -32,7 +32,7 @@ def locate_image(port, reference):
     first = _first_finding(port, reference, images)
     summary = ""
     if first is None:
-        summary = "Every image and label agrees by itself: the mistake is in the loader (batches)"
+        summary = "Each single image and label agrees: the mistake is in the loader (batches)"
     found = settings_found("data", "", settings)
     findings = [*found, *([first] if first else [])]
     return Compared("images", summary, findings, data={"images": images})
@@ -68,8 +68,8 @@ def _first_finding(port, reference, images):
             entry = image_entry(shown(path), name, *sides)
             images += [entry] if entry else []
             finding.detail = [
-                "It goes into this stage the same on both sides and comes out with "
-                f"{difference}: the mistake is in this stage"
+                "The input of this stage is the same on both sides, the output differs: "
+                f"{difference}. So the mistake is in this stage"
             ]
             return finding
         target, target_ref = port[index][1], reference[index][1]
@@ -136,7 +136,7 @@ def describe_difference(port, reference):
     distance[np.isnan(distance)] = np.inf
     at = tuple(map(int, np.unravel_index(distance.argmax(), distance.shape)))
     return (
-        f"{differ.sum()} of {differ.size} values other, most at {at}: "
+        f"{differ.sum()} of {differ.size} values differ, most at {at}: "
         f"{port[at]:.6g} | {reference[at]:.6g}"
     )
 
@@ -151,7 +151,7 @@ class DataPower:
         others: how many images are recorded as weighted means alone.
         change: of one pixel of these, in units of the normalised image, the smallest that would
             have been seen.
-        probabilities: {what is drawn at random: the smallest change of a probability that would
+        probabilities: {what is sampled: the smallest change of a probability that would
             have been seen}; infinite where none would.
     """
 
@@ -166,18 +166,20 @@ class DataPower:
         whole = (
             f"{self.exact}" if self.exact == self.recorded else f"{self.exact} of {self.recorded}"
         )
-        found = [f"in {whole} values of images one unit in the last place would have been seen"]
+        found = [f"in {whole} values of images, a change by one unit in the last place"]
         if self.others:
-            found.append(f"in one pixel of {self.others} more images {self.change:.0e}")
+            found.append(
+                f"in {self.others} more images, a change of one pixel by {self.change:.0e}"
+            )
         seen = {name: change for name, change in self.probabilities.items() if change < np.inf}
         if seen:
             weakest = sorted(seen, key=seen.get, reverse=True)[:WEAKEST]
             named = ", ".join(f"{name} {seen[name]:.2g}" for name in weakest)
             found.append(
-                f"in each of {len(seen)} statistics of what is drawn a probability that is "
-                f"{seen[weakest[0]]:.2g} off (the weakest: {named})"
+                f"in each of {len(seen)} statistics of random numbers, a probability that is off "
+                f"by {seen[weakest[0]]:.2g} (the weakest: {named})"
             )
-        return f"power: {'; '.join(found)}"
+        return f"power: would have been seen: {'; '.join(found)}"
 
     def lines(self):
         """All of it, for a log."""

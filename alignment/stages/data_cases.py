@@ -93,7 +93,7 @@ WORLD_SIZES = (1, 2, 3, 9)
 ERROR_RATE = 1e-7  # that any test of what is drawn calls a right port wrong
 TESTS = 200  # at most
 NO_ERROR = "no error"
-TITLE = "First awkward case that differs"
+TITLE = "First edge case that differs"
 
 
 @one_torch_thread()
@@ -166,7 +166,7 @@ def _tried(call):
         return None, f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
 
 
-def _both(port, reference, compare, what="what becomes of it"):
+def _both(port, reference, compare, what="result"):
     """_Difference of what two calls give, or None; "refused" if both raise.
 
     Args:
@@ -244,7 +244,7 @@ class _Cases:
 
     def compared(self, path):
         """Compared, of all cases."""
-        compared = Compared("the awkward cases", "", log=path)
+        compared = Compared("the edge cases", "", log=path)
         compared.not_compared += self.not_compared
         images = []
         for section, name, found in self.different:
@@ -252,7 +252,7 @@ class _Cases:
             finding = Finding("data", where, found.what, found.port, found.reference)
             if found.text:
                 finding.detail.append(
-                    f"It goes in the same on both sides and comes out with {found.text}"
+                    f"The input is the same on both sides, the output differs: {found.text}"
                 )
             if found.arrays and not images:
                 entry = image_entry(where, found.what, *found.arrays)
@@ -269,8 +269,8 @@ class _Cases:
             return compared
         told = ", ".join(f"{section} {count}" for section, count in self.counts.items())
         compared.summary = (
-            f"awkward cases: {every} the same on both sides, of which both refuse {self.refused} "
-            f"({told})"
+            f"edge cases: {every} agree ({told}); in {self.refused} of them both sides raise an "
+            "error"
         )
         return compared
 
@@ -409,9 +409,9 @@ class _Cases:
                 lambda a=port, b=image: [a.draw(*b.size, self.rng) for _ in range(CERTAIN_DRAWS)],
                 lambda a=reference, b=image: a.draws(b, CERTAIN_DRAWS),
                 partial(_same_certainties, reference.settings),
-                "what is drawn",
+                "what is sampled",
             )
-            self.case("training", f"what is drawn, {told}", found)
+            self.case("training", f"what is sampled, {told}", found)
             for size in TRAIN_SIZES:
                 image = Image.fromarray(awkward.noise(size, seed=1))
                 name = f"{size[0]} x {size[1]}, {told}"
@@ -465,9 +465,9 @@ class _Cases:
                 lambda a=port, size=size: [a.draw(*size, self.rng) for _ in range(DRAWS)],
                 lambda b=reference, size=size: self.reference.policy_draws(b, size, DRAWS),
                 partial(_alike, _policy_statistics),
-                "what is drawn",
+                "what is sampled",
             )
-            self.case("policies", f"{told}, what is drawn", found)
+            self.case("policies", f"{told}, what is sampled", found)
 
     def magnitudes(self):
         """How strong each operation of a policy is, for every number of steps of its strength."""
@@ -539,7 +539,7 @@ class _Cases:
                 lambda b=reference, c=array: self.reference.record_erasing(b, c)[1],
                 ERASING_DRAWS,
             )
-            self.case("erasing", f"what is drawn, {_told(arguments)}", found)
+            self.case("erasing", f"what is sampled, {_told(arguments)}", found)
 
     def mixes(self):
         for alphas in MIXES:
@@ -572,7 +572,7 @@ class _Cases:
                 lambda b=reference, zeros=zeros: b.record(*zeros)[2],
                 MIX_DRAWS,
             )
-            self.case("mixup", f"what is drawn, {told}", found)
+            self.case("mixup", f"what is sampled, {told}", found)
 
     # --- batches ---
 
@@ -645,7 +645,7 @@ def _draws(statistics, draw, draw_ref, count):
         lambda: [draw() for _ in range(count)],
         lambda: [draw_ref() for _ in range(count)],
         partial(_alike, statistics),
-        "what is drawn",
+        "what is sampled",
     )
 
 
@@ -703,7 +703,7 @@ def _same_certainties(settings, ours, theirs):
     ):
         if settings[name] in (0.0, 1.0):
             sides = [sorted({drawn(d) for d in side}) for side in (ours, theirs)]
-            found = found or _values(f"what is drawn with {name} {settings[name]:g}", *sides)
+            found = found or _values(f"what is sampled with {name} {settings[name]:g}", *sides)
     return found
 
 

@@ -71,7 +71,7 @@ def _check_images(path, images):
     if len(bad):
         raise CannotRun(
             f"{shown(path)} holds {images[tuple(bad[0])]} at {bad[0].tolist()}: NaN and infinity "
-            "agree with anything. Give finite values, or delete the file to make it anew"
+            "agree with anything. Give finite values, or delete the file: it is then made again"
         )
 
 

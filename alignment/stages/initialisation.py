@@ -91,8 +91,7 @@ def _compared(rows, random, seeds, level, path):
     for name, test, values, p, _ in wrong:
         tensors.setdefault(name, (test, values, p))
     for name, (test, values, p) in tensors.items():
-        port, _, reference = values.partition(" | ")
-        finding = Finding("initialisation", name, test, port, reference)
+        finding = Finding("initialisation", name, *quantity_and_sides(test, values))
         finding.detail = [f"p {p:.0e}, bound {level:.0e}; tensors that differ: {len(tensors)}"]
         compared.findings.append(finding)
     if wrong:
@@ -100,9 +99,18 @@ def _compared(rows, random, seeds, level, path):
         first.title = "First tensor that is initialised differently"
         first.detail.append(
             "The mistake is in how it is initialised: the distribution, fan-in or fan-out, groups, "
-            "a default of Paddle's layers that was left"
+            "a default of Paddle's layers that was kept"
         )
     return compared
+
+
+def quantity_and_sides(test, values):
+    """What a Finding says of a row: its quantity, the port's value, the reference's.
+
+    Both values are "" where one number tells of both sides.
+    """
+    port, bar, reference = values.partition(" | ")
+    return (test, port, reference) if bar else (f"{test}, {values}", "", "")
 
 
 def compare_constant(name, values, expected):
@@ -129,7 +137,7 @@ def compare_draws(name, port, reference, level):
     """As `compare_constant`; `port`, `reference`: the values of each seed."""
     rows = []
     if len(port) > 1 and np.array_equal(port[0], port[1]):
-        rows.append((name, "seeds", "the same with another seed | another", 0.0, False))
+        rows.append((name, "with another seed", "the same values | other values", 0.0, False))
     sides = port, reference
     samples = [np.concatenate([x[:: 1 + x.size // SAMPLE] for x in side]) for side in sides]
     a, b = (moments(np.concatenate(side)) for side in sides)
@@ -138,7 +146,7 @@ def compare_draws(name, port, reference, level):
         p = same_value(mine, variance, theirs, variance_ref)
         rows.append((name, test, f"{mine:.4g} | {theirs:.4g}", p, p >= level))
     p, distance = same_distribution(*samples)
-    text = f"distribution functions {distance:.2g} apart"
+    text = f"distribution functions differ by {distance:.2g}"
     rows.append((name, "Kolmogorov-Smirnov", text, p, p >= level))
     return rows
 

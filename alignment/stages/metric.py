@@ -103,7 +103,9 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
     if key in port_record:
         a, b = (float(np.ravel(record[key])[0]) for record in (port_record, reference_record))
         if abs(100 * a - b) < 1e-9 * b:
-            finding.detail.append("The port's is a hundredth of it: a fraction, not per cent")
+            finding.detail.append(
+                "The port's value is a hundredth of the reference's: a fraction, not per cent"
+            )
         finding.detail.append(_why(key, port_batches, reference_batches))
     return located
 
@@ -127,8 +129,8 @@ def _why(key, port_batches, reference_batches):
         return "The metric agrees on the same logits: the mistake is in the model, step 01"
     if key.startswith("ranks_"):
         return (
-            "One process gets it right: the mistake is in how images are dealt out to ranks (some "
-            "twice, or none), or in how ranks are added up"
+            "One process gets it right: the mistake is in how images are distributed to the ranks "
+            "(some twice, some not at all), or in how the results of the ranks are added up"
         )
     shapes = [
         [np.shape(value) for values in side for value in values]
@@ -138,8 +140,8 @@ def _why(key, port_batches, reference_batches):
         port_batches, reference_batches, rtol=0, atol=EVAL_LOSS
     ):
         return (
-            "On each batch alone both agree: the mistake is in putting batches together (the "
-            "weight of the last one, or that it is left out)"
+            "Each batch alone agrees: the mistake is in putting batches together (the weight of "
+            "the last one, or that it is left out)"
         )
     return (
         "They differ on one batch already: the mistake is in the metric itself (k), or the model "

@@ -11,6 +11,7 @@ LENGTHS = (256, 257, 600, 1023)
 FEW = (1, 2, 7, 23)  # images, some of them fewer than processes
 WORLD_SIZES = (1, 2, 3, 8)
 EPOCHS = (0, 1, 2)
+SEEDED = "is the generator seeded with seed and epoch?"
 SEVERAL = 20  # of so many images no two orders are the same by chance
 
 
@@ -38,11 +39,12 @@ def compare_sampling(
     line = comparison.run(variants, lengths)
     name = comparison.name
     if line:
-        hint = f"{name}, how it shuffles, fills up and deals out to ranks"
+        hint = f"{name}, how it shuffles, pads and distributes to ranks"
         where = f"{name}, {comparison.where}"
         return _differs(f"the sampler {name}", "sampling", where, line, hint)
     summary = (
-        f"{name}: each rank's images are the reference's ({comparison.compared} epochs of a rank)"
+        f"{name}: each rank gets the reference's images ({comparison.compared} combinations of "
+        "rank and epoch)"
     )
     return Compared(f"the sampler {name}", summary)
 
@@ -80,8 +82,8 @@ class _Comparison:
             nothing = isinstance(reference, ValueError) or not any(map(len, reference))
             if isinstance(port, ValueError) and nothing:
                 return None
-            sides = (str(x) if isinstance(x, ValueError) else "a sampler" for x in made)
-            return f"is (port | reference) {' | '.join(sides)}"
+            sides = (str(x) if isinstance(x, ValueError) else "no error" for x in made)
+            return f"when it is made (port | reference): {' | '.join(sides)}"
         self.name = type(port[0]).__name__
         seen = set()  # draws of the epochs before
         where = self.where
@@ -105,14 +107,14 @@ class _Comparison:
         length, epoch, seed = key
         before = self.orders.setdefault(key, order)
         if not np.array_equal(before, order):
-            return "the order is another one with another number of processes"
+            return "the order changes with the number of processes"
         for (length_before, epoch_before, seed_before), before in self.orders.items():
             if length_before != length or length < SEVERAL or not np.array_equal(before, order):
                 continue
             if epoch_before != epoch and seed_before == seed:
-                return "the order is an earlier epoch's: is it drawn from seed and epoch?"
+                return f"the order is an earlier epoch's: {SEEDED}"
             if seed_before != seed:
-                return "the order is that of another seed: is it drawn from seed and epoch?"
+                return f"the order is that of another seed: {SEEDED}"
         return None
 
 
@@ -141,7 +143,10 @@ def compare_items(dataset, draw, images=8, other_seed=None):
     first = items(3, 1)
     line = None
     if not _same(first, items(3, 1)):
-        line = "images are others with the same draws: something else is in the generator's seed"
+        line = (
+            "images differ although seed, index, epoch and repetition are the same: something else "
+            "is in the generator's seed"
+        )
     # A single image may be the same by chance: of one pixel, all crops are.
     others = [("epoch", items(4, 1)), ("repetition", items(3, 2))]
     if other_seed is not None:
@@ -149,10 +154,12 @@ def compare_items(dataset, draw, images=8, other_seed=None):
     for what, other in others:
         if _same(first, other):
             line = f"images are the same with another {what}: it is not in the generator's seed"
-    what = "what a data set makes of an image"
+    what = "the augmentation of an image"
     if line:
         return _differs(what, "sampling", name, line, f"{name}, an item's generator")
-    summary = f"{name}: an image is augmented by its index, epoch and repetition alone"
+    summary = (
+        f"{name}: the augmentation of an image depends only on seed, index, epoch and repetition"
+    )
     return Compared(what, summary)
 
 
@@ -187,12 +194,12 @@ def _compare_draws(port, reference, order, seen):
         indices = [draw[0] if isinstance(draw, tuple) else int(draw) for draw in mine]
         lengths = (len(mine), len(samplers[0])), (len(theirs), len(samplers[1]))
         if lengths[0] != lengths[1]:
-            text = " | ".join(f"{drawn} draws, len() {length}" for drawn, length in lengths)
-            return f"rank {rank} has (port | reference) {text}: padding, drop_last or sharding"
+            text = " | ".join(f"{count} samples, len() {length}" for count, length in lengths)
+            return f"rank {rank} gets (port | reference) {text}: padding, drop_last or sharding"
         for position, (a, b) in enumerate(zip(indices, theirs)):
             if a != b:
                 return (
-                    f"rank {rank}, draw {position}, is (port | reference) image {a} | {b} "
+                    f"rank {rank} gets at position {position} (port | reference) image {a} | {b} "
                     "of the same order: sharding, padding or repetition"
                 )
         draws += mine
@@ -200,8 +207,8 @@ def _compare_draws(port, reference, order, seen):
     if draws and isinstance(draws[0], tuple):
         # What fills up the last step is drawn as its image was before.
         if len(set(draws)) != min(len(draws), len(order)):
-            return "draws of the same image are the same: they would be augmented alike"
+            return "an image that comes twice would be augmented alike: number its repetitions"
         if not seen.isdisjoint(draws):
-            return "draws are an earlier epoch's: images would be augmented as they were then"
+            return "images would be augmented as in an earlier epoch: number the epochs"
         seen.update(draws)
     return None

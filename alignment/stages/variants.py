@@ -85,8 +85,9 @@ def compare_variants(port, reference, variants, rules, path, layer_map=None):
                     finding.where = f"{variant}: {finding.where}"
                 return compared
     summary = (
-        f"{len(variants)} variants of {len({v.model for v in variants})} models, with weights of "
-        f"both signs over {DECADES} decades, agree (float64, largest difference {largest:.0e})"
+        f"{len(variants)} variants of {len({v.model for v in variants})} models agree (float64, "
+        f"weights of both signs over {DECADES} orders of magnitude, largest difference "
+        f"{largest:.0e})"
     )
     return Compared(NAME, summary)
 
@@ -127,7 +128,7 @@ def _compare_one(variant, make_port, make_reference, seed, path, layer_map):
     difference = np.inf if how else relative(mine, theirs)
     if difference <= EXTREME_FLOAT64:
         return [], difference
-    text = f"logits {how or f'differ by {difference:.1e} of their size'}"
+    text = f"logits {how or f'differ by {difference:.1e} (relative)'}"
     found = _differs(variant, f"{text}, input {'x'.join(map(str, variant.image))}")
     located = locate_forward(model, reference, run_port, run_reference, path, layer_map)
     return [found, *located.findings], difference
@@ -156,7 +157,7 @@ def _run_port(call, *args, **kwargs):
 
 
 def _differs(variant, text):
-    hint = f"{variant}: it is built with these arguments on both sides, the reference is right"
+    hint = f"the port when it is built as {variant}"
     return Finding("variants", str(variant), text, hint=hint)
 
 

@@ -81,9 +81,7 @@ def load_top1(path: Path, made_by: str) -> dict[str, np.ndarray]:
     if top1 is not None and top1.size == 1 and top1.dtype.kind in "fiu":
         value = float(top1.ravel()[0])
     if not 0 <= value <= 100:
-        raise CannotRun(
-            f"{shown(path)} holds no top-1 in per cent: made anew by {made_by}, it does"
-        )
+        raise CannotRun(f"{shown(path)} holds no top-1 in per cent: create it again with {made_by}")
     return {"top1": np.array([value])}
 
 
@@ -96,7 +94,7 @@ def require_same_training(port: Path, reference: Path) -> dict[str, Any]:
     try:
         trainings = [load_training(path) for path in (port, reference)]
     except CannotRun as error:
-        raise CannotRun(f"{error}. Train anew, or give --published") from error
+        raise CannotRun(f"{error}. Train again, or give --published") from error
     found = differences(*trainings)
     if found:
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""

@@ -183,9 +183,10 @@ def compare_float32(
     comparison.differences = compare_curves(curves)
     comparison.curves = curves_entry(curves)
     return comparison, (
-        f"float32, {len(losses.port)} steps, each on its own: losses differ by "
-        f"{losses.port[0]:.0e} at first and {losses.port[-1]:.0e} at last; PyTorch's own, begun "
-        f"{UNITS} units of rounding away, by {losses.copies[0]:.0e} and {losses.copies[-1]:.0e}"
+        f"float32, {len(losses.port)} steps, each side on its own: the losses differ by "
+        f"{losses.port[0]:.0e} at the first step and by {losses.port[-1]:.0e} at the last. For "
+        f"comparison, PyTorch against PyTorch with weights changed by {UNITS} units of rounding: "
+        f"{losses.copies[0]:.0e} and {losses.copies[-1]:.0e}"
     )
 
 
@@ -371,7 +372,7 @@ def align(pair: TrainingPair, args: argparse.Namespace, script: Path) -> bool:
         found, lines = compare_float64(
             pair, changed(linked, work / "steps"), alive, args.steps, per_epoch
         )
-        agrees = report.add(found, f"{args.steps} steps, each from one state", lines=lines)
+        agrees = report.add(found, f"{args.steps} steps, each from the same state", lines=lines)
         if agrees:
             picture = log_dir / "train_align_steps.png"
             # What workers send has been compared.
@@ -387,7 +388,10 @@ def align(pair: TrainingPair, args: argparse.Namespace, script: Path) -> bool:
                 on_links(pair, changed(args, folder), folder / str(n), images - n) for n in (0, 1)
             )
             found = compare_processes(pair, even, uneven, alive, folder, script)
-            what = f"{RANK_STEPS} steps of {PROCESSES} processes, against one and against PyTorch's"
+            what = (
+                f"{RANK_STEPS} steps of {PROCESSES} processes, compared with one process and with "
+                "PyTorch's"
+            )
             report.add(found, what)
         report.write()
         return report.aligned

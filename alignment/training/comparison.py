@@ -83,7 +83,7 @@ class Comparison:
             parameter = name.rpartition(" ")[2]
             if kind == "gradient" or parameter not in noise:  # what follows from noise is noise
                 found[f"{kind} {name}"] = np.inf if parameter in noise else change
-        return Power(found, why="0 but for rounding")
+        return Power(found, why="zero except for rounding")
 
     def write(self, path: Path) -> None:
         """One line for each quantity at each moment."""
@@ -97,7 +97,7 @@ class Comparison:
     def compared(
         self,
         name: str,
-        what: str = "{count} iterations, each from one state",
+        what: str = "{count} iterations, each from the same state",
         advise: bool = True,
         log: Path | None = None,
     ) -> Compared:
@@ -129,9 +129,13 @@ class Comparison:
         for row in self.differences:
             if row.kind not in worst or row.value > worst[row.kind].value:
                 worst[row.kind] = row
-        shown = ", ".join(f"{kind} {row.value:.0e}" for kind, row in worst.items())
         what = what.format(count=len({row.where for row in self.differences}))
-        return f"float64, {what}, largest: {shown}"
+        found = [f"{kind} {row.value:.0e}" for kind, row in worst.items() if row.value]
+        told = f"float64, {what}"
+        if found:
+            told += f"; largest differences: {', '.join(found)}"
+        equal = [kind for kind, row in worst.items() if not row.value]
+        return f"{told}; exactly equal: {', '.join(equal)}" if equal else told
 
     def _first(self, first: Difference, advise: bool) -> Finding:
         """Finding of the first quantity that differs, and what the mistake may be in."""
@@ -153,7 +157,9 @@ class Comparison:
         if kinds:
             finding.detail.append(f"In {first.where} these agree: {', '.join(kinds)}")
         if first.where != self.differences[0].where and first.kind == "gradient":
-            finding.detail.append(f"Before {first.where} all agrees: are the gradients cleared?")
+            finding.detail.append(
+                f"Everything before {first.where} agrees: are the gradients cleared?"
+            )
         if advise:
             advice = first.hint or f"The mistake is in {ADVICE[first.kind]}"
             finding.detail.append(advice)
@@ -192,8 +198,8 @@ ADVICE = {
     "learning rate in use": "when the schedule is stepped: between the moment at which the rate is "
     "read and the optimizer's step it changes",
     "loss": "the loss: mean or sum, a factor, label smoothing, class weights (step 04)",
-    "gradient": "the backward pass: something detached, or gradients that were not cleared; of "
-    "several processes, not averaged",
+    "gradient": "the backward pass: something detached, or gradients that were not cleared; with "
+    "several processes, gradients that were not averaged",
     "update": "the optimizer: its arithmetic or settings, weight decay, clipping, the parameters "
     "it was given",
     "optimizer state": "the optimizer: what it keeps from step to step, and in which units",
@@ -207,13 +213,13 @@ ADVICE = {
     "evaluation": "the evaluation: its images, its mode, how it adds up; or the eval-mode forward",
     "between steps": "what the loop does between two steps (evaluation, saving, loading)",
     "order": "the sampler: its epoch (set_epoch), its seed, its share, the size of a batch",
-    "images": "the data: what is drawn for an image, or what is done with it (step 02); of several "
-    "processes, which images each gets",
+    "images": "the data: an image's random numbers, or what is done with them (step 02); with "
+    "several processes, which images each gets",
     "labels": "the labels: class indices, or the shares that mixing gives (step 02)",
     "loss scale": "the gradient scaler: when it is updated, after which gradients it halves",
     "logits": "the forward pass: of step 01, or if that is aligned what train mode does in it (the "
     "mode, batch norm, dropout)",
-    "ranks": "how ranks are kept the same: DataParallel, its gradients, what is drawn on each rank",
-    "gradient norm": "a factor of all gradients: clipping, the loss scale; of several processes, "
+    "ranks": "how ranks are kept the same: DataParallel, its gradients, each rank's random numbers",
+    "gradient norm": "a factor of all gradients: clipping, the loss scale; with several processes, "
     "their average",
 }

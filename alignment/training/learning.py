@@ -136,14 +136,14 @@ class Training(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CannotRun(
                 f"cannot read {shown(path)}: {reason_of(error)}. Delete {shown(self.folder)}: it "
-                "is then trained anew"
+                "is then trained again"
             ) from error
         recorded = load_top1(self.folder / self.framework.record, self.framework.script.name)
         lengths = {len(values) for values in curves.values()}
         if lengths != {self.epochs} or recorded["top1"][0] != curves["top1"][-1]:
             raise CannotRun(
                 f"{shown(path)} does not fit its record, {self.framework.record}, or is not of "
-                f"{self.epochs} epochs. Delete {shown(self.folder)}: it is then trained anew"
+                f"{self.epochs} epochs. Delete {shown(self.folder)}: it is then trained again"
             )
         return curves
 
@@ -261,11 +261,12 @@ def judge(
         found = significance.compare_means(port, reference, smallest_spread=ROUNDING)
         lines.append(f"Welch's t-test, two-sided, at {level}: p {found.p:.2g}")
     lines += [
-        f"paddle less torch: {found.difference:+.3f} points, "
+        f"paddle minus torch: {found.difference:+.3f} points, "
         f"{100 - 100 * significance.ALPHA:g} % interval {found.low:+.3f} to {found.high:+.3f}",
-        f"found with a probability of {100 * significance.POWER:g} %: a true difference of "
-        f"{found.detectable:.2f} points; the true means are within {found.equivalent:.2f} points "
-        f"of each other (two one-sided tests at {level})",
+        f"a true difference of {found.detectable:.2f} points would be found in "
+        f"{100 * significance.POWER:g} % of such comparisons",
+        f"the true means differ by at most {found.equivalent:.2f} points (two one-sided tests at "
+        f"{level})",
     ]
     failure = None
     for name, top1 in (("torch", reference), ("paddle", port)):

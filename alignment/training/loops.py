@@ -155,7 +155,7 @@ class Loops:
             self._note("evaluation", name, abs(recorded[0] - trainer.top1), REPORTED["top1"])
         except Ended:
             if self.resumed:
-                self.lines.append("Before it all agrees: what does the checkpoint leave out?")
+                self.lines.append("Everything before agrees: what is missing from the checkpoint?")
         finally:
             self.reference.leave()
 

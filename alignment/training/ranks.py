@@ -314,8 +314,8 @@ def _wait(process: Any) -> None:
         failed = process.wait(LIMIT)
     except subprocess.TimeoutExpired:
         raise CannotRun(
-            f"{PROCESSES} processes have not taken their steps in {LIMIT} seconds: do all ranks "
-            "take as many? --processes 1 leaves them out"
+            f"{PROCESSES} processes have not finished their steps in {LIMIT} seconds: do all "
+            "ranks take the same number? --processes 1 leaves them out"
         ) from None
     if failed:
         lines = [
@@ -325,7 +325,7 @@ def _wait(process: Any) -> None:
         ]
         errors = [line for line in lines if "Error" in line or "error:" in line]
         raise CannotRun(
-            f"a process of {PROCESSES} has failed: {(errors or lines or ['without a word'])[-1]}"
+            f"a process of {PROCESSES} has failed: {(errors or lines or ['no output'])[-1]}"
         )
 
 
@@ -351,7 +351,8 @@ def _compare_runs(
         where = f"{what}, step {step}"
         sums = [record["images"][step] for record in records[0]]
         differ = len(set(sums)) == len(sums)
-        note(where, "order", "ranks have images of their own", 0.0 if differ else np.inf)
+        name = "with its own images on each rank" if differ else "with the same images on two ranks"
+        note(where, "order", name, 0.0 if differ else np.inf)
         if same_images:
             for rank, (a, b) in enumerate(zip(*records)):
                 same = a["images"][step] == b["images"][step]
@@ -365,10 +366,17 @@ def _compare_runs(
             else:
                 found += compare(where, kind, a, b, bound=bound)
         weights = {record["weights"][step] for record in records[0]}
-        note(where, "ranks", "hold the same weights", 0.0 if len(weights) == 1 else np.inf)
+        same = len(weights) == 1
+        note(
+            where,
+            "ranks",
+            f"with {'the same' if same else 'different'} weights",
+            0.0 if same else np.inf,
+        )
         drawn = {record["drawn"][step] for record in records[0]}
         differ = len(drawn) == len(records[0])
-        note(where, "ranks", "draw dropout masks of their own", 0.0 if differ else np.inf)
+        name = f"with {'different' if differ else 'the same'} dropout masks"
+        note(where, "ranks", name, 0.0 if differ else np.inf)
     text = "{} steps of each process | {}".format(*counts)
     note(
         f"{what}, the end", "loop", text, 0.0 if {*counts[0]} == {*counts[1]} == {steps} else np.inf

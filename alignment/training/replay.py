@@ -52,7 +52,7 @@ def subset(image_folder: Any, source: Path, target: Path, images: int) -> None:
         try:
             dataset.loader(path)
         except OSError as error:
-            raise CannotRun(f"{error}. Mend or remove it") from error
+            raise CannotRun(f"{error}. Repair or remove it") from error
     for number, path in enumerate(map(Path, chosen)):
         folder = target / path.relative_to(source).parts[0]
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,11 +194,10 @@ def why_images_differ(pair: TrainingPair, args: argparse.Namespace, epoch: int) 
                 item = pair.port.normalize_batch(item[None])[0]
             if not np.array_equal(image, item):
                 return [
-                    f"Batch {number}: the loader's image is not the one that the data set gives "
-                    f"for {draw}: what else is in the generator's seed, which worker it is, how "
-                    "many images came before?"
+                    f"Batch {number}: for {draw} the loader gives another image than the data set. "
+                    "What else is in the generator's seed: the worker, the number of images before?"
                 ]
     return [
-        "For the same draw the loader gives the data set's own image in each batch: the mistake "
-        "is in what is done with an image, or in the mixing (step 02)"
+        "The loader gives the data set's images in each batch: the mistake is in what is done "
+        "with an image, or in the mixing (step 02)"
     ]

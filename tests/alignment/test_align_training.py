@@ -30,7 +30,7 @@ def test_both_trainers_take_the_same_steps(run, tmp_path):
     result = run(*SHORT)
     assert result.status == 0, result.out + result.err
     assert result.out.splitlines()[-1] == "aligned: both trainers take the same steps"
-    assert "float64, 10 steps, each from one state" in result.out
+    assert "float64, 10 steps, each from the same state" in result.out
     assert not result.err
     folder = tmp_path / "result"
     # Each step, and in each all 142 parameters, 68 statistics, and both states of RMSprop.
@@ -92,7 +92,7 @@ def test_repeated_augmentation(run, tmp_path):
 def test_two_processes_take_the_same_steps(options, run, tmp_path):
     result = run(SCRIPT, "--steps", "10", *options)
     assert result.status == 0, result.out + result.err
-    assert "4 steps of 2 processes, against one and against PyTorch's" in result.out
+    assert "4 steps of 2 processes, compared with one process and with PyTorch's" in result.out
     folder = tmp_path / "result"
     assert len(rows(folder, "ranks")) == 2 * 4 * 2
     found = [line for line in rows(folder, "gradient") if line.startswith("2 processes")]

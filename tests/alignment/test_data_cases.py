@@ -1,4 +1,4 @@
-"""Step 02's awkward cases, and how small a mistake in the data it would have seen."""
+"""Step 02's edge cases, and how small a mistake in the data it would have seen."""
 
 import functools
 
@@ -31,7 +31,7 @@ def test_no_false_alarm(seed, tmp_path):
     assert not compared.not_compared
     (line,) = compared.lines()
     log = (tmp_path / "log").read_text().splitlines()
-    assert line.startswith(f"awkward cases: {len(log)} the same on both sides")
+    assert line.startswith(f"edge cases: {len(log)} agree")
     assert "pictures 100" in line
 
 
@@ -49,7 +49,7 @@ def test_what_differs_is_named_and_shown(pictures_alone, monkeypatch, tmp_path):
     first, *more = compared.findings
     assert first.title == cases.TITLE
     assert first.text() == "pictures: PNG of mode 1: stage decode"
-    assert "values other, most at" in first.detail[0]
+    assert "values differ, most at" in first.detail[0]
     refused = next(f.text() for f in more if "JPEG of mode CMYK" in f.where)
     assert "stage decode ValueError: CMYK" in refused and refused.endswith("| no error")
     (entry,) = compared.data["images"]
@@ -100,7 +100,7 @@ def test_a_sampler_that_refuses_what_the_reference_gives_is_found():
     assert compare_sampling(picky, reference, (256,), variants).agrees
     compared = compare_sampling(picky, reference, (256,))
     assert "1 images, 2 processes" in compared.lines()[0]
-    assert "too few images | a sampler" in compared.lines()[0]
+    assert "too few images | no error" in compared.lines()[0]
 
 
 # --- power ---

@@ -54,7 +54,7 @@ def test_what_is_compared_beside_the_records_decides_too(tmp_path, capsys):
     report.add(Compared("the second", "", [found, setting, further]))
     assert not report.aligned and not report.finish("there")
     assert capsys.readouterr().out.splitlines()[-4:] == [
-        "NOT ALIGNED: the recorded arrays agree, the second does not",
+        "NOT ALIGNED: the recorded arrays agree, but this differs: the second",
         "Differs (port | reference): layer: epsilon 1 | 2",
         "First difference: x: value 3 | 4",
         "Look at: its value",

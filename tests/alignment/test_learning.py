@@ -269,7 +269,7 @@ def test_an_accuracy_of_an_unknown_training_is_not_compared(compare, tmp_path, s
     for message in spoil(record.with_suffix(".json"), record):
         line = compare(None, None).error_line
         assert f"it cannot be told what {shown(record)} was trained on" in line and message in line
-        assert line.endswith("Train anew, or give --published")
+        assert line.endswith("Train again, or give --published")
         result = compare(None, None, "--published", "50")
         assert result.status == 0 and ("cannot be told" in result.out) == (side == "PORT")
 
@@ -418,7 +418,7 @@ def test_both_sides_that_learn_are_aligned(learning, tmp_path):
     assert result.status == 0, result.out + result.err
     assert verdict(result).startswith("aligned: 1 array, largest mean difference 0.1 (top1)")
     assert "paddle: 97.100 ± 0.100 (97.00, 97.10, 97.20)" in result.out
-    assert "paddle less torch: -0.100 points, 99 % interval" in result.out
+    assert "paddle minus torch: -0.100 points, 99 % interval" in result.out
     records = [
         np.load(tmp_path / "result" / f"train_align_{name}.npy", allow_pickle=True).item()
         for name in ("paddle", "benchmark")

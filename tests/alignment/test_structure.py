@@ -68,7 +68,9 @@ def test_with_a_layer_map_a_port_of_other_names_is_aligned(
 def test_without_one_each_step_says_that_names_differ(script, renamed_port, run, own_data):
     result = run(script, "--data-dir", own_data)
     assert result.status == 1, result.out + result.err
-    assert "NOT ALIGNED: the port is not built as the reference is: 1 layer of an" in result.out
+    assert (
+        "NOT ALIGNED: the port is built differently from the reference: 1 layer of an" in result.out
+    )
     assert '--layer-map FILE with {"head": "classifier"}' in result.out
 
 

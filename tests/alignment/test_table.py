@@ -57,5 +57,5 @@ def test_table(statuses, records, tmp_path, monkeypatch, capfd):
         assert row.startswith(name)
         assert ("  aligned", "not aligned", "could not run (exit 2)")[status] in row
         # What differs beside equal records has no largest difference to be shown.
-        assert ("beside the records" in row) == (status == 1 and records)
+        assert ("other checks" in row) == (status == 1 and records)
         assert ("0.001" in row) == (status == 0 or (status == 1 and not records))

@@ -268,7 +268,7 @@ def test_what_differs_is_said_in_words():
     b = a.copy()
     b[1] = [-3, 0, 3]
     text = describe_difference(b.astype(np.uint8), a.astype(np.uint8))
-    assert text == "2 of 6 values other, most at (1, 0): 253 | 0"
+    assert text == "2 of 6 values differ, most at (1, 0): 253 | 0"
     assert describe_difference(a, a) == ""
     assert "float64 (6,) | float64 (2, 3)" in describe_difference(np.zeros(6), a)
 
@@ -376,7 +376,7 @@ def test_trace_on_request(script, run, tmp_path):
 def test_many_steps_do_not_run_apart(run, tmp_path):
     result = run("05_test_backward.py", "--steps", "12")
     assert result.status == 0, result.out
-    assert "float64, 12 iterations, each from one state" in result.out
+    assert "float64, 12 iterations, each from the same state" in result.out
     lines = (tmp_path / "result" / "log" / "backward_training.log").read_text().splitlines()
     kinds = {line.split("  ")[1].strip() for line in lines[1:]}
     expected = {"learning rate", "loss", "gradient", "update", "running statistic", "dropout"}

@@ -288,7 +288,10 @@ def test_draws_are_distributed_alike(image_dir, tmp_path, monkeypatch):
         seed=1,
     )
     assert compared.agrees, compared.lines()
-    assert len(compared.lines()) == 1 and "statistics of the draws alike" in compared.lines()[0]
+    assert (
+        len(compared.lines()) == 1
+        and "statistics of the random numbers agree" in compared.lines()[0]
+    )
 
 
 @pytest.mark.parametrize("values", [2, 40, 600])
@@ -436,9 +439,9 @@ def test_what_parts_is_named(image_dir, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("policies", "message"),
     [
-        (("imagenet", "augmix"), "what is drawn: list | dict"),
-        ((None, "ra"), "what is drawn: NoneType | list"),
-        (("ra", None), "what is drawn: list | NoneType"),
+        (("imagenet", "augmix"), "what is sampled: list | dict"),
+        ((None, "ra"), "what is sampled: NoneType | list"),
+        (("ra", None), "what is sampled: list | NoneType"),
         (("ra", "ta_wide"), "policy wanted, number of operations: 2 2000 | 0 times of 2000"),
     ],
     ids=str,

@@ -262,7 +262,7 @@ WRONG_SAMPLERS = {
     "padding, drop_last": wrong(
         __init__=lambda self, *a: DistributedSampler.__init__(self, *a, drop_last=True)
     ),
-    "as they were then": wrong(
+    "as in an earlier epoch": wrong(
         __iter__=lambda self: (d._replace(epoch=0) for d in DistributedSampler.__iter__(self))
     ),
 }

@@ -291,7 +291,7 @@ def opened_by(change):
 @bug(
     "02",
     "transparent pictures on white",
-    ["First awkward case that differs", "pictures: PNG of mode LA: stage decode"],
+    ["First edge case that differs", "pictures: PNG of mode LA: stage decode"],
     "pictures with transparency have other colours than in training",
     "a viewer puts them on white; convert('RGB') drops the transparency",
     "convert('RGB')",
@@ -534,7 +534,7 @@ def changed_op(patch, name, change):
     "02",
     "Rotate turns clockwise",
     ["stage Rotate", "the mistake is in this stage"],
-    "none while both signs are drawn; other images for the same draws",
+    "none while both signs are sampled; other images for the same random numbers",
     "OpenCV, PIL and tensors count angles in opposite directions",
     "image.rotate(degrees): counter-clockwise",
     "https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.rotate",
@@ -652,7 +652,7 @@ def _(patch):
     "signs never negative",
     ["Distributed differently (port | reference): policy", "| "],
     "images turned and shifted to one side only",
-    "the sign is drawn apart from the magnitude, and was left out",
+    "the sign is sampled separately from the magnitude, and was left out",
     "negative half of the time, where an operation has a sign",
 )
 def _(patch):
@@ -670,7 +670,7 @@ def _(patch):
     ["Distributed differently (port | reference): policy imagenet"],
     "augmentation too strong",
     "each operation of a sub-policy has a probability of its own",
-    "draw for each",
+    "sample for each",
 )
 def _(patch):
     policy = [tuple((name, 1.0, index) for name, _, index in row) for row in autoaugment.IMAGENET]
@@ -736,7 +736,7 @@ def _(patch):
     ["Distributed differently (port | reference): crop", "area of the crop"],
     "objects too large",
     "scale is a range of areas",
-    "draw the area, take the root",
+    "sample the area, take the root",
     "https://arxiv.org/abs/1409.4842",
 )
 def _(patch):
@@ -837,7 +837,7 @@ def _(patch):
     "02",
     "erasing: height and width swapped",
     ["stage erase"],
-    "none in the mean; other images for the same draws",
+    "none in the mean; other images for the same random numbers",
     "(top, left, height, width) read as (left, top, width, height)",
     "rows first",
 )
@@ -857,7 +857,7 @@ def _(patch):
     "02",
     "mixup: lambda for the other image",
     ["mixup: its images"],
-    "none in the mean; other batches for the same draws",
+    "none in the mean; other batches for the same random numbers",
     "which of the two lambda belongs to differs between codes",
     "lambda of the own image, 1 - lambda of the one before",
     "https://arxiv.org/abs/1710.09412",
@@ -892,7 +892,7 @@ def _(patch):
     "CutMix: lambda as drawn, where the box was clipped",
     ["Distributed differently (port | reference): mixup and CutMix", "lambda plus the box's share"],
     "labels off for boxes at the rim",
-    "a box at the rim is smaller than was drawn",
+    "a box at the rim is smaller than was sampled",
     "1 - the area of the clipped box over the image's",
     "https://arxiv.org/abs/1905.04899",
 )
@@ -985,7 +985,7 @@ def _(patch):
 @bug(
     "02",
     "the same augmentation in each epoch",
-    ["images would be augmented as they were then"],
+    ["images would be augmented as in an earlier epoch"],
     "overfits as if nothing were augmented",
     "workers start from the same seed in each epoch",
     "the generator's seed includes the epoch",
@@ -1029,7 +1029,7 @@ def _(patch):
 @bug(
     "02",
     "random numbers that depend on the order of the images",
-    ["ImageFolder: images are others with the same draws"],
+    ["ImageFolder: images differ although seed, index, epoch and repetition are the same"],
     "no run can be repeated with another number of workers, or after a stop",
     "one generator for all images, as Python's random module is",
     "a generator for each image",
@@ -1044,8 +1044,8 @@ def _(patch):
     "flip and crop from one random number",
     ["Distributed differently", "with flip"],
     "flips and crops are distributed as they should be, each by itself",
-    "a draw that was used twice",
-    "a draw for each",
+    "a random number that was used twice",
+    "a random number for each",
 )
 def _(patch):
     draw = transforms.ClassificationPresetTrain.draw
@@ -1081,7 +1081,7 @@ def _(patch):
     ["policy augmix", "first operation of chain 1 with first operation of chain 2"],
     "the copies that are mixed are one and the same",
     "[chain] * mixture_width",
-    "a draw for each copy",
+    "samples of its own for each copy",
     "https://arxiv.org/abs/1912.02781",
 )
 def _(patch):
@@ -1114,7 +1114,7 @@ def _(patch):
 @bug(
     "02",
     "ranks that get nothing where images are few",
-    ["DistributedSampler, 1 images, 3 processes", "0 draws"],
+    ["DistributedSampler, 1 images, 3 processes", "0 samples"],
     "a process without a batch waits for the others for ever",
     "the order is filled up from its beginning once, which is not enough for few images",
     "fill up as often as it takes",
@@ -1189,7 +1189,7 @@ def _(patch):
 @bug(
     "02",
     "probability of the flip without effect",
-    ["training: what is drawn", "what is drawn with hflip_prob 1"],
+    ["training: what is sampled", "what is sampled with hflip_prob 1"],
     "none with the default of one half; other images where it was set",
     "the argument was taken and forgotten",
     "self.hflip_prob",
@@ -1207,7 +1207,7 @@ def _(patch):
 @bug(
     "02",
     "random erasing with another value than was asked for",
-    ["erasing: what is drawn, p 1.0, value 0.5: value"],
+    ["erasing: what is sampled, p 1.0, value 0.5: value"],
     "none with the default of 0",
     "the argument was taken and forgotten",
     "self.value",

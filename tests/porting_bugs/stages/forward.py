@@ -686,7 +686,7 @@ def _(patch):
 @bug(
     "01",
     "the same weights at every seed",
-    ["the same with another seed"],
+    ["with another seed the same values | other values"],
     "runs that should be independent are not",
     "a seed set inside the model, left from debugging",
     "paddle.seed in the training script only",

@@ -45,7 +45,7 @@ def _(patch):
 @bug(
     "06, two processes",
     "all processes train on the same images",
-    ["2 processes and one, step 0", "order", "images of their own"],
+    ["2 processes and one, step 0", "order", "with the same images on two ranks"],
     "several GPUs learn no faster than one",
     "paddle.io.BatchSampler in place of DistributedBatchSampler",
     "each rank its share",
@@ -109,7 +109,7 @@ def _(patch):
 @bug(
     "06, two processes",
     "the same dropout masks in all processes",
-    ["ranks", "dropout masks of their own"],
+    ["ranks", "with the same dropout masks"],
     "a little less regularisation",
     "one seed on all ranks",
     "a seed of the rank as well",

@@ -427,7 +427,7 @@ def _(patch):
 @bug(
     "06",
     "checkpoint without the optimizer's state",
-    ["going on from a checkpoint", "update", "what does the checkpoint leave out?"],
+    ["going on from a checkpoint", "update", "what is missing from the checkpoint?"],
     "a kink in the loss after each resume",
     "only the model's state_dict is saved",
     "save and load optimizer.state_dict() too",
@@ -614,7 +614,7 @@ def _(patch):
 @bug(
     "06",
     "the second worker's images augmented otherwise",
-    ["images", "Batch 1: the loader's image is not the one that the data set gives"],
+    ["images", "Batch 1: for Draw(", "the loader gives another image than the data set"],
     "a run with another number of workers is another run",
     "the seed of the generator includes the worker",
     "a generator for each image",
