@@ -189,9 +189,9 @@ class StepReport:
         red = next((each for each in self.compared if not each.agrees), None)
         if red is None:
             lines += [each.summary for each in self.compared if each.summary]
-        if self.power:
-            lines += [line for line in [self.power.line()] if line]
-        if self.aligned:
+        if self.aligned:  # of a red verdict the rest is no matter yet
+            if self.power and self.power.line():
+                lines.append(self.power.line())
             lines += self._not_compared()
         for each in self.located:
             lines += [each.summary] if each.summary else []

@@ -333,7 +333,8 @@ def compare_updates_of_average(port, reference, models, rules, rng, decay):
     found = []
     average = port.ExponentialMovingAverage(models[0], decay)
     average_ref = reference.ExponentialMovingAverage(models[1], decay)
-    for update in range(UPDATES if decay == DECAYS_OF_AVERAGE[0] else 2):
+    usual = decay == DECAYS_OF_AVERAGE[0]
+    for update in range(UPDATES if usual else 2):
         if update == 2:
             average.n_averaged = 0
             average_ref.n_averaged.fill_(0)
@@ -344,7 +345,7 @@ def compare_updates_of_average(port, reference, models, rules, rng, decay):
         average.update(models[0])
         average_ref.update_parameters(models[1])
         sides = paddle_arrays(average.module), torch_arrays(average_ref.module, rules)
-        where = f"update {update}, decay {decay:g}"
+        where = f"update {update}" if usual else f"update {update}, decay {decay:g}"
         rows = compare(where, "moving average", *sides, bound=TRAIN_FLOAT64)
         found += worst_of_each_kind(rows)
     return found
