@@ -559,7 +559,7 @@ def _(patch):
 @bug(
     "05",
     "running statistics left out of the moving average",
-    ["moving average", "._mean"],
+    ["moving average", "._variance"],
     "the averaged model is worse than the last one in eval mode",
     "named_parameters() of a port that keeps statistics as buffers",
     "average all of state_dict()",
