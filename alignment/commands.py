@@ -398,12 +398,14 @@ def read_map(path: Path | None) -> dict[str, str]:
     Raises:
         CannotRun: it cannot be read, or is something else.
     """
+    from .pairing import without_remarks
+
     if path is None:
         return {}
     pairs = read_json(path)
     if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
         raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
-    return {name: other for name, other in pairs.items() if not name.startswith("//")}
+    return without_remarks(pairs)
 
 
 def compare(args: argparse.Namespace) -> int:

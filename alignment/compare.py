@@ -24,7 +24,7 @@ from .files import CannotRun
 from .findings import Check, Report
 from .inputs import Inputs
 from .known import ACCEPTED
-from .pairing import layer_of
+from .pairing import layer_of, without_remarks
 
 __all__ = ["CHECKS", "OPTIMIZERS", "assert_aligned", "check", "propose_map"]
 
@@ -92,7 +92,8 @@ def check(
             numbers, summed.
         targets: as `inputs`, a list: what the loss takes beside the output.
         map: {layer of the port: layer of the reference}, where names differ; holds for all that
-            lies in the layer. Names that differ are paired by order, kind and shape else.
+            lies in the layer. Names that begin with // are remarks. Names that differ are paired by
+            order, kind and shape else.
         rules: [Rule] on parameters and layout.
         checks: which of CHECKS; "initialisation" only where it is asked for.
         sizes: how many sizes of image are compared, where an input is a batch of images.
@@ -160,7 +161,7 @@ def check(
         Inputs.of(inputs),
         wanted.positional,
         losses,
-        layer_map=dict(map or {}),
+        layer_map=without_remarks(map or {}),
         rules=[rule for rule in rules if rule.kind != "layout"],
         channels_last=any(rule.kind == "layout" for rule in rules),
         bound=bound,

@@ -18,7 +18,7 @@ import numpy as np
 import paddle
 
 from .files import CannotRun, read_json, shown
-from .pairing import counterpart
+from .pairing import counterpart, without_remarks
 from .settings import is_container, kind
 from .structure import flatten, is_tensor, to_array
 
@@ -411,7 +411,7 @@ def read_layer_map(
     pairs = read_json(path)
     if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
         raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
-    pairs = {name: other for name, other in pairs.items() if not name.startswith("//")}  # remarks
+    pairs = without_remarks(pairs)
     known = {
         "port": [name for name, _ in port.named_sublayers()],
         "reference": [name for name, _ in reference.named_modules() if name],

@@ -190,6 +190,11 @@ def _shape(shape: Any) -> Any:
     return "none" if shape is None else f"shape {list(shape)}"
 
 
+def without_remarks(layer_map: dict[str, str]) -> dict[str, str]:
+    """A layer map without what `alignment map` remarks on it: entries that begin with //."""
+    return {name: other for name, other in layer_map.items() if not name.startswith("//")}
+
+
 def counterpart(name: str, layer_map: Mapping[str, str]) -> str:
     """The reference's name of a layer or parameter: by the longest layer of the map it lies in.
 

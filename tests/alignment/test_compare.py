@@ -307,11 +307,13 @@ def test_map_of_a_renamed_port(tmp_path):
     assert proposal.layers == {"first": "a", "second": "b"} and not proposal.doubts
     proven = propose_map(Renamed, Reference, inputs=["4x6"])
     assert proven.layers == proposal.layers and "the map is right" in proven.summary
-    assert check(Renamed, Reference, "4x6", map=proposal.layers, checks=FORWARD).aligned
+    remarked = {"// first": "a remark", **proposal.layers}
+    for layers in (proposal.layers, remarked):
+        assert check(Renamed, Reference, "4x6", map=layers, checks=FORWARD).aligned
     wrong = propose_map(Renamed, reference(lambda y, model: y + 1), inputs=["4x6"])
     assert wrong.doubts and "the map is right" not in wrong.summary
     path = tmp_path / "map.json"
-    path.write_text(json.dumps({"// first": "a remark", **proposal.layers}))
+    path.write_text(json.dumps(remarked))
     assert read_map(path) == proposal.layers
 
 
