@@ -88,8 +88,8 @@ def parser(description: str) -> Parser:
         fromfile_prefix_chars="@",
     )
     add = partial(add_flag, flags)
-    add("--data-path", type=file_path, help="folder with the folders train and val. Without it: a "
-        "try-out on lite_data, with fewer epochs and smaller images")  # fmt: skip
+    add("--data-path", type=file_path, help="folder with the folders train and val. Default: "
+        "lite_data, as a try-out with fewer epochs and smaller images")  # fmt: skip
     add("--model", choices=sorted(paddle_mv3.MODELS), default="mobilenet_v3_small")
     add("--weights", type=nonempty, metavar="FILE|IMAGENET1K_V1")
     add("--pretrained", action="store_true")

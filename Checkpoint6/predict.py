@@ -54,7 +54,11 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true",
         help='[{"file", "topk": [{"class", "name", "probability"}]}] in place of text')  # fmt: skip
     add = flags.group("where it runs").add_argument
-    add("--device", choices=("cpu", "gpu"), help="default: gpu where Paddle sees one")
+    add(
+        "--device",
+        choices=("cpu", "gpu"),
+        help="where it computes. Default: gpu where Paddle sees one",
+    )
     add("-b", "--batch-size", type=batch_size, default=32, help="images at a time")
     return flags
 

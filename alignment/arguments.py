@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,14 +68,18 @@ class Parser(argparse.ArgumentParser):
         return found or self.add_argument_group(title)
 
 
-class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the default of a flag that has one, in words that do not depend on this machine."""
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows the default of a flag that has one, in words that do not depend on this machine.
+
+    It stands in place of what the help says of a default that is found out later.
+    """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.default == []:
+        default = action.default
+        if default in (None, [], argparse.SUPPRESS) or default is False or not action.help:
             return action.help
-        text = super()._get_help_string(action) or ""
-        return text.replace("%(default)s", _in_words(action.default).replace("%", "%%"))
+        text = re.sub(r"[ .;]*[Dd]efault: .*", "", action.help)
+        return f"{text} (default: {_in_words(default)})".replace("%", "%%")
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         if action.type is file_path:

@@ -112,7 +112,7 @@ FLAGS = {
         "--skip-corrupt": "leave out up to N image files that cannot be decoded",
     },
     "where it runs": {
-        "--device": "default: a GPU where the framework sees one",
+        "--device": "where it computes. Default: a GPU where the framework sees one",
         "--workers": "processes that load images, for each process that trains",
         "--sync-bn": "batch norm over the images of all processes",
         "--amp": "mixed precision, on a GPU. O2: the weights are in 16 bits too",

@@ -488,7 +488,7 @@ def measure_memory(args, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
     add = parser.add_argument
-    add("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone (default: all)")
+    add("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone")
     add("--quick", action="store_true", help="tiny counts, which measure nothing")
     add("--threads", type=count, default=1, help="of each main process")
     add("--workers", type=count, default=2, help="loader processes")

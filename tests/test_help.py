@@ -65,6 +65,8 @@ def test_help(command, monkeypatch, capfd):
     assert re.search(rf"^ +(python|torchrun) .*{re.escape(example)}", out, re.MULTILINE)
     for action in asked[0]._actions:
         assert action.help, action.option_strings
+        text = asked[0]._get_formatter()._expand_help(action)
+        assert text.lower().count("default: ") <= 1, text
 
 
 ALL_HELP = """
