@@ -13,9 +13,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .screen import CANNOT_RUN, leave
+
+if TYPE_CHECKING:
+    from argparse import _ArgumentGroup
 
 Number = TypeVar("Number", int, float)
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         with contextlib.suppress(OSError):  # `exit` tells it
             super()._print_message(message, file)
 
-    def group(self, title: str) -> argparse._ArgumentGroup:
+    def group(self, title: str) -> _ArgumentGroup:
         """The group of flags under this title in --help, made where there is none yet."""
         found = next((each for each in self._action_groups if each.title == title), None)
         return found or self.add_argument_group(title)
