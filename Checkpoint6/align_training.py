@@ -34,6 +34,7 @@ import argparse
 environment.require("tqdm", "visualdl", "matplotlib")
 
 import pair  # noqa: E402
+from alignment.arguments import Parser  # noqa: E402
 from alignment.threads import one_torch_thread  # noqa: E402
 from alignment.training.align import add_flags, align  # noqa: E402
 from Checkpoint6.align_ranks import SCRIPT  # noqa: E402
@@ -44,7 +45,7 @@ PAIR = pair.training()
 WARMUP_EPOCHS = 2  # or as many as --epochs leaves room for
 
 
-def flags() -> argparse.ArgumentParser:
+def flags() -> Parser:
     """train.py's, with other defaults, and those of the comparison."""
     found = parser(__doc__)
     add_flags(found)

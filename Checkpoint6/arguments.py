@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from alignment.arguments import (
     workers,
 )
 from alignment.files import CannotRun, shown, unpack_once
+from alignment.trainers import USAGE, add_flag
 from Checkpoint6.checkpoint import checkpoints
 
 __all__ = [
@@ -79,80 +81,69 @@ NOT_THE_RECIPE = (
 
 
 def parser(description: str) -> Parser:
-    flags = Parser(description=description, formatter_class=Formatter, fromfile_prefix_chars="@")
-
-    def add(*names: str, **options: Any) -> None:
-        flags.add_argument(*names, **{"help": "as torchvision's", **options})
-
-    add("--data-path", type=file_path, help="folder of train and val; without it: a try-out on "
-        "lite_data, with fewer epochs and smaller images unless they are given")  # fmt: skip
+    flags = Parser(
+        usage=USAGE,
+        description=description,
+        formatter_class=Formatter,
+        fromfile_prefix_chars="@",
+    )
+    add = partial(add_flag, flags)
+    add("--data-path", type=file_path, help="folder with the folders train and val. Default: "
+        "lite_data, as a try-out with fewer epochs and smaller images")  # fmt: skip
     add("--model", choices=sorted(paddle_mv3.MODELS), default="mobilenet_v3_small")
-    add("--device", choices=("cpu", "gpu", "cuda"), help="default: gpu where Paddle has one")
-    add("-b", "--batch-size", type=batch_size, default=32, help="images of one process in a step")
+    add("--weights", type=nonempty, metavar="FILE|IMAGENET1K_V1")
+    add("--pretrained", action="store_true")
+    add("--cache-dataset", action="store_true")
+    add("--skip-corrupt", type=count_or_0, default=0)
+    add("--device", choices=("cpu", "gpu", "cuda"))
+    add("-j", "--workers", type=workers, default=default_workers())
+    add("--sync-bn", action="store_true")
+    add("--amp", nargs="?", choices=("O1", "O2"), const="O1")
+    add("--amp-dtype", choices=("float16", "bfloat16"), default="float16")
+    add("--use-deterministic-algorithms", action="store_true", help="the same bits in every run on "
+        "a GPU. It may be slower. On the CPU they are the same anyway")  # fmt: skip
+    add("--seed", type=seed, default=0)
+    add("-b", "--batch-size", type=batch_size, default=32)
     add("--epochs", type=epochs, default=90)
-    add("-j", "--workers", type=workers, default=default_workers(),
-        help="processes that load images, for each process that trains")  # fmt: skip
     add("--opt", choices=paddle_mv3.OPTIMIZERS, default="sgd")
     add("--lr", type=rate, default=0.1)
     add("--momentum", type=rate, default=0.9)
     add("--wd", "--weight-decay", dest="weight_decay", type=rate, default=1e-4)
-    add("--norm-weight-decay", type=rate, help="of normalisation layers; default: as --wd")
-    add("--bias-weight-decay", type=rate, help="of biases; default: as --wd")
+    add("--norm-weight-decay", type=rate)
+    add("--bias-weight-decay", type=rate)
     add("--label-smoothing", type=share, default=0.0)
-    add("--mixup-alpha", type=rate, default=0.0)
-    add("--cutmix-alpha", type=rate, default=0.0)
+    add("--clip-grad-norm", type=rate)
     add("--lr-scheduler", choices=paddle_mv3.LR_SCHEDULERS, default="steplr")
     add("--lr-warmup-epochs", type=count_or_0, default=0)
     add("--lr-warmup-method", choices=paddle_mv3.LR_WARMUP_METHODS, default="constant")
     add("--lr-warmup-decay", type=rate, default=0.01)
-    add("--lr-step-size", type=count, default=30, help="epochs")
+    add("--lr-step-size", type=count, default=30)
     add("--lr-gamma", type=rate, default=0.1)
-    add("--lr-min", type=rate, default=0.0, help="where cosineannealinglr ends")
-    add("--print-freq", type=count, default=10, help="steps from one line to the next")
-    add("--output-dir", type=file_path, default=Path("output"), help="checkpoints and logs")
-    add("--resume", type=nonempty, metavar="FILE|auto", help="go on from; auto: the newest whole "
-        "one in --output-dir, or a new training where there is none")  # fmt: skip
-    add("--start-epoch", type=count_or_0, default=0, help="of a training that is not resumed")
-    add("--cache-dataset", action="store_true", help="keep the list of image files, in "
-        "~/.cache/paddle_mv3, until a folder changes")  # fmt: skip
-    add("--sync-bn", action="store_true", help="batch norm over the images of all processes")
-    add("--test-only", action="store_true", help="evaluate --weights or --resume and end")
-    add("--pretrained", action="store_true", help="same as --weights IMAGENET1K_V1")
-    add("--weights", type=nonempty, metavar="FILE|IMAGENET1K_V1",
-        help="to begin with: a checkpoint, a state_dict (.pdparams), or torchvision's")  # fmt: skip
+    add("--lr-min", type=rate, default=0.0)
+    add("--train-crop-size", type=pixels, default=224)
+    add("--val-resize-size", type=pixels, default=256)
+    add("--val-crop-size", type=pixels, default=224)
+    add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
     add("--auto-augment", choices=("imagenet", "ra", "ta_wide", "augmix"))
     add("--ra-magnitude", type=count_or_0, default=9)
     add("--augmix-severity", type=count, default=3)
-    add("--random-erase", type=share, default=0.0, help="probability")
-    add("--amp", nargs="?", choices=("O1", "O2"), const="O1", help="mixed precision, on a GPU; O2: "
-        "weights in 16 bits too, beside a copy in float32")  # fmt: skip
-    add("--amp-dtype", choices=("float16", "bfloat16"), default="float16")
-    add("--clip-grad-norm", type=rate, help="largest norm of all gradients together")
-    add("--model-ema", action="store_true", help="keep an exponential moving average of the model")
+    add("--random-erase", type=share, default=0.0)
+    add("--mixup-alpha", type=rate, default=0.0)
+    add("--cutmix-alpha", type=rate, default=0.0)
+    add("--ra-sampler", action="store_true")
+    add("--ra-reps", type=repetitions, default=3)
+    add("--model-ema", action="store_true")
     add("--model-ema-steps", type=count, default=32)
     add("--model-ema-decay", type=share, default=0.99998)
-    add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
-    add("--train-crop-size", type=pixels, default=224)
-    add("--val-crop-size", type=pixels, default=224)
-    add("--val-resize-size", type=pixels, default=256)
-    add("--ra-sampler", action="store_true", help="repeated augmentation")
-    add("--ra-reps", type=repetitions, default=3)
-    add("--use-deterministic-algorithms", action="store_true", help="on a GPU: the same bits in "
-        "every run, which may be slower; on the CPU it is so anyway")  # fmt: skip
-    add("--seed", type=seed, default=0)
-    add("--save-steps", type=count_or_0, default=0, help="steps from one checkpoint to the next, "
-        "beside the one at the end of each epoch")  # fmt: skip
-    add("--keep-last", type=count, default=3, help="checkpoints to keep")
-    add("--keep-best", type=count, default=1,
-        help="checkpoints to keep of those that were the best when they were made")  # fmt: skip
-    add("--skip-corrupt", type=count_or_0, default=0, metavar="N",
-        help="leave out up to N image files that cannot be decoded")  # fmt: skip
-    add(
-        "--result-dir",
-        type=file_path,
-        default=ROOT / "result",
-        help="for train_align_paddle.npy",
-    )
+    add("--output-dir", type=file_path, default=Path("output"))
+    add("--result-dir", type=file_path, default=ROOT / "result")
+    add("--resume", type=nonempty, metavar="FILE|auto")
+    add("--start-epoch", type=count_or_0, default=0)
+    add("--test-only", action="store_true")
+    add("--print-freq", type=count, default=10)
+    add("--save-steps", type=count_or_0, default=0)
+    add("--keep-last", type=count, default=3)
+    add("--keep-best", type=count, default=1)
     return flags
 
 

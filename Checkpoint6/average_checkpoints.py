@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="INPUT",
         help="a checkpoint, or a folder of them",
     )
-    add("--output", type=file_path, required=True, metavar="FILE")
+    add("--output", type=file_path, required=True, metavar="FILE", help="where the mean goes")
     add("--last", type=count, metavar="N",
         help="of a folder, the N newest checkpoints; default: its best_*.pdparams")  # fmt: skip
     return flags

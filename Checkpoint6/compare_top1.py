@@ -41,7 +41,12 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--published", type=per_cent, metavar="TOP1",
         help="compare with this accuracy, in per cent, not with the record")  # fmt: skip
-    add("--tolerance", type=rate, default=0.15, help="percentage points")
+    add(
+        "--tolerance",
+        type=rate,
+        default=0.15,
+        help="how far the port may be below the reference, in percentage points",
+    )
     add("--result-dir", type=file_path, default=ROOT / "result", help="folder of the records")
     return flags
 

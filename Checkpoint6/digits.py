@@ -33,7 +33,13 @@ from Checkpoint6 import tools  # noqa: E402
 
 def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
-    flags.add_argument("--output", type=file_path, required=True, metavar="FOLDER")
+    flags.add_argument(
+        "--output",
+        type=file_path,
+        required=True,
+        metavar="FOLDER",
+        help="the image folder",
+    )
     return flags
 
 

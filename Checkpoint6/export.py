@@ -81,13 +81,13 @@ STEM = "inference"
 def parser() -> argparse.ArgumentParser:
     flags = tools.parser(__doc__)
     tools.add_model(flags)
-    add = flags.add_argument
+    add = flags.group("what is written").add_argument
     add("--output-dir", type=file_path, required=True, metavar="DIR",
         help=f"for {STEM}.json and {STEM}.pdiparams (paddle), {STEM}.onnx (onnx)")  # fmt: skip
     add("--format", nargs="+", choices=tuple(FORMATS), default=list(FORMATS),
         help="what to write")  # fmt: skip
     add("--opset", type=int, choices=range(7, 22), default=17, metavar="7…21",
-        help="of ONNX")  # fmt: skip
+        help="version of ONNX's operators")  # fmt: skip
     add("--images", type=file_path, metavar="FOLDER",
         help=f"to check with, {IMAGES} from it and below; default: lite_data/val")  # fmt: skip
     return flags

@@ -46,14 +46,20 @@ def parser() -> argparse.ArgumentParser:
     add("images", nargs="+", type=file_path, metavar="IMAGE_OR_FOLDER",
         help="of a folder, all images in it and below")  # fmt: skip
     tools.add_model(flags)
+    add = flags.group("what is printed").add_argument
     add("--topk", type=count, default=5, help="classes to name, at most all")
     add("--class-names", type=file_path, metavar="FILE",
         help="one name a line; or .json, a list or {\"0\": name, …}, a name being a text or a "
         "list that ends with it, such as ImageNet's [\"n01440764\", \"tench\"]")  # fmt: skip
     add("--json", action="store_true",
         help='[{"file", "topk": [{"class", "name", "probability"}]}] in place of text')  # fmt: skip
-    add("--device", choices=("cpu", "gpu"), help="default: gpu where Paddle has one")
-    add("-b", "--batch-size", type=batch_size, default=32)
+    add = flags.group("where it runs").add_argument
+    add(
+        "--device",
+        choices=("cpu", "gpu"),
+        help="where it computes. Default: gpu where Paddle sees one",
+    )
+    add("-b", "--batch-size", type=batch_size, default=32, help="images at a time")
     return flags
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "run",
 ]
 
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 # What a file of weights alone does not say; train.py's defaults.
 DEFAULTS: dict[str, Any] = {
     "model": "mobilenet_v3_small",
@@ -72,17 +73,23 @@ def parser(description: str) -> Parser:
     return Parser(description=description, formatter_class=Formatter)
 
 
-def add_model(flags: argparse.ArgumentParser) -> None:
+def add_model(flags: Parser) -> None:
     """Adds what `load_trained` reads."""
-    add = flags.add_argument
+    add = flags.group("the model and its images").add_argument
     add("--weights", type=file_path, required=True, metavar="FILE",
         help="a checkpoint of train.py or average_checkpoints.py, or a state_dict")  # fmt: skip
-    where = "default: as the checkpoint was trained, otherwise "
-    add("--model", choices=sorted(paddle_mv3.MODELS), help=where + DEFAULTS["model"])
-    add("--val-crop-size", type=pixels, help=f"{where}{DEFAULTS['val_crop_size']}")
-    add("--val-resize-size", type=pixels, help=f"{where}{DEFAULTS['val_resize_size']}")
-    add("--interpolation", choices=("nearest", "bilinear", "bicubic"),
-        help=where + DEFAULTS["interpolation"])  # fmt: skip
+    for name, what, options in (
+        ("model", "which network", {"choices": sorted(paddle_mv3.MODELS)}),
+        ("val_crop_size", "pixels a side", {"type": pixels}),
+        ("val_resize_size", "pixels of the shorter side, before the crop", {"type": pixels}),
+        (
+            "interpolation",
+            "how images are resized",
+            {"choices": INTERPOLATIONS},
+        ),
+    ):
+        why = f"Default: as the checkpoint was trained, otherwise {DEFAULTS[name]}"
+        add(f"--{name.replace('_', '-')}", help=f"{what}. {why}", **options)
 
 
 def run(

@@ -157,11 +157,15 @@ def _painted(line: str) -> str:
 
 def flags(parser: Parser) -> Parser:
     """`parser` of the options that all steps share, with those of this command alone."""
-    parser.add_argument("--junit", metavar="FILE", type=file_path, help="write JUnit XML, for CI")
-    parser.add_argument(
+    from .commands import program
+
+    parser.prog = program()
+    output = parser.group("output")
+    output.add_argument("--junit", metavar="FILE", type=file_path, help="write JUnit XML, for CI")
+    output.add_argument(
         "--watch",
         action="store_true",
-        help="stay, and run again what a saved Python file takes part in; Ctrl-C ends it",
+        help="stay, and run the steps again that use a Python file which is saved. Ctrl-C ends it",
     )
     return parser
 

@@ -9,14 +9,19 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .screen import CANNOT_RUN, leave
 
+if TYPE_CHECKING:
+    from argparse import _ArgumentGroup
+
 Number = TypeVar("Number", int, float)
+ROOT = Path(__file__).resolve().parent.parent
 SHOWN = 60  # characters of a value
 
 # Above these a value is a slip of the hand, and would cost memory or hours before it shows.
@@ -60,13 +65,38 @@ class Parser(argparse.ArgumentParser):
         with contextlib.suppress(OSError):  # `exit` tells it
             super()._print_message(message, file)
 
+    def group(self, title: str) -> _ArgumentGroup:
+        """The group of flags under this title in --help, made where there is none yet."""
+        found = next((each for each in self._action_groups if each.title == title), None)
+        return found or self.add_argument_group(title)
 
-class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the default of a flag that has one."""
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows the default of a flag that has one, in words that do not depend on this machine.
+
+    It stands in place of what the help says of a default that is found out later.
+    """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        has_none = action.default is None or action.default is False or action.default == []
-        return action.help if has_none else super()._get_help_string(action)
+        default = action.default
+        if default in (None, [], argparse.SUPPRESS) or default is False or not action.help:
+            return action.help
+        text = re.sub(r"[ .;]*[Dd]efault: .*", "", action.help)
+        return f"{text} (default: {_in_words(default)})".replace("%", "%%")
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        if action.type is file_path:
+            return "PATH"
+        name = getattr(action.type, "__name__", "")
+        return name if name in ("N", "X") else super()._get_default_metavar_for_optional(action)
+
+
+def _in_words(default: Any) -> str:
+    if isinstance(default, Path) and default.is_relative_to(ROOT):
+        return f"{default.relative_to(ROOT).as_posix()} in the repository"
+    if isinstance(default, (list, tuple)):
+        return " ".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def number(
@@ -102,6 +132,7 @@ def number(
             raise _refused(text, f"is more than {high}" + (f": {why}" if why else ""))
         return value
 
+    read.__name__ = "N" if kind is int else "X"  # in --help
     return read
 
 

@@ -49,47 +49,52 @@ def parser(description: str | None, models: Iterable[str] | None = None) -> Pars
             who hands it on to scripts that know.
     """
     shared = Parser(description=description, formatter_class=Formatter)
-    shared.add_argument(
+    pair = shared.group("the pair")
+    pair.add_argument(
         "--model",
         choices=models and tuple(models),
         default=next(iter(models)) if models else None,
         help="which network",
     )
-    shared.add_argument(
-        "--device",
-        choices=("cpu", "gpu"),
-        default="gpu" if paddle.device.cuda.device_count() else "cpu",
-        help="where both frameworks run; PyTorch stays on the CPU where it sees no GPU",
-    )
-    shared.add_argument(
+    pair.add_argument(
         "--pretrained",
         action="store_true",
         help="torchvision's published weights, downloaded once, in place of random ones",
     )
-    shared.add_argument(
+    pair.add_argument(
+        "--layer-map",
+        metavar="FILE",
+        type=file_path,
+        help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
+    )
+    where = shared.group("where")
+    where.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="gpu" if paddle.device.cuda.device_count() else "cpu",
+        help="where both frameworks run. PyTorch stays on the CPU where it sees no GPU",
+    )
+    where.add_argument(
         "--data-dir",
+        metavar="FOLDER",
         type=file_path,
         default=ROOT / "data",
         help="folder of fake data and weights",
     )
-    shared.add_argument(
+    where.add_argument(
         "--result-dir",
+        metavar="FOLDER",
         type=file_path,
         default=ROOT / "result",
         help="folder of records and logs",
     )
-    shared.add_argument(
-        "--layer-map",
-        type=file_path,
-        help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
-    )
-    add_detail(shared)
+    _add_detail(shared)
     return shared
 
 
-def add_detail(parser: argparse.ArgumentParser) -> None:
+def _add_detail(parser: Parser) -> None:
     """Adds -q and -v."""
-    group = parser.add_mutually_exclusive_group()
+    group = parser.group("output").add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="print the verdict alone")
     group.add_argument(
         "-v", "--verbose", action="store_true", help="print also what is in the logs"
@@ -98,7 +103,7 @@ def add_detail(parser: argparse.ArgumentParser) -> None:
 
 def run(
     step: Callable[[argparse.Namespace], bool | None],
-    arguments: argparse.ArgumentParser,
+    arguments: Parser,
     log: str | None = None,
     writes_results: bool = True,
 ) -> NoReturn:
@@ -114,7 +119,7 @@ def run(
         writes_results: whether no other run may write into --result-dir meanwhile.
     """
     if log:
-        arguments.add_argument(
+        arguments.group("output").add_argument(
             "--report",
             action="store_true",
             help="put what is found into report.json and report.html of --result-dir",
@@ -199,10 +204,11 @@ def use_device(args: argparse.Namespace) -> None:
     args.torch_device = torch.device("cuda" if on_gpu else "cpu")
 
 
-def add_image_dir(shared: argparse.ArgumentParser) -> None:
+def add_image_dir(shared: Parser) -> None:
     """Adds --image-dir to a parser."""
-    shared.add_argument(
+    shared.group("where").add_argument(
         "--image-dir",
+        metavar="FOLDER",
         type=file_path,
         help="folder of class folders of images (default: lite_data/val, unpacked when missing)",
     )
@@ -224,7 +230,7 @@ def image_dir(args: argparse.Namespace) -> Path:
 
 def add_layers(shared: Parser) -> Parser:
     """Adds the option of the steps that can say in which layer two models differ."""
-    shared.add_argument(
+    shared.group("output").add_argument(
         "--layers", action="store_true", help="compare layer by layer also if the step is aligned"
     )
     return shared

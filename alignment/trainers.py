@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import Parser
 from .files import CannotRun, reason_of, shown, whole_file
 from .origin import sha256_of
 
 __all__ = [
+    "USAGE",
+    "add_flag",
     "classes_of_head",
     "described_training",
     "differences",
@@ -92,6 +95,92 @@ def other_epochs(
             f"was {decays[0]:.6g}"
         )
     return lines
+
+
+# --- their flags, which are those of torchvision's references/classification ---
+
+# {group of --help: {flag: what it does}}
+FLAGS = {
+    "the data and the model": {
+        "--data-path": "folder with the folders train and val",
+        "--model": "which network",
+        "--weights": "weights to begin with: a checkpoint, a state_dict, or IMAGENET1K_V1, which "
+        "are torchvision's",
+        "--pretrained": "the same as --weights IMAGENET1K_V1",
+        "--cache-dataset": "keep the list of image files in ~/.cache/paddle_mv3. It is made anew "
+        "when a folder changes",
+        "--skip-corrupt": "leave out up to N image files that cannot be decoded",
+    },
+    "where it runs": {
+        "--device": "where it computes. Default: a GPU where the framework sees one",
+        "--workers": "processes that load images, for each process that trains",
+        "--sync-bn": "batch norm over the images of all processes",
+        "--amp": "mixed precision, on a GPU. O2: the weights are in 16 bits too",
+        "--amp-dtype": "of mixed precision",
+        "--use-deterministic-algorithms": "the same bits in every run on a GPU. It may be slower",
+        "--seed": "of all random numbers",
+    },
+    "the optimizer": {
+        "--batch-size": "images of one process in a step",
+        "--epochs": "how long to train",
+        "--opt": "optimizer",
+        "--lr": "learning rate after the warm-up",
+        "--momentum": "of sgd and rmsprop",
+        "--weight-decay": "weight decay of all other parameters than those of the next two flags",
+        "--norm-weight-decay": "of normalisation layers. Default: as --wd",
+        "--bias-weight-decay": "of biases. Default: as --wd",
+        "--label-smoothing": "share of a label that is spread over all classes",
+        "--clip-grad-norm": "largest norm of all gradients together. Default: no limit",
+    },
+    "the learning rate": {
+        "--lr-scheduler": "how it falls after the warm-up",
+        "--lr-warmup-epochs": "epochs of warm-up",
+        "--lr-warmup-method": "linear: the rate grows with each epoch. constant: it stays low",
+        "--lr-warmup-decay": "share of --lr with which the warm-up begins",
+        "--lr-step-size": "epochs between two steps of steplr",
+        "--lr-gamma": "factor of each step of steplr, of each epoch of exponentiallr",
+        "--lr-min": "where cosineannealinglr ends",
+    },
+    "the images": {
+        "--train-crop-size": "pixels a side, to train on",
+        "--val-resize-size": "pixels of the shorter side, before the centre crop",
+        "--val-crop-size": "pixels a side, to evaluate on",
+        "--interpolation": "how images are resized",
+        "--auto-augment": "policy that changes images at random. Default: none",
+        "--ra-magnitude": "of --auto-augment ra",
+        "--augmix-severity": "of --auto-augment augmix",
+        "--random-erase": "probability that a piece of an image is erased",
+        "--mixup-alpha": "mix two images, with shares from Beta(X, X). 0: never",
+        "--cutmix-alpha": "paste a piece of one image into another, sized by Beta(X, X). 0: never",
+        "--ra-sampler": "repeated augmentation: each image several times in an epoch",
+        "--ra-reps": "how often, with --ra-sampler",
+    },
+    "the moving average of the weights": {
+        "--model-ema": "keep an exponential moving average, and evaluate it too",
+        "--model-ema-steps": "steps from one update of it to the next",
+        "--model-ema-decay": "how much of the old average an update keeps. It is adjusted to "
+        "the batch size and the number of epochs",
+    },
+    "output": {
+        "--output-dir": "folder of checkpoints and logs",
+        "--result-dir": "folder of the last accuracy, which compare_top1.py reads",
+        "--resume": "checkpoint to go on from. auto: the newest in --output-dir, or a new training "
+        "where there is none",
+        "--start-epoch": "first epoch of a training that is not resumed",
+        "--test-only": "evaluate --weights or --resume, and end",
+        "--print-freq": "steps from one line to the next",
+        "--save-steps": "steps from one checkpoint to the next. 0: one after each epoch only",
+        "--keep-last": "how many checkpoints are kept",
+        "--keep-best": "how many are kept of those that were the best when they were made",
+    },
+}
+USAGE = "%(prog)s [@RECIPE] [flags]"
+
+
+def add_flag(parser: Parser, *names: str, **options: Any) -> None:
+    """Adds one of FLAGS, under the last of `names`; `options` as of argparse."""
+    title = next(title for title, flags in FLAGS.items() if names[-1] in flags)
+    parser.group(title).add_argument(*names, **{"help": FLAGS[title][names[-1]], **options})
 
 
 # --- what an accuracy is of ---

@@ -38,6 +38,8 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from alignment.arguments import Formatter, count  # noqa: E402
+
 WARM_UP = 2
 LIMIT = 300  # seconds for one step: what takes longer hangs
 MARGIN = 10
@@ -562,25 +564,30 @@ def show_profile(args, folder):
     print(tabulate([[kind, f"{share:.1%}"] for kind, share in shares.items()], ["plain step", ""]))
 
 
-def positive(text):
-    """A whole number above 0, for argparse. (alignment.cli's comes with both frameworks.)"""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
     models = "mobilenet_v3_small", "mobilenet_v3_large"
-    parser.add_argument("--model", choices=models, default=models[0])
-    parser.add_argument("--batch-size", type=positive, default=32)
-    parser.add_argument("--size", type=positive, default=224, help="height and width of the images")
-    parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument("--busy", type=int, default=0, help="processes that compute beside it")
+    parser.add_argument("--model", choices=models, default=models[0], help="which network")
+    parser.add_argument("--batch-size", type=count, default=32, help="images in a step")
+    parser.add_argument(
+        "--size",
+        type=count,
+        default=224,
+        help="height and width of the images",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=count,
+        default=3,
+        help="how often each is measured",
+    )
+    parser.add_argument("--threads", type=count, default=2, help="of each process")
+    parser.add_argument(
+        "--busy",
+        type=int,
+        default=0,
+        help="processes that compute beside it",
+    )
     parser.add_argument("--only", nargs="+", default=[""], help="names that contain one of these")
     parser.add_argument("--serve", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()

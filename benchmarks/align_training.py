@@ -18,12 +18,15 @@ from pathlib import Path
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from alignment.arguments import Formatter  # noqa: E402
 
 
 def main():
-    flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    flags.add_argument("--seeds", type=int, default=10)
-    flags.add_argument("--steps", type=int, default=50)
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    flags.add_argument("--seeds", type=int, default=10, help="how many seeds")
+    flags.add_argument("--steps", type=int, default=50, help="steps that are compared")
     args, others = flags.parse_known_args()
     largest, bounds, wrong = defaultdict(float), {}, []
     for seed in range(args.seeds):

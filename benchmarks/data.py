@@ -44,7 +44,7 @@ from tabulate import tabulate  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
 import paddle_mv3  # noqa: E402
-from alignment.arguments import count  # noqa: E402
+from alignment.arguments import Formatter, count  # noqa: E402
 from alignment.files import unpack  # noqa: E402
 from paddle_mv3.data.dataset import load_image  # noqa: E402
 
@@ -167,16 +167,25 @@ def row(preset, workers, port, old, reference, runs):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=count, default=256)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser.add_argument("--images", type=count, default=256, help="how many JPEGs")
     parser.add_argument("--epochs", type=count, default=4, help="over the images, in a run")
     parser.add_argument("--quality", type=count, default=97, help="of the JPEGs, to 100")
-    parser.add_argument("--batch-size", type=count, default=32)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=count, default=5)
-    parser.add_argument("--torch-threads", type=count, default=1, help="of torch without workers")
+    parser.add_argument("--batch-size", type=count, default=32, help="images in a batch")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="numbers of loader processes",
+    )
+    parser.add_argument("--runs", type=count, default=5, help="how often each is measured")
+    parser.add_argument(
+        "--torch-threads",
+        type=count,
+        default=1,
+        help="of torch without workers",
+    )
     parser.add_argument("--against", metavar="REF", help="a commit whose port takes its turn too")
     args = parser.parse_args()
     # Of one image's operations a second thread makes none faster, and on a busy machine all slower.

@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
+from alignment.arguments import Formatter
 from alignment.files import save_pdparams
 from alignment.weights import make_alive
 from Checkpoint6 import export, tools
@@ -60,9 +61,16 @@ def differences(options, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--weights", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=20,
+        help="how many sets of random weights",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a checkpoint, in place of random weights"
+    )
     args = parser.parse_args()
     paddle.set_device("cpu")
     rows = []

@@ -27,6 +27,7 @@ from tabulate import tabulate
 import paddle_mv3
 import torch_ref
 from alignment import thresholds
+from alignment.arguments import Formatter
 from alignment.diff import DiffHelper
 from alignment.precision import to_float64
 from alignment.training.steps import compare_training
@@ -114,8 +115,13 @@ def cases(seeds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=20,
+        help="how many sets of random weights",
+    )
     args = parser.parse_args()
     paddle.set_device("cpu")
     groups = {}

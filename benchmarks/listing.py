@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tabulate import tabulate  # noqa: E402
 
-from alignment.arguments import count  # noqa: E402
+from alignment.arguments import Formatter, count  # noqa: E402
 
 LISTING = """
 import gc, resource, sys, time
@@ -63,12 +63,15 @@ def measure(setup, call, images):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser.add_argument("--classes", type=count, default=1000, help="how many folders")
+    parser.add_argument(
+        "--images",
+        type=count,
+        default=1_281_167,
+        help="how many files in all",
     )
-    parser.add_argument("--classes", type=count, default=1000)
-    parser.add_argument("--images", type=count, default=1_281_167)
-    parser.add_argument("--runs", type=count, default=3)
+    parser.add_argument("--runs", type=count, default=3, help="how often each is measured")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,7 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
+from alignment.arguments import Formatter
 
 
 def paddle_steps(model_name):
@@ -54,9 +55,14 @@ def torch_steps(model_name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=paddle_mv3.MODELS, default="mobilenet_v3_small")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser.add_argument(
+        "--model",
+        choices=paddle_mv3.MODELS,
+        default="mobilenet_v3_small",
+        help="which network",
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="how often each is measured")
     args = parser.parse_args()
     steps = {**paddle_steps(args.model), **torch_steps(args.model)}
     seconds = {name: [] for name in steps}

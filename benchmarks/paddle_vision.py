@@ -13,7 +13,6 @@ All pairs take some 25 minutes on 2 cores and 10 GB of memory.
 Exit status: 0 done, 1 with --check where the page says something else, 2 could not run.
 """
 
-import argparse
 import contextlib
 import functools
 import gc
@@ -39,7 +38,7 @@ from paddle.vision import models  # noqa: E402
 from vision_findings import CAUSES  # noqa: E402
 
 import alignment  # noqa: E402
-from alignment.arguments import Parser  # noqa: E402
+from alignment.arguments import Formatter, Parser  # noqa: E402
 from alignment.convert import pair_weights  # noqa: E402
 from alignment.files import CannotRun, whole_file  # noqa: E402
 
@@ -534,7 +533,7 @@ def differences_from_page(results):
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=Formatter)
     parser.add_argument("--only", metavar="NAMES", help="of these models, with commas between")
     parser.add_argument("--check", action="store_true", help="compare with the page, write nothing")
     parser.add_argument(

@@ -22,6 +22,10 @@ from typing import NamedTuple
 from older import ROOT, check_out
 from tabulate import tabulate
 
+sys.path.insert(0, str(ROOT))
+
+from alignment.arguments import Formatter
+
 # run_name is not "__main__": all of the imports, none of the work.
 IMPORTS = "import runpy, sys; sys.path.insert(0, {0!r}); runpy.run_path({1!r}, run_name='imported')"
 TRAINING = "Checkpoint6/align_training.py", "--steps", "10", "--processes", "1"
@@ -54,9 +58,9 @@ def median(pairs, value):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--against", help="a commit: the same is run of it, in turn")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser.add_argument("--runs", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--against", metavar="REF", help="a commit. Its steps are run too, in turn")
     args = parser.parse_args()
     commands = [(step.name,) for step in sorted(ROOT.glob("0[1-5]_test_*.py"))]
     commands += [TRAINING, ("-m", "alignment")]

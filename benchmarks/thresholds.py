@@ -21,6 +21,7 @@ from tabulate import tabulate
 
 import paddle_mv3
 import torch_ref
+from alignment.arguments import Formatter
 from alignment.stages.fake import gen_fake_data
 from alignment.training.steps import record_losses
 from alignment.weights import make_alive
@@ -61,8 +62,13 @@ def train_difference(name, seed, images, labels):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=20,
+        help="how many sets of random weights",
+    )
     args = parser.parse_args()
     images, labels = gen_fake_data(backward.BATCH_SIZE)
     rows = []

@@ -24,6 +24,7 @@ import torch  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from alignment import check  # noqa: E402
+from alignment.arguments import Formatter  # noqa: E402
 
 PATCH, PIXELS = 16, 64
 
@@ -119,9 +120,7 @@ def measure(depth, width, heads, checks, verbose=False):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
     parser.add_argument("--large", action="store_true", help="300 million parameters")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()

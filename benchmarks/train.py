@@ -52,6 +52,8 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from alignment.arguments import Formatter, count  # noqa: E402
+
 CLASSES = 1000
 WARM_UP = 3  # steps
 MEMORY_MARKS = 0.1, 0.25, 0.5, 0.75, 1.0  # of the steps
@@ -483,35 +485,45 @@ def measure_memory(args, folder):
         print(f"{name}: {last - first:+.1f} MB, {last / first - 1:+.2%}, from step {rows[0][0]} on")
 
 
-def positive(text):
-    """A whole number above 0, for argparse. (alignment.cli's comes with both frameworks.)"""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
     add = parser.add_argument
-    add("--only", nargs="+", choices=PARTS, default=PARTS)
+    add("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone")
     add("--quick", action="store_true", help="tiny counts, which measure nothing")
-    add("--threads", type=positive, default=1, help="of each main process")
-    add("--workers", type=positive, default=2)
-    add("--batch-size", type=positive, default=32)
-    add("--size", type=positive, default=224, help="height and width of the images")
-    add("--images", type=positive, default=64, help="different JPEGs")
-    add("--quality", type=positive, default=97, help="of the JPEGs, to 100")
-    add("--rounds", type=positive, default=7, help="of loop")
-    add("--steps", type=positive, default=4, help="of loop, in a round")
-    add("--cost-rounds", type=positive, default=3)
-    add("--cost-steps", type=positive, default=32)
-    add("--cost-size", type=positive, default=32, help="pixels")
-    add("--rank-runs", type=positive, default=2)
-    add("--rank-steps", type=positive, default=8)
-    add("--memory-steps", type=positive, default=2000)
+    add("--threads", type=count, default=1, help="of each main process")
+    add("--workers", type=count, default=2, help="loader processes")
+    add("--batch-size", type=count, default=32, help="images in a step")
+    add(
+        "--size",
+        type=count,
+        default=224,
+        help="height and width of the images",
+    )
+    add("--images", type=count, default=64, help="different JPEGs")
+    add("--quality", type=count, default=97, help="of the JPEGs, to 100")
+    add("--rounds", type=count, default=7, help="of loop")
+    add("--steps", type=count, default=4, help="of loop, in a round")
+    add(
+        "--cost-rounds",
+        type=count,
+        default=3,
+        help="how often costs are measured",
+    )
+    add(
+        "--cost-steps",
+        type=count,
+        default=32,
+        help="of costs, in a round",
+    )
+    add("--cost-size", type=count, default=32, help="pixels")
+    add(
+        "--rank-runs",
+        type=count,
+        default=2,
+        help="how often ranks are measured",
+    )
+    add("--rank-steps", type=count, default=8, help="of ranks, in a run")
+    add("--memory-steps", type=count, default=2000, help="of memory")
     args = parser.parse_args()
     if args.quick:
         parser.set_defaults(batch_size=4, size=64, images=8, rounds=1, steps=2)

@@ -28,6 +28,7 @@ import math
 import os
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 environment.require("numpy", "PIL", "torch", "torchvision")
@@ -64,6 +65,8 @@ from alignment.files import (  # noqa: E402
 from alignment.screen import leave, printable  # noqa: E402
 from alignment.torch_files import load_torch_file  # noqa: E402
 from alignment.trainers import (  # noqa: E402
+    USAGE,
+    add_flag,
     classes_of_head,
     new_head,
     not_finite,
@@ -91,15 +94,30 @@ class Diverged(Exception):
 
 
 def parser():
-    flags = Parser(description=__doc__, formatter_class=Formatter, fromfile_prefix_chars="@")
-    add = flags.add_argument
+    flags = Parser(
+        usage=USAGE, description=__doc__, formatter_class=Formatter, fromfile_prefix_chars="@"
+    )
+    add = partial(add_flag, flags)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    add("--data-path", type=file_path, required=True, help="folder of train and val")
+    schedulers = ("steplr", "cosineannealinglr", "exponentiallr")
+    without_effect = "of the port's trainer. It has no effect here"
+    add("--data-path", type=file_path, required=True)
     add("--model", choices=sorted(torch_ref.MODELS), default="mobilenet_v3_small")
-    add("--device", choices=("cpu", "gpu", "cuda"), help="default: a GPU where PyTorch has one")
-    add("-b", "--batch-size", type=batch_size, default=32, help="images of one process in a step")
-    add("--epochs", type=epochs, default=90)
+    add("--weights", type=nonempty, metavar="FILE|IMAGENET1K_V1")
+    add("--pretrained", action="store_true")
+    add("--cache-dataset", action="store_true", help=without_effect)
+    add("--skip-corrupt", type=count_or_0, default=0, help=without_effect)
+    add("--device", choices=("cpu", "gpu", "cuda"))
     add("-j", "--workers", type=workers, default=min(8, max(1, (os.cpu_count() or 1) // ranks)))
+    add("--sync-bn", action="store_true",
+        help="batch norm over the images of all processes. It needs a GPU in PyTorch")  # fmt: skip
+    add("--amp", nargs="?", choices=("O1", "O2"), const="O1",
+        help="mixed precision, on a GPU. Both are autocast here")  # fmt: skip
+    add("--amp-dtype", choices=("float16", "bfloat16"), default="float16")
+    add("--use-deterministic-algorithms", action="store_true")
+    add("--seed", type=seed, default=0)
+    add("-b", "--batch-size", type=batch_size, default=32)
+    add("--epochs", type=epochs, default=90)
     add("--opt", choices=torch_ref.OPTIMIZERS, default="sgd")
     add("--lr", type=rate, default=0.1)
     add("--momentum", type=rate, default=0.9)
@@ -107,9 +125,7 @@ def parser():
     add("--norm-weight-decay", type=rate)
     add("--bias-weight-decay", type=rate)
     add("--label-smoothing", type=share, default=0.0)
-    add("--mixup-alpha", type=rate, default=0.0)
-    add("--cutmix-alpha", type=rate, default=0.0)
-    schedulers = ("steplr", "cosineannealinglr", "exponentiallr")
+    add("--clip-grad-norm", type=rate)
     add("--lr-scheduler", choices=schedulers, default="steplr")
     add("--lr-warmup-epochs", type=count_or_0, default=0)
     add("--lr-warmup-method", choices=("linear", "constant"), default="constant")
@@ -117,37 +133,27 @@ def parser():
     add("--lr-step-size", type=count, default=30)
     add("--lr-gamma", type=rate, default=0.1)
     add("--lr-min", type=rate, default=0.0)
-    add("--print-freq", type=count, default=10)
-    add("--output-dir", type=file_path, default=Path("output_torch"))
-    add("--resume", type=nonempty, metavar="FILE|auto",
-        help="auto: --output-dir's, or a new training without one")  # fmt: skip
-    add("--start-epoch", type=count_or_0, default=0)
-    add("--sync-bn", action="store_true", help="needs a GPU in PyTorch")
-    add("--test-only", action="store_true")
-    add("--pretrained", action="store_true")
-    add("--weights", type=nonempty, metavar="FILE|IMAGENET1K_V1")
+    add("--train-crop-size", type=pixels, default=224)
+    add("--val-resize-size", type=pixels, default=256)
+    add("--val-crop-size", type=pixels, default=224)
+    add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
     add("--auto-augment", choices=("imagenet", "ra", "ta_wide", "augmix"))
     add("--ra-magnitude", type=count_or_0, default=9)
     add("--augmix-severity", type=count, default=3)
     add("--random-erase", type=share, default=0.0)
-    add("--amp", nargs="?", choices=("O1", "O2"), const="O1", help="autocast, by both")
-    add("--amp-dtype", choices=("float16", "bfloat16"), default="float16")
-    add("--clip-grad-norm", type=rate)
+    add("--mixup-alpha", type=rate, default=0.0)
+    add("--cutmix-alpha", type=rate, default=0.0)
+    add("--ra-sampler", action="store_true")
+    add("--ra-reps", type=repetitions, default=3)
     add("--model-ema", action="store_true")
     add("--model-ema-steps", type=count, default=32)
     add("--model-ema-decay", type=share, default=0.99998)
-    add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear")
-    add("--train-crop-size", type=pixels, default=224)
-    add("--val-crop-size", type=pixels, default=224)
-    add("--val-resize-size", type=pixels, default=256)
-    add("--ra-sampler", action="store_true")
-    add("--ra-reps", type=repetitions, default=3)
-    add("--use-deterministic-algorithms", action="store_true")
-    add("--seed", type=seed, default=0)
+    add("--output-dir", type=file_path, default=Path("output_torch"))
     add("--result-dir", type=file_path, default=ROOT / "result")
-    without_effect = "the port's; nothing here"
-    add("--cache-dataset", action="store_true", help=without_effect)
-    add("--skip-corrupt", type=count_or_0, default=0, help=without_effect)
+    add("--resume", type=nonempty, metavar="FILE|auto")
+    add("--start-epoch", type=count_or_0, default=0)
+    add("--test-only", action="store_true")
+    add("--print-freq", type=count, default=10)
     add("--save-steps", type=count_or_0, default=0, help=without_effect)
     add("--keep-last", type=count, default=3, help=without_effect)
     add("--keep-best", type=count, default=1, help=without_effect)

@@ -84,15 +84,21 @@ RANK_STEPS, RANK_EPOCHS = 4, 2
 
 def add_flags(parser: Parser) -> None:
     """Adds what the comparison is asked beside the trainers' flags, and its DEFAULTS for those."""
-    parser.add_argument("--steps", type=steps, default=50, help="that are compared: 10 or more")
-    parser.add_argument(
+    add = parser.group("the comparison").add_argument
+    add("--steps", type=steps, default=50, help="how many steps are compared, 10 or more")
+    add(
         "--processes",
         type=int,
         choices=(1, PROCESSES),
         default=PROCESSES,
         help="1 leaves out the comparison of two processes",
     )
-    parser.add_argument("--layer-map", type=file_path, help="as of 01_test_forward.py")
+    add(
+        "--layer-map",
+        metavar="FILE",
+        type=file_path,
+        help='JSON file {"layer of the port": "layer of the reference"}, for names that differ',
+    )
     parser.set_defaults(**DEFAULTS)
 
 

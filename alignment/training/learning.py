@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from .. import environment
-from ..arguments import MOST_EPOCHS, MOST_WORKERS, file_path, whole
+from ..arguments import MOST_EPOCHS, MOST_WORKERS, Parser, file_path, whole
 from ..convert import convert_file
 from ..files import CannotRun, only_user, reason_of, shown, whole_file
 from ..trainers import load_training, write_top1
@@ -337,9 +337,9 @@ def plot(curves: Any, path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def add_flags(parser: argparse.ArgumentParser, long: Form, short: Form, result_dir: Path) -> None:
+def add_flags(parser: Parser, long: Form, short: Form, result_dir: Path) -> None:
     """Adds the flags of a comparison in one of two Forms."""
-    add = parser.add_argument
+    add = parser.group("the trainings").add_argument
     add("--short", action="store_true",
         help="about a minute: whether the port learns as fast, not how far it gets")  # fmt: skip
     add("--seeds", type=whole(1, 1000),
@@ -349,6 +349,7 @@ def add_flags(parser: argparse.ArgumentParser, long: Form, short: Form, result_d
         help=f"default: {long.epochs}; --short has {short.epochs}")  # fmt: skip
     add("--jobs", type=whole(1, MOST_WORKERS), default=min(2, os.cpu_count() or 1),
         help="trainings at once, which share the cores")  # fmt: skip
+    add = parser.group("output").add_argument
     add("--output-dir", type=file_path,
         help="trainings and their logs; default: result/learning, with --short "
         "result/learning_short")  # fmt: skip
