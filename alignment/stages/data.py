@@ -174,7 +174,7 @@ class DataPower:
         seen = {name: change for name, change in self.probabilities.items() if change < np.inf}
         if seen:
             weakest = sorted(seen, key=seen.get, reverse=True)[:WEAKEST]
-            named = ", ".join(f"{name} {seen[name]:.2g}" for name in weakest)
+            named = "; ".join(f"{name}: {seen[name]:.2g}" for name in weakest)
             found.append(
                 f"in each of {len(seen)} statistics of random numbers, a probability that is off "
                 f"by {seen[weakest[0]]:.2g} (the weakest: {named})"

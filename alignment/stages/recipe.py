@@ -275,7 +275,8 @@ def compare_random_schedules(port, reference, rng):
             "lr_gamma": round(float(rng.uniform(0.1, 1)), 3),
             "lr_min": round(float(rng.choice([0, 0.01, 0.1])), 3),
         }
-        where = ", ".join(str(value) for value in arguments.values())
+        settings = ", ".join(f"{name} {value}" for name, value in arguments.items())
+        where = settings.removeprefix("lr_scheduler ")
         lr = round(float(10 ** rng.uniform(-4, 0)), 6)
         found.append(compare_schedule(port, reference, f"schedule {where}", lr, arguments))
         if not found[-1].agrees:

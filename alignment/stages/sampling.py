@@ -207,8 +207,8 @@ def _compare_draws(port, reference, order, seen):
     if draws and isinstance(draws[0], tuple):
         # What fills up the last step is drawn as its image was before.
         if len(set(draws)) != min(len(draws), len(order)):
-            return "an image that comes twice would be augmented alike: number its repetitions"
+            return "the copies of an image would be augmented alike: is repetition in its items?"
         if not seen.isdisjoint(draws):
-            return "images would be augmented as in an earlier epoch: number the epochs"
+            return "images would be augmented as in an earlier epoch: is the epoch in its items?"
         seen.update(draws)
     return None

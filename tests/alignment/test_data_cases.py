@@ -150,7 +150,7 @@ def test_one_unit_in_the_last_place_of_an_image_is_seen():
     records = {"dataloader_0": whole, "all_means": means}
     power = data_power(records, 0.0, {"flip": 0.25, "erasing": np.inf})
     assert power.exact == power.recorded == whole.size and power.others == 9
-    assert "flip 0.25" in power.line() and "erasing" not in power.line()
+    assert "flip: 0.25" in power.line() and "erasing" not in power.line()
     assert "power  erasing  inf" in power.lines()
     for place in ((0, 0, 0, 0), (3, 2, 19, 19)):
         changed = whole.copy()

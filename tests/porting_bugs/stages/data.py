@@ -1097,7 +1097,7 @@ def _(patch):
 @bug(
     "02",
     "repetitions that are augmented alike",
-    ["RASampler", "they would be augmented alike"],
+    ["RASampler", "the copies of an image would be augmented alike"],
     "repeated augmentation without effect",
     "the generator's seed lacks the number of the repetition",
     "the generator's seed includes the repetition",
