@@ -19,7 +19,7 @@ SCRIPTS = sorted(
     and path.name not in STARTED_BY_OTHERS
 )
 ENGINE = "alignment/__main__.py"
-COMMANDS = ("compare", "map", "show", "diff")
+COMMANDS = ("compare", "map", "show", "diff", "records", "mutants")
 # These need no framework to say what they do, and so take no seconds for it.
 WITHOUT_FRAMEWORKS = (
     *([ENGINE, command] for command in COMMANDS),

@@ -71,7 +71,11 @@ def test_steps_add_to_one_report(run, tmp_path):
     assert found["aligned"] and found["verdict"] == "Aligned: Forward, Loss"
     forward = found["parts"][0]
     assert forward["seconds"] > 0 and forward["power"].startswith("in each of 210 tensors")
-    assert [each["name"] for each in forward["checks"]] == ["structure", "the initialisation"]
+    assert [each["name"] for each in forward["checks"]] == [
+        "structure",
+        "the initialisation",
+        "another variant of the model",
+    ]
     (logits,) = forward["records"]
     assert 0 < logits["float64"] < logits["bound64"] < 1e-11
     rules = {each["rule"] for each in forward["weights"]}
@@ -539,7 +543,7 @@ def test_a_difference_that_grows(before, after, worse):
 # --- the terminal ---
 
 
-@pytest.mark.parametrize(("flag", "lines"), [("-q", 1), (None, 3), ("-v", 8)])
+@pytest.mark.parametrize(("flag", "lines"), [("-q", 1), (None, 4), ("-v", 9)])
 def test_how_much_a_step_tells(flag, lines, run, tmp_path):
     result = run("04_test_loss.py", *([flag] if flag else []))
     assert result.status == 0 and result.err == ""
