@@ -715,7 +715,7 @@ def test_batches_of_which_nothing_is_left_are_left_out(run, images, tmp_path):
     options = ["-b", 2, "--mixup-alpha", 0, "--skip-corrupt", 34, "--print-freq", 3]
     result = run(*options, data=data)
     assert result.status == 0, result.err
-    assert result.out.count("no image of the batch can be read: the step is left out") == 1
+    assert result.out.count("no image of the batch can be read: the step is skipped") == 1
     out = tmp_path / "out"
     assert [entry["images"] for entry in records(out, "epoch")] == [4, 4]
     steps = {entry["step"] for entry in records(out, "epoch")}
