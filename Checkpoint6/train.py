@@ -92,7 +92,8 @@ def train_one_epoch(
 
     Raises:
         Stopped, Diverged
-        CannotRun: an image that cannot be read, after saving.
+        CannotRun: an image that cannot be read, after saving. A batch of one image that is too
+            small for batch norm.
     """
     args, total = trainer.args, trainer.steps_per_epoch
     trainer.network.train()
@@ -122,7 +123,10 @@ def train_one_epoch(
             leave_out(trainer, log)
         else:
             images, labels = batch
-            loss, output = trainer.step(images, labels)
+            try:
+                loss, output = trainer.step(images, labels)
+            except paddle_mv3.NoVariance as error:
+                raise no_variance(trainer, len(labels)) from error
             window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
         log.advance()
 
@@ -150,6 +154,17 @@ def train_one_epoch(
 
 
 UNREADABLE, EMPTY = 1, 2  # what a rank's next batch can be
+
+
+def no_variance(trainer: Trainer, images: int) -> CannotRun:
+    """The error of a batch of which batch norm has one value for each channel."""
+    args = trainer.args
+    return CannotRun(
+        f"epoch {trainer.epoch}, iteration {trainer.iteration}: a batch of {images} at "
+        f"--train-crop-size {args.train_crop_size} gives batch norm one value for each channel, "
+        "and no variance. Give a larger --train-crop-size, or another --batch-size, so that no "
+        "batch has one image"
+    )
 
 
 def end_unreadable(trainer: Trainer, failure: str | None) -> NoReturn:

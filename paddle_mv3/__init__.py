@@ -15,7 +15,7 @@ from .data.transforms import (
     normalize_batch,
 )
 from .model import HEAD, MODELS, MobileNetV3, mobilenet_v3_large, mobilenet_v3_small
-from .norm import BatchNorm2D, synchronize_batch_norm
+from .norm import BatchNorm2D, NoVariance, synchronize_batch_norm
 from .training.ema import ExponentialMovingAverage, adjusted_decay
 from .training.loss import CrossEntropyLoss
 from .training.metric import (
@@ -52,6 +52,7 @@ __all__ = [
     "ImageFolder",
     "MixUp",
     "MobileNetV3",
+    "NoVariance",
     "RASampler",
     "RMSProp",
     "RandAugment",

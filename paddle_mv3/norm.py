@@ -6,7 +6,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-__all__ = ["BatchNorm2D"]
+__all__ = ["BatchNorm2D", "NoVariance"]
+
+
+class NoVariance(ValueError):
+    """Batch norm in train mode has one value for each channel, and so no variance."""
 
 
 class BatchNorm2D(nn.BatchNorm2D):
@@ -19,7 +23,7 @@ class BatchNorm2D(nn.BatchNorm2D):
     hand is found out by a probe, once.
 
     Raises:
-        ValueError: in train mode, one value for each channel; as PyTorch.
+        NoVariance: in train mode, one value for each channel; PyTorch refuses too.
 
     Attributes:
         sync: mean and variance are those of all ranks' batches together, as with
@@ -32,7 +36,7 @@ class BatchNorm2D(nn.BatchNorm2D):
         n = x.size // self._mean.shape[0]
         trains = self.training and not self._use_global_stats
         if trains and n < 2 and not self.sync:
-            raise ValueError(
+            raise NoVariance(
                 f"batch norm in train mode has one value for each channel, of {list(x.shape)}: it "
                 "has no variance. Give more images, or larger ones"
             )
@@ -67,7 +71,7 @@ class BatchNorm2D(nn.BatchNorm2D):
         wide = x if x.dtype in (paddle.float32, paddle.float64) else x.astype("float32")
         y, mean, variance, n = _SyncBatchNorm.apply(wide, self.weight, self.bias, epsilon)
         if float(n) < 2:
-            raise ValueError("batch norm has one value for each channel on all ranks: no variance")
+            raise NoVariance("batch norm has one value for each channel on all ranks: no variance")
         with paddle.no_grad():
             unbiased = variance * (n / (n - 1))
             paddle.assign(self._mean * kept + mean * (1 - kept), self._mean)

@@ -708,11 +708,19 @@ def test_a_corrupt_image_of_an_evaluation_is_told_as_one_of_a_training(run, imag
     assert "5.png" in line and line.endswith(advice.format("")), line
 
 
+def test_a_last_batch_without_variance_is_one_line(run):
+    line = run(*SHORT, "-b", 5).error_line  # 26 images
+    assert "epoch 0, iteration 5: a batch of 1 at --train-crop-size 32" in line
+    assert "--batch-size" in line
+
+
 def test_batches_of_which_nothing_is_left_are_left_out(run, images, tmp_path):
     """Of train 22 of 26 images are damaged, of val 12 of 13."""
     names = [f"{i}.png" for i in range(26) if i not in (0, 13, 14, 25)]
     data = damage(images, tmp_path / "damaged", names)
+    # Of one image of 32 pixels batch norm has no variance.
     options = ["-b", 2, "--mixup-alpha", 0, "--skip-corrupt", 34, "--print-freq", 3]
+    options += ["--train-crop-size", 64]
     result = run(*options, data=data)
     assert result.status == 0, result.err
     assert result.out.count("no image of the batch can be read: the step is skipped") == 1
