@@ -1,5 +1,8 @@
 """python -m alignment mutants: small mistakes in a port. Which ones do its checks not see?"""
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import importlib.util
 import os
@@ -10,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import environment
 from ..files import CannotRun, described, missing, reason_of, require_file, shown
@@ -33,12 +38,16 @@ from .results import (
 )
 from .source import mutants_of
 
+if TYPE_CHECKING:
+    from .source import Mutant
+
+
 __all__ = ["source_file", "try_mutants"]
 
 POLL = 0.02  # seconds
 
 
-def source_file(text):
+def source_file(text: str) -> Path:
     """The file that --paddle names: FILE.py, FILE.py:NAME, MODULE or MODULE:NAME.
 
     Raises:
@@ -69,7 +78,7 @@ def source_file(text):
     return Path(spec.origin).resolve()
 
 
-def try_mutants(args):
+def try_mutants(args: argparse.Namespace) -> int:
     """Runs the command with one mutant after the other.
 
     Args:
@@ -141,8 +150,8 @@ class Ended:
 
     status: int | None
     seconds: float
-    notes: set
-    lines: set
+    notes: set[str]
+    lines: set[int]
     last_line: str
 
 
@@ -158,7 +167,7 @@ class Command:
         CannotRun: it is no command.
     """
 
-    def __init__(self, text, path, work):
+    def __init__(self, text: str, path: Path, work: Path) -> None:
         self.text, self.path, self.work = text, path, work
         try:
             self.words = shlex.split(text)
@@ -169,7 +178,7 @@ class Command:
         if self.words[0] in ("python", "python3"):
             self.words[0] = sys.executable  # that of this environment
 
-    def without_mutant(self, timeout):
+    def without_mutant(self, timeout: float | None) -> tuple[float, set[int]]:
         """(seconds that a run may take, {line} that it runs).
 
         Raises:
@@ -191,7 +200,15 @@ class Command:
             )
         return timeout or 30 + 5 * ended.seconds, ended.lines
 
-    def outcome(self, mutant, source, limit, lines, waiting, number):
+    def outcome(
+        self,
+        mutant: Mutant,
+        source: bytes,
+        limit: float,
+        lines: set[int],
+        waiting: Waiting,
+        number: int,
+    ) -> Outcome:
         """Outcome of a mutant."""
         first, last = mutant.lines
         if not lines & set(range(first, last + 1)):
@@ -199,7 +216,7 @@ class Command:
         mutated = mutant.apply(source)
         compile(mutated, mutant.file, "exec")
 
-        def tick(seconds):
+        def tick(seconds: float) -> None:
             waiting.show([(f"mutant {number}", seconds)])
 
         ended = self.run(mutated, limit, tick)
@@ -213,7 +230,12 @@ class Command:
             say(printable(f"{found}: {outcome.text()}"))
         return outcome
 
-    def run(self, source, limit, tick=lambda seconds: None):
+    def run(
+        self,
+        source: bytes | None,
+        limit: float | None,
+        tick: Callable[[float], None] = lambda seconds: None,
+    ) -> Ended:
         """Ended. `source`: of the mutated file; None for its own, whose lines are noted."""
         watched = [os.path.realpath(self.path)] if source is None else []
         changed = hook.environment_of(self.work, self.path, source, watched)
@@ -238,14 +260,14 @@ class Command:
                     tick(time.perf_counter() - start)
                     time.sleep(POLL)
             output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
-            lines = output.read().decode("utf-8", "replace").splitlines()
+            lines: Any = output.read().decode("utf-8", "replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         notes, lines = hook.read_notes(self.work)
         executed = lines.get(os.path.realpath(self.path), set())
         return Ended(status, time.perf_counter() - start, notes, executed, last)
 
 
-def _end(process):
+def _end(process: subprocess.Popen) -> None:
     """With all that it has started."""
     with contextlib.suppress(OSError):
         if hasattr(os, "killpg"):

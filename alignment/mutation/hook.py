@@ -4,17 +4,27 @@ Standard library only, and nothing of this package: a `sitecustomize` of the use
 loads this file by itself. Nothing on the disk is changed.
 """
 
+from __future__ import annotations
+
 import ast
 import builtins
 import importlib.machinery
 import json
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
 
 PLAN = "ALIGNMENT_MUTANT"  # environment variable: path of the JSON that `from_environment` reads
 PROBE = "__alignment_mutation_line__"  # a builtin
 
 
-def install(path, source, note=None):
+def install(
+    path: str | os.PathLike[str], source: bytes, note: Callable[[str], None] | None = None
+) -> None:
     """From now on the Python file `path` is compiled from `source`, where it is imported.
 
     Args:
@@ -23,7 +33,7 @@ def install(path, source, note=None):
         note: called with "imported", each time.
     """
 
-    def code(path):
+    def code(path: str) -> bytes:
         if note is not None:
             note("imported")
         return source
@@ -31,7 +41,7 @@ def install(path, source, note=None):
     _compile_instead([path], code)
 
 
-def watch(paths, note):
+def watch(paths: Iterable[str], note: Callable[[str, int], None]) -> None:
     """From now on note(path, line) is called when a statement of these files is run first.
 
     The line is the first of the statement. What is imported has a probe before each statement: a
@@ -42,14 +52,14 @@ def watch(paths, note):
     """
     seen = set()
 
-    def run(*at):
+    def run(*at: Any) -> None:
         if at not in seen:
             seen.add(at)
             note(*at)
 
     setattr(builtins, PROBE, run)
 
-    def code(path):
+    def code(path: str) -> ast.AST:
         with open(path, "rb") as file:
             tree = _Probes(path).visit(ast.parse(file.read()))
         return ast.fix_missing_locations(tree)
@@ -57,13 +67,13 @@ def watch(paths, note):
     _compile_instead(paths, code)
 
 
-def _compile_instead(paths, code):
+def _compile_instead(paths: Iterable[str | os.PathLike[str]], code: Callable[[str], Any]) -> None:
     """Imports of these files compile what code(real path) gives."""
     targets = {os.path.realpath(path) for path in paths}
-    loader = importlib.machinery.SourceFileLoader
+    loader: Any = importlib.machinery.SourceFileLoader
     original = loader.get_code
 
-    def get_code(self, fullname):
+    def get_code(self: Any, fullname: str) -> Any:
         path = os.path.realpath(self.path)
         if path not in targets:
             return original(self, fullname)
@@ -76,10 +86,10 @@ def _compile_instead(paths, code):
 class _Probes(ast.NodeTransformer):
     """Puts a call before each statement that says that it is run."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
 
-    def generic_visit(self, node):
+    def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
         for field in ("body", "orelse", "finalbody"):
             statements = getattr(node, field, None)
@@ -87,7 +97,7 @@ class _Probes(ast.NodeTransformer):
                 setattr(node, field, [each for one in statements for each in self._probed(one)])
         return node
 
-    def _probed(self, statement):
+    def _probed(self, statement: Any) -> list[Any]:
         is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
         is_future = isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
         if is_docstring or is_future or not isinstance(statement, ast.stmt):
@@ -121,7 +131,12 @@ if ours is not None:
 """
 
 
-def environment_of(folder, path, source=None, watched=()):
+def environment_of(
+    folder: Path,
+    path: str | os.PathLike[str],
+    source: bytes | None = None,
+    watched: Iterable[str] = (),
+) -> dict[str, str]:
     """Environment variables with which every Python that is started has the file replaced.
 
     What is noted goes to `log` in the folder: "imported", or a path and a line.
@@ -145,7 +160,7 @@ def environment_of(folder, path, source=None, watched=()):
     return {"PYTHONPATH": os.pathsep.join(paths), PLAN: f"{place}/plan.json"}
 
 
-def read_notes(folder):
+def read_notes(folder: Path) -> tuple[set[str], dict[str, set[int]]]:
     """({"imported"}, {path: {line}}) of the log in the folder."""
     notes, lines = set(), {}
     for line in (folder / "log").read_text(encoding="utf-8").splitlines():
@@ -157,16 +172,17 @@ def read_notes(folder):
     return notes, lines
 
 
-def from_environment():
+def from_environment() -> None:
     """In such a Python: does what the plan says."""
     name = os.environ.get(PLAN)
     if not name:
         return
+    file: Any
     with open(name, encoding="utf-8") as file:
         plan = json.load(file)
     log = os.open(plan["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def note(*what):
+    def note(*what: object) -> None:
         os.write(log, ("\t".join(map(str, what)) + "\n").encode())
 
     if plan["source"] is None:

@@ -1,12 +1,21 @@
 """What became of mutants: marks of those that are equivalent, tables, a file of results."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..files import CannotRun, read_text, shown
 from .source import KINDS
+
+if TYPE_CHECKING:
+    from .source import Mutant
+
 
 __all__ = [
     "EQUIVALENT",
@@ -52,7 +61,7 @@ class Outcome:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, mutant, outcome, by="", seconds=0.0):
+    def of(cls, mutant: Mutant, outcome: str, by: str = "", seconds: float = 0.0) -> Outcome:
         own = {key: getattr(mutant, key) for key in ("name", "file", "where", "line", "kind")}
         return cls(
             **own,
@@ -63,7 +72,7 @@ class Outcome:
             seconds=round(seconds, 2),
         )
 
-    def text(self):
+    def text(self) -> str:
         """A survivor, in one line."""
         why = f"  ({self.by})" if self.by else ""
         return f"{self.file}:{self.line}: {self.before} -> {self.after}{why}"
@@ -84,7 +93,7 @@ class Equivalents:
         CannotRun: it cannot be read, or a name has no reason.
     """
 
-    def __init__(self, path=None):
+    def __init__(self, path: Path | None = None) -> None:
         self.reasons = {}  # {name: reason}
         if path is None:
             return
@@ -100,19 +109,19 @@ class Equivalents:
             else:
                 reason = text.rstrip(":")
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self.reasons
 
-    def without_mutant(self, names):
+    def without_mutant(self, names: Iterable[str]) -> list[str]:
         """[name] of marks that fit none of all these mutants."""
         there = set(names)
         return [name for name in self.reasons if name not in there]
 
 
-def sample_of(mutants, count):
+def sample_of(mutants: Sequence[Mutant], count: int) -> list[Mutant]:
     """`count` of the mutants, always the same ones, in their order; all if there are fewer."""
 
-    def number(mutant):
+    def number(mutant: Mutant) -> bytes:
         return hashlib.sha256(mutant.name.encode()).digest()
 
     chosen = {mutant.name for mutant in sorted(mutants, key=number)[:count]}
@@ -127,22 +136,22 @@ class OutcomeLog:
         again: whether what stands in it stays.
     """
 
-    def __init__(self, path, again):
+    def __init__(self, path: Path | None, again: bool) -> None:
         self.file = None
         if path is not None:
             mode = "a" if again else "w"
             self.file = open(path, mode, encoding="utf-8")  # noqa: SIM115  (`close`)
 
-    def write(self, outcome):
+    def write(self, outcome: Outcome) -> None:
         if self.file is not None:
             print(json.dumps(asdict(outcome), ensure_ascii=False), file=self.file, flush=True)
 
-    def close(self):
+    def close(self) -> None:
         if self.file is not None:
             self.file.close()
 
 
-def read_outcomes(path):
+def read_outcomes(path: Path) -> dict[str, Outcome]:
     """{name: Outcome} of the file of an OutcomeLog; of several of one mutant the last.
 
     A last line that was cut short is left out.
@@ -165,13 +174,13 @@ def read_outcomes(path):
     return found
 
 
-def found_ones(outcomes):
+def found_ones(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     """Of {name: Outcome} those that need no further run."""
     left = (SURVIVED, NOT_RUN)
     return {name: each for name, each in outcomes.items() if each.outcome not in left}
 
 
-def report(outcomes, equivalents):
+def report(outcomes: Sequence[Outcome], equivalents: Equivalents) -> list[str]:
     """Lines: a table by file and one by kind, then all survivors.
 
     Args:
@@ -198,7 +207,7 @@ def report(outcomes, equivalents):
     return lines
 
 
-def _row(title, outcomes):
+def _row(title: str, outcomes: Sequence[Outcome]) -> list[Any]:
     count = Counter(each.outcome for each in outcomes)
     found = count[FOUND] + count[REFUSED]
     mistakes = len(outcomes) - count[EQUIVALENT]

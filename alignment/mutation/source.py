@@ -8,9 +8,13 @@ f-strings; what is printed, warned of or logged; `raise`, `assert`, an `if` that
 an `except` does; decorators that only remember (functools); how an object is shown (`__repr__`).
 """
 
+from __future__ import annotations
+
 import ast
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["KINDS", "Mutant", "mutants_of"]
 
@@ -114,23 +118,23 @@ class Mutant:
     after: str
     number: int
     line: int
-    lines: tuple
+    lines: tuple[int, int]
     start: int
     end: int
     text: bytes
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What stays the same when other lines of the file change."""
         again = f" #{self.number + 1}" if self.number else ""
         return f"{self.file} | {self.where} | {self.before} -> {self.after}{again}"
 
-    def apply(self, source):
+    def apply(self, source: bytes) -> bytes:
         """The bytes of the mutated file."""
         return source[: self.start] + self.text + source[self.end :]
 
 
-def mutants_of(source, file):
+def mutants_of(source: bytes, file: str) -> list[Mutant]:
     """[Mutant] of a file, in the order of its lines.
 
     Args:
@@ -162,7 +166,7 @@ def mutants_of(source, file):
 class _Edit:
     where: str
     kind: str
-    lines: tuple
+    lines: tuple[int, int]
     start: int
     end: int
     text: bytes
@@ -171,7 +175,9 @@ class _Edit:
 class _Finder(ast.NodeVisitor):
     """Collects edits."""
 
-    def __init__(self, source):
+    lines: tuple[int, Any]  # first and last; of the last, ast says that it may be None
+
+    def __init__(self, source: bytes) -> None:
         self.source, self.edits = source, []
         self.starts = [0]
         for line in source.splitlines(keepends=True):
@@ -183,17 +189,17 @@ class _Finder(ast.NodeVisitor):
 
     # --- places -------------------------------------------------------------------------------
 
-    def span(self, node):
+    def span(self, node: Any) -> tuple[int, int]:
         return (
             self.starts[node.lineno - 1] + node.col_offset,
             self.starts[node.end_lineno - 1] + node.end_col_offset,
         )
 
-    def segment(self, node):
+    def segment(self, node: ast.expr) -> str:
         start, end = self.span(node)
         return self.source[start:end].decode()
 
-    def around(self, start, end, text):
+    def around(self, start: int, end: int, text: bytes) -> tuple[str, ...]:
         """(before, after) of the lines of an edit, each as one line."""
         first = self.source.rfind(b"\n", 0, start) + 1
         last = self.source.find(b"\n", end)
@@ -202,14 +208,16 @@ class _Finder(ast.NodeVisitor):
         after = self.source[first:start] + text + self.source[end:last]
         return tuple(" ".join(part.decode().split()) for part in (before, after))
 
-    def edit(self, kind, start, end, text):
+    def edit(self, kind: str, start: int, end: int, text: str) -> None:
         where = ".".join(self.names) or "<module>"
         self.edits.append(_Edit(where, kind, self.lines, start, end, text.encode()))
 
-    def replace(self, kind, node, text):
+    def replace(self, kind: str, node: ast.AST, text: str) -> None:
         self.edit(kind, *self.span(node), text)
 
-    def between(self, kind, left, right, pattern, text):
+    def between(
+        self, kind: str, left: ast.expr, right: ast.expr, pattern: bytes, text: str
+    ) -> None:
         """Replaces the first fit of `pattern` between two nodes: an operator."""
         start, end = self.span(left)[1], self.span(right)[0]
         found = re.search(pattern, self.source[start:end])
@@ -218,7 +226,7 @@ class _Finder(ast.NodeVisitor):
 
     # --- statements ---------------------------------------------------------------------------
 
-    def visit(self, node):
+    def visit(self, node: ast.AST) -> None:
         if isinstance(node, ast.stmt):
             outer = self.lines
             last = node.end_lineno
@@ -231,19 +239,19 @@ class _Finder(ast.NodeVisitor):
         else:
             super().visit(node)
 
-    def visit_Import(self, node):
+    def visit_Import(self, node: ast.AST) -> None:
         pass
 
     visit_ImportFrom = visit_Import  # noqa: N815
     visit_Raise = visit_Assert = visit_Import  # noqa: N815
     visit_JoinedStr = visit_ExceptHandler = visit_Import  # noqa: N815
 
-    def visit_ClassDef(self, node):
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
         for decorator in node.decorator_list:
             self.visit(decorator)
         self._scope(node, ())
 
-    def visit_FunctionDef(self, node):
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         if node.name in NOT_NUMBERS:
             return
         for decorator in node.decorator_list:
@@ -255,11 +263,13 @@ class _Finder(ast.NodeVisitor):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
-    def visit_Lambda(self, node):
+    def visit_Lambda(self, node: ast.Lambda) -> None:
         self._defaults(node.args)
         self.visit(node.body)
 
-    def _scope(self, node, names):
+    def _scope(
+        self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, names: Iterable[str]
+    ) -> None:
         self.names.append(node.name)
         self.bound.append(set(names))
         self.counters.append(set())
@@ -268,7 +278,7 @@ class _Finder(ast.NodeVisitor):
         for stack in (self.names, self.bound, self.counters):
             stack.pop()
 
-    def _decorator(self, node):
+    def _decorator(self, node: Any) -> None:
         name = _last_name(node.func if isinstance(node, ast.Call) else node)
         text = ast.unparse(node)
         if name in KEPT_DECORATORS or text.startswith("functools."):
@@ -283,14 +293,14 @@ class _Finder(ast.NodeVisitor):
         self.visit(node)
         self.lines = lines
 
-    def _defaults(self, args):
+    def _defaults(self, args: ast.arguments) -> None:
         self.in_default, before = True, self.in_default
         for default in [*args.defaults, *args.kw_defaults]:
             if default is not None:
                 self.visit(default)
         self.in_default = before
 
-    def visit_Expr(self, node):
+    def visit_Expr(self, node: ast.Expr) -> None:
         value = node.value
         if isinstance(value, ast.Constant) or self._tells(value):
             return
@@ -298,22 +308,22 @@ class _Finder(ast.NodeVisitor):
             self._drop(node)
         self.visit(value)
 
-    def _tells(self, node):
+    def _tells(self, node: ast.expr) -> bool:
         if not isinstance(node, ast.Call):
             return False
         owner = node.func.value if isinstance(node.func, ast.Attribute) else None
         is_log = owner is None or ast.unparse(owner) in ("warnings", "logging", "logger", "log")
         return is_log and _last_name(node.func) in TELLING
 
-    def _drop(self, node):
+    def _drop(self, node: ast.stmt) -> None:
         self._replace_statement(node, "pass")
 
-    def _replace_statement(self, node, text):
+    def _replace_statement(self, node: ast.stmt, text: str) -> None:
         start, end = self.span(node)
         newlines = self.source.count(b"\n", start, end)
         self.edit("statement", start, end, text + "\n" * newlines)
 
-    def visit_Assign(self, node):
+    def visit_Assign(self, node: ast.Assign) -> None:
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets):
             return
         if all(self._is_there(target) for target in node.targets):
@@ -324,12 +334,12 @@ class _Finder(ast.NodeVisitor):
         for target in node.targets:
             self._bind(target)
 
-    def visit_AnnAssign(self, node):
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
             self.visit(node.value)
         self._bind(node.target)
 
-    def _is_there(self, target):
+    def _is_there(self, target: ast.expr) -> bool:
         """Whether what is assigned has a value before, and so the program can go on without."""
         if isinstance(target, ast.Name):
             return target.id in self.bound[-1]
@@ -337,32 +347,32 @@ class _Finder(ast.NodeVisitor):
             return all(self._is_there(each) for each in target.elts)
         return isinstance(target, (ast.Attribute, ast.Subscript))
 
-    def _bind(self, target):
+    def _bind(self, target: ast.expr) -> None:
         for node in ast.walk(target):
             if isinstance(node, ast.Name):
                 self.bound[-1].add(node.id)
 
-    def visit_AugAssign(self, node):
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self._drop(node)
         new = OPERATORS.get(type(node.op))
         if new:
             self.between("operator", node.target, node.value, rb"[-+*/%&|^<>@]+=", f"{new}=")
         self.visit(node.value)
 
-    def visit_Return(self, node):
+    def visit_Return(self, node: ast.Return) -> None:
         if node.value is None:
             return
         if not (isinstance(node.value, ast.Constant) and node.value.value is None):
             self._replace_statement(node, "return None")
         self.visit(node.value)
 
-    def visit_Break(self, node):
+    def visit_Break(self, node: ast.Break) -> None:
         self.replace("statement", node, "continue")
 
-    def visit_Continue(self, node):
+    def visit_Continue(self, node: ast.Continue) -> None:
         self.replace("statement", node, "break")
 
-    def visit_If(self, node):
+    def visit_If(self, node: ast.If) -> None:
         if all(isinstance(child, ast.Raise) for child in node.body):
             for child in node.orelse:
                 self.visit(child)
@@ -372,29 +382,29 @@ class _Finder(ast.NodeVisitor):
         self._negate(node.test)
         self.generic_visit(node)
 
-    def visit_While(self, node):
+    def visit_While(self, node: ast.While) -> None:
         if not isinstance(node.test, ast.Constant):
             self._negate(node.test)
             self.visit(node.test)
         for child in [*node.body, *node.orelse]:
             self.visit(child)
 
-    def visit_IfExp(self, node):
+    def visit_IfExp(self, node: ast.IfExp) -> None:
         self._negate(node.test)
         self.generic_visit(node)
 
-    def visit_comprehension(self, node):
+    def visit_comprehension(self, node: ast.comprehension) -> None:
         for test in node.ifs:
             self._negate(test)
         self._count(node.target, node.iter)
         self.generic_visit(node)
 
-    def visit_For(self, node):
+    def visit_For(self, node: ast.For) -> None:
         self._bind(node.target)
         self._count(node.target, node.iter)
         self.generic_visit(node)
 
-    def _count(self, target, iterated):
+    def _count(self, target: ast.expr, iterated: ast.expr) -> None:
         """Remembers a name that counts."""
         if not isinstance(iterated, ast.Call):
             return
@@ -405,7 +415,7 @@ class _Finder(ast.NodeVisitor):
             if isinstance(first, ast.Name):
                 self.counters[-1].add(first.id)
 
-    def visit_With(self, node):
+    def visit_With(self, node: ast.With) -> None:
         if all(item.optional_vars is None for item in node.items):
             start = self.span(node)[0]
             end = self.span(node.items[-1].context_expr)[1]
@@ -417,11 +427,11 @@ class _Finder(ast.NodeVisitor):
                 self._bind(item.optional_vars)
         self.generic_visit(node)
 
-    def visit_Try(self, node):
+    def visit_Try(self, node: ast.Try) -> None:
         for child in [*node.body, *node.orelse, *node.finalbody]:
             self.visit(child)
 
-    def _negate(self, test):
+    def _negate(self, test: Any) -> None:
         is_not = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
         is_one = isinstance(test, ast.Compare) and len(test.ops) == 1
         if is_not or (is_one and isinstance(test.ops[0], OPPOSITES)):
@@ -430,7 +440,7 @@ class _Finder(ast.NodeVisitor):
 
     # --- expressions --------------------------------------------------------------------------
 
-    def visit_Compare(self, node):
+    def visit_Compare(self, node: ast.Compare) -> None:
         sides = [node.left, *node.comparators]
         for left, operator, right in zip(sides, node.ops, sides[1:]):
             pattern = rb"is\s+not|not\s+in|is\b|in\b|[<>=!]=?"
@@ -439,7 +449,7 @@ class _Finder(ast.NodeVisitor):
             if not self._mode(side):
                 self.visit(side)
 
-    def _mode(self, node):
+    def _mode(self, node: ast.expr) -> bool:
         """Mutates a text that is a name; whether it is one."""
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
             return False
@@ -449,26 +459,26 @@ class _Finder(ast.NodeVisitor):
             self.replace("mode", node, repr(f"{node.value}_"))
         return True
 
-    def visit_BinOp(self, node):
+    def visit_BinOp(self, node: ast.BinOp) -> None:
         new = OPERATORS.get(type(node.op))
         if new and not any(_is_text(side) for side in (node.left, node.right)):
             self.between("operator", node.left, node.right, rb"\*\*|//|<<|>>|[-+*/%&|^@]", new)
         self.generic_visit(node)
 
-    def visit_BoolOp(self, node):
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
         old, new = (rb"and\b", "or") if isinstance(node.op, ast.And) else (rb"or\b", "and")
         for left, right in zip(node.values, node.values[1:]):
             self.between("operator", left, right, old, new)
         self.generic_visit(node)
 
-    def visit_UnaryOp(self, node):
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
         if isinstance(node.op, (ast.Not, ast.USub)):
             start = self.span(node)[0]
             length = len("not") if isinstance(node.op, ast.Not) else len("-")
             self.edit("operator", start, start + length, " " if length > 1 else "")
         self.generic_visit(node)
 
-    def visit_Constant(self, node):
+    def visit_Constant(self, node: ast.Constant) -> None:
         value = node.value
         kind = "default" if self.in_default else None
         if isinstance(value, bool):
@@ -483,20 +493,20 @@ class _Finder(ast.NodeVisitor):
         elif self.in_default:
             self._mode(node)
 
-    def visit_Attribute(self, node):
+    def visit_Attribute(self, node: ast.Attribute) -> None:
         self._rename(node, node.attr)
         self.visit(node.value)
 
-    def visit_Name(self, node):
+    def visit_Name(self, node: ast.Name) -> None:
         self._rename(node, node.id)
 
-    def _rename(self, node, name):
+    def _rename(self, node: ast.expr, name: str) -> None:
         end = self.span(node)[1]
         if isinstance(getattr(node, "ctx", None), ast.Load):
             for new in DTYPES.get(name, ()):
                 self.edit("dtype", end - len(name), end, new)
 
-    def visit_Call(self, node):
+    def visit_Call(self, node: ast.Call) -> None:
         name = _last_name(node.func)
         if name in FUNCTIONS:
             end = self.span(node.func)[1]
@@ -507,7 +517,7 @@ class _Finder(ast.NodeVisitor):
         self._leave_out_keywords(node)
         self.generic_visit(node)
 
-    def _leave_out_keywords(self, node):
+    def _leave_out_keywords(self, node: ast.Call) -> None:
         given = sorted([*node.args, *node.keywords], key=self.span)
         for position, argument in enumerate(given):
             if not isinstance(argument, ast.keyword) or argument.arg is None:
@@ -518,11 +528,12 @@ class _Finder(ast.NodeVisitor):
             elif len(given) > 1:
                 end = self.span(given[1])[0]
             else:
-                end += len(re.match(rb"\s*,?", self.source[end:]).group())
+                # Never None: an empty text fits as well.
+                end += len(re.match(rb"\s*,?", self.source[end:]).group())  # type: ignore[union-attr]
             newlines = self.source.count(b"\n", start, end)
             self.edit("argument", start, end, "\n" * newlines)
 
-    def visit_Subscript(self, node):
+    def visit_Subscript(self, node: ast.Subscript) -> None:
         index = node.slice
         for part in index.elts if isinstance(index, ast.Tuple) else [index]:
             if isinstance(part, ast.Slice):
@@ -534,7 +545,7 @@ class _Finder(ast.NodeVisitor):
                 self._off_by_one(part)
         self.generic_visit(node)
 
-    def _off_by_one(self, node):
+    def _off_by_one(self, node: ast.expr | None) -> None:
         """Adds one to what is no number; that is mutated as one."""
         operand = node.operand if isinstance(node, ast.UnaryOp) else node
         if node is None or isinstance(operand, ast.Constant) or isinstance(node, ast.Starred):
@@ -544,17 +555,17 @@ class _Finder(ast.NodeVisitor):
         self.replace("off by one", node, f"{text} + 1" if simple else f"({text}) + 1")
 
 
-def _last_name(node):
+def _last_name(node: ast.expr) -> str:
     """ "sum" of `x.sum`, of `sum`; "" of what has no name."""
     return getattr(node, "attr", getattr(node, "id", ""))
 
 
-def _is_text(node):
+def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (
         isinstance(node, ast.Constant) and isinstance(node.value, str)
     )
 
 
-def _arguments(args):
+def _arguments(args: ast.arguments) -> list[str]:
     given = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
     return [each.arg for each in given if each is not None]

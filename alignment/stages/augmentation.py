@@ -4,10 +4,15 @@ The reference runs and tells what it drew; the port does the same with it, and m
 bytes. What each side draws by itself is random, so these are compared as samples.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -40,9 +45,22 @@ SETTINGS_SHOWN = 3
 HISTOGRAMS = 6  # of a report
 DRAW_SIZE = 64  # of those that draws are for: less work, and the same for what is drawn
 
+# {name: array (continuous) or list (discrete), one value for each draw}
+Statistics: TypeAlias = dict[str, Any]
+# A stage, what differs, and both arrays where both sides have that stage.
+Stage: TypeAlias = tuple[str, str] | tuple[str, str, np.ndarray, np.ndarray]
+
 
 @one_torch_thread()
-def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0):
+def compare_augmentation(
+    port: Callable[..., Any],
+    reference: Callable[..., Any],
+    policies: Sequence[str | None],
+    mixes: tuple[Any, Any],
+    dataset: Any,
+    path: Path,
+    seed: int = 0,
+) -> Compared:
     """Compares the training data of both sides.
 
     Args:
@@ -74,22 +92,22 @@ def compare_augmentation(port, reference, policies, mixes, dataset, path, seed=0
         comparison.batches(*mixes, rng)
         comparison.draws(small, rng)
         tiny = [side(TINY_CROP, auto_augment_policy=policies[0]) for side in (port, reference)]
-        comparison.draws_of_tiny(*tiny, rng)
+        comparison.draws_of_tiny(*tiny, rng)  # type: ignore[call-arg]  # tiny: two presets
         comparison.draws_of_mixes(*mixes, rng)
     comparison.write(path)
     return comparison.compared(path)
 
 
 class _Comparison:
-    def __init__(self):
+    def __init__(self) -> None:
         self.different_settings = {}  # {name: Finding}
-        self.first = None  # Finding of the first image or batch that differs
+        self.first: Finding | None = None  # Finding of the first image or batch that differs
         self.log = []
         self.tests = []  # [SampleTest]
         self.samples = {}  # {name of a test: the port's and the reference's}
         self.pictures = []  # of a report
 
-    def settings(self, policy, port, reference):
+    def settings(self, policy: str | None, port: Any, reference: Any) -> None:
         for name, value in reference.settings.items():
             other = port.settings.get(name)
             where = f"{_title(policy)}, {name}"
@@ -101,7 +119,9 @@ class _Comparison:
                 self.different_settings.setdefault(name, finding)
             self.log.append(f"setting   {'differs' if differs else 'same   '}  {line}")
 
-    def images(self, presets, dataset, rng):
+    def images(
+        self, presets: Mapping[str | None, Sequence[Any]], dataset: Any, rng: np.random.Generator
+    ) -> None:
         """Each image through one policy, both sides with what the reference drew."""
         policies = list(presets)
         paths = [path for path, _ in dataset.samples]
@@ -132,11 +152,11 @@ class _Comparison:
                     f"the output differs: {difference}. So the mistake is in this stage",
                 ]
 
-    def _keep_image(self, title, stage, sides):
+    def _keep_image(self, title: str, stage: str, sides: Sequence[Any]) -> None:
         entry = image_entry(title, stage, *sides) if sides else None
         self.pictures += [entry] if entry else []
 
-    def batches(self, port, reference, rng):
+    def batches(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
         for number in range(BATCHES):
             images = rng.standard_normal((6, 3, 33, 40), dtype=np.float32)
             labels = rng.integers(0, 10, 6)
@@ -153,7 +173,7 @@ class _Comparison:
                     f"With the same random numbers, the output differs: {difference}"
                 ]
 
-    def draws(self, presets, rng):
+    def draws(self, presets: Mapping[str | None, Sequence[Any]], rng: np.random.Generator) -> None:
         blank = Image.new("RGB", SIZE)
         everything = [], []
         for policy, (port, reference) in presets.items():
@@ -174,7 +194,7 @@ class _Comparison:
             ours = [port.draw(*size, rng) for _ in range(NARROW_DRAWS)]
             self._compare(f"crop of {name}", _box_statistics, ours, theirs)
 
-    def draws_of_tiny(self, port, reference, rng):
+    def draws_of_tiny(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
         everything = [], []
         for width, height in TINY:
             theirs = reference.draws(Image.new("RGB", (width, height)), TINY_DRAWS)
@@ -185,7 +205,7 @@ class _Comparison:
         title = f"erasing of {TINY_CROP} x {TINY_CROP} pixels"
         self._compare(title, _erasing_statistics, *everything)
 
-    def draws_of_mixes(self, port, reference, rng):
+    def draws_of_mixes(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
         for title, shape, count, statistics in (
             ("mixup and CutMix", (2, 3, 30, 40), DRAWS, mix_statistics),
             ("mixup and CutMix of 5 x 4", (2, 1, 4, 5), TINY_DRAWS, _cut_statistics),
@@ -195,7 +215,9 @@ class _Comparison:
             ours = [port.draw(shape, rng) for _ in range(count)]
             self._compare(title, statistics, ours, theirs)
 
-    def _compare(self, title, statistics, ours, theirs):
+    def _compare(
+        self, title: str, statistics: Callable[[list[Any]], Statistics], ours: Any, theirs: Any
+    ) -> None:
         ours, theirs = statistics(ours), statistics(theirs)
         for name, test in compared_statistics(ours, theirs):
             test.name = f"{title}, {name}"
@@ -203,11 +225,11 @@ class _Comparison:
             self.samples[test.name] = ours[name], theirs[name]
 
     @property
-    def bound(self):
+    def bound(self) -> float:
         """Of p: below it a test says that the draws differ."""
         return ERROR_RATE / max(1, len(self.tests))
 
-    def write(self, path):
+    def write(self, path: Path) -> None:
         bound = self.bound
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in self.log)
@@ -221,7 +243,7 @@ class _Comparison:
                     f"samples   {mark}  {test.name}: {test.text}, p {relation} {test.p:.1e}\n"
                 )
 
-    def compared(self, path):
+    def compared(self, path: Path) -> Compared:
         unlike = [test for test in self.tests if test.p < self.bound]
         compared = Compared("the training data", "", log=path)
         compared.findings += list(self.different_settings.values())[:SETTINGS_SHOWN]
@@ -258,15 +280,17 @@ class _Comparison:
         return compared
 
 
-def _mark(different):
+def _mark(different: object) -> str:
     return "differs" if different else "same   "
 
 
-def _title(policy):
+def _title(policy: str | None) -> str:
     return "no policy" if policy is None else f"policy {policy}"
 
 
-def first_different_stage(steps, expected):
+def first_different_stage(
+    steps: Iterable[tuple[str, Any]], expected: Iterable[tuple[str, Any]]
+) -> Stage | None:
     """(label, what differs) of the first that differs in two rows of (label, array), or None.
 
     Where both have that stage, its two arrays follow.
@@ -286,12 +310,12 @@ def first_different_stage(steps, expected):
 # --- statistics of draws: {name: array (continuous) or list (discrete), one for each draw} -------
 
 
-def _place(start, length, whole):
+def _place(start: int, length: int, whole: int) -> float:
     """Where a piece begins, from 0 to 1."""
     return start / (whole - length) if whole > length else 0.5
 
 
-def _preset_statistics(drawn):
+def _preset_statistics(drawn: list[Any]) -> Statistics:
     width, height = SIZE
     boxes = [(left, top, right - left, bottom - top) for left, top, right, bottom in _boxes(drawn)]
     erased = [d["erase"] for d in drawn if d["erase"] is not None]
@@ -322,17 +346,17 @@ def _preset_statistics(drawn):
     }
 
 
-def _bin(x):
+def _bin(x: float) -> int:
     """Which quarter of [0, 1]."""
     return min(3, max(0, int(4 * x)))
 
 
-def _first_operation(augment):
+def _first_operation(augment: Any) -> str | None:
     chain = augment["chains"][0] if isinstance(augment, dict) else augment
     return chain[0][0] if chain else None
 
 
-def _pairs(columns):
+def _pairs(columns: Mapping[str, Sequence[Any]]) -> Statistics:
     """What is drawn for one image has to be independent as it is in the reference: all pairs."""
     return {
         f"{a} with {b}": list(zip(columns[a], columns[b]))
@@ -340,26 +364,26 @@ def _pairs(columns):
     }
 
 
-def _boxes(drawn):
+def _boxes(drawn: list[Any]) -> list[Any]:
     return [d["crop"] for d in drawn]
 
 
-def _box_statistics(drawn):
+def _box_statistics(drawn: list[Any]) -> Statistics:
     return {"box": [tuple(box) for box in _boxes(drawn)]}
 
 
-def _erasing_statistics(drawn):
+def _erasing_statistics(drawn: list[Any]) -> Statistics:
     return {"box": [d["erase"] and tuple(d["erase"][:4]) for d in drawn]}
 
 
-def _cut_statistics(drawn):
+def _cut_statistics(drawn: list[Any]) -> Statistics:
     return {
         "box": [d.get("box") for d in drawn],
         "lambda of the box": [round(d["lam_adjusted"], 6) for d in drawn if "box" in d],
     }
 
 
-def _augment_statistics(drawn):
+def _augment_statistics(drawn: list[Any]) -> Statistics:
     if isinstance(drawn[0], list):
         return chain_statistics(drawn)
     statistics = {
@@ -379,7 +403,7 @@ def _augment_statistics(drawn):
     return statistics | _pairs(columns)
 
 
-def chain_statistics(chains):
+def chain_statistics(chains: Sequence[Sequence[tuple[str, float]]]) -> Statistics:
     """Of lists of (operation, signed magnitude)."""
     largest = {}
     for name, magnitude in (op for chain in chains for op in chain):
@@ -408,7 +432,7 @@ def chain_statistics(chains):
     return statistics | _pairs(signs)
 
 
-def mix_statistics(drawn):
+def mix_statistics(drawn: list[Any]) -> Statistics:
     mixed = [d for d in drawn if "lam" in d]
     cut = [(*d["box"], d["lam_adjusted"]) for d in drawn if "box" in d]
     return {
@@ -444,10 +468,10 @@ class SampleTest:
     name: str
     p: float
     text: str
-    smallest_change: object = lambda bound: math.inf
+    smallest_change: Callable[[float], float] = lambda bound: math.inf
 
 
-def compared_statistics(ours, theirs):
+def compared_statistics(ours: Statistics, theirs: Statistics) -> Iterator[tuple[str, SampleTest]]:
     """Yields (name, SampleTest) of each statistic, {name: array or list}, that both sides have.
 
     Where only one side has, say, a third operation, the number of operations differs too.
@@ -457,13 +481,13 @@ def compared_statistics(ours, theirs):
         yield name, (_discrete if isinstance(values, list) else _continuous)(values, theirs[name])
 
 
-def unlike(ours, theirs, bound):
+def unlike(ours: Statistics, theirs: Statistics, bound: float) -> tuple[str, SampleTest] | None:
     """(name, SampleTest) of the statistic that is furthest off, if its p is below `bound`."""
     name, worst = min(compared_statistics(ours, theirs), key=lambda each: each[1].p)
     return (name, worst) if worst.p < bound else None
 
 
-def _continuous(ours, theirs):
+def _continuous(ours: np.ndarray, theirs: np.ndarray) -> SampleTest:
     """Kolmogorov and Smirnov's, and for the tails chi-square of fiftieths of both together."""
     n, m = len(ours), len(theirs)
     if not (n and m):
@@ -477,7 +501,7 @@ def _continuous(ours, theirs):
     return SampleTest("", p, text, lambda bound: smallest_distance(bound / 2, n, m))
 
 
-def _discrete(ours, theirs):
+def _discrete(ours: list[Any], theirs: list[Any]) -> SampleTest:
     """Chi-square of the counts a and b of each value in two samples of one size.
 
     Where a right port is compared, each draw of a + b falls to either side by a coin, so the sum
@@ -492,7 +516,7 @@ def _discrete(ours, theirs):
         )
     a, b = Counter(ours[:n]), Counter(theirs[:n])
     values = list(a | b)
-    terms = {v: (a[v] - b[v]) ** 2 / (a[v] + b[v]) for v in values}
+    terms: Any = {v: (a[v] - b[v]) ** 2 / (a[v] + b[v]) for v in values}
     x, k = sum(terms.values()), len(values)
     worst = max(values, key=terms.get)
     text = f"{_text(worst)} {a[worst]} | {b[worst]} times of {n}"
@@ -502,7 +526,7 @@ def _discrete(ours, theirs):
     )
 
 
-def _smallest_share(bound, x, shares, n):
+def _smallest_share(bound: float, x: float, shares: list[float], n: int) -> float:
     """The smallest change of a value's probability that chi-square would have seen.
 
     A change d of a share q, which the others make good, adds n d^2 / (2q + d) to what there is, and
@@ -520,7 +544,7 @@ def _smallest_share(bound, x, shares, n):
     return max(each for each in found if each < math.inf) if min(found) < math.inf else math.inf
 
 
-def _text(value):
+def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value) or "nothing"
     return str(value)

@@ -3,10 +3,14 @@
 A check that looks at one friendly configuration calls a port right that is wrong at the next one.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import struct
 import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -20,7 +24,7 @@ LARGE = (1100, 804)  # far more than a preset wants: a decoder could be asked fo
 ORIENTATION = 0x0112  # EXIF
 
 
-def noise(size, channels=3, seed=0, high=256):
+def noise(size: tuple[int, int], channels: int = 3, seed: int = 0, high: int = 256) -> np.ndarray:
     """(height, width, channels) of whole numbers below `high`; smooth in one half, noise in the
     other."""
     width, height = size
@@ -31,7 +35,7 @@ def noise(size, channels=3, seed=0, high=256):
     return values.astype(np.uint8 if high <= 256 else np.uint16)
 
 
-def _image(mode, size=SIZE, seed=0):
+def _image(mode: str, size: tuple[int, int] = SIZE, seed: int = 0) -> Image.Image:
     """An image of any mode that can be converted to."""
     if mode == "I;16":
         return Image.fromarray(noise(size, 1, seed, 65536)[..., 0])
@@ -50,25 +54,26 @@ def _image(mode, size=SIZE, seed=0):
         return colours.quantize(64)
     if mode == "LAB":
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        return ImageCms.applyTransform(
-            colours, ImageCms.buildTransform(*profiles, "RGB", "LAB", flags=0)
+        return ImageCms.applyTransform(  # type: ignore[return-value]  # None: only in place
+            colours,
+            ImageCms.buildTransform(*profiles, "RGB", "LAB", flags=0),  # type: ignore[arg-type]
         )
     return colours.convert(mode)
 
 
-def _encoded(image, kind, **options):
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
-def _with_orientation(orientation):
+def _with_orientation(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return exif
 
 
-def _other_primaries():
+def _other_primaries() -> bytes:
     """A colour profile in which red and blue are swapped: who heeds it gets other colours."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for old, new in ((b"rXYZ", b"xXYZ"), (b"bXYZ", b"rXYZ"), (b"xXYZ", b"bXYZ")):
@@ -83,7 +88,9 @@ ADAM7 = (
 COLOUR_TYPES = {"grey": (0, 1), "RGB": (2, 3), "palette": (3, 1), "LA": (4, 2), "RGBA": (6, 4)}
 
 
-def _png(kind, depth, interlaced=False, chunks=()):
+def _png(
+    kind: str, depth: int, interlaced: bool = False, chunks: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
     """A PNG file of a kind that Pillow reads and does not write.
 
     Args:
@@ -95,7 +102,7 @@ def _png(kind, depth, interlaced=False, chunks=()):
     width, height = SIZE
     values = noise(SIZE, channels, seed=depth, high=min(2**depth, 2**16))
 
-    def rows(part):
+    def rows(part: np.ndarray) -> bytes:
         packed = b""
         for row in part.reshape(len(part), -1):
             if depth == 16:
@@ -110,7 +117,7 @@ def _png(kind, depth, interlaced=False, chunks=()):
     if interlaced:
         pixels = b"".join(rows(values[y::down, x::right]) for x, y, right, down in ADAM7)
 
-    def chunk(name, content):
+    def chunk(name: bytes, content: bytes) -> bytes:
         check = zlib.crc32(name + content)
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
 
@@ -120,7 +127,7 @@ def _png(kind, depth, interlaced=False, chunks=()):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def _netpbm(kind, most, text):
+def _netpbm(kind: str, most: int, text: bool) -> bytes:
     """A PGM (P2, P5) or PPM (P3, P6) file whose largest value is `most`."""
     channels = {"P2": 1, "P5": 1, "P3": 3, "P6": 3}[kind]
     values = noise(SIZE, channels, high=most + 1)
@@ -130,23 +137,23 @@ def _netpbm(kind, most, text):
     return header + values.astype(">u2" if most > 255 else "u1").tobytes()
 
 
-def _frames(mode="RGB"):
+def _frames(mode: str = "RGB") -> list[Image.Image]:
     return [_image(mode, seed=seed) for seed in (11, 12, 13)]
 
 
-def _animated(kind, mode="RGB", **options):
+def _animated(kind: str, mode: str = "RGB", **options: Any) -> bytes:
     first, *more = _frames(mode)
     return _encoded(first, kind, save_all=True, append_images=more, **options)
 
 
-def _kinds():
+def _kinds() -> dict[str, tuple[str, Callable[[], bytes]]]:
     """{what it is: (name of the file, function that gives its bytes)}"""
     kinds = {}
 
-    def add(name, suffix, make, *args, **options):
+    def add(name: str, suffix: str, make: Callable[..., bytes], *args: Any, **options: Any) -> None:
         kinds[name] = f"{len(kinds):03}{suffix}", lambda: make(*args, **options)
 
-    def saved(name, suffix, mode, kind, **options):
+    def saved(name: str, suffix: str, mode: str, kind: str, **options: Any) -> None:
         add(name, suffix, lambda: _encoded(_image(mode), kind, **options))
 
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
@@ -222,7 +229,7 @@ def _kinds():
     return kinds
 
 
-def pictures(folder):
+def pictures(folder: str) -> tuple[dict[str, str], dict[str, str]]:
     """Writes pictures of all kinds into `folder`, as its only class.
 
     Returns:
@@ -243,7 +250,7 @@ def pictures(folder):
     return made, lacking
 
 
-def broken_pictures(folder):
+def broken_pictures(folder: str) -> dict[str, str]:
     """Writes files into `folder` that are no whole pictures: {what it is: path}."""
     jpeg = _encoded(_image("RGB", (64, 64)), "JPEG", quality=95)
     png = _encoded(_image("RGB", (64, 64)), "PNG")
@@ -289,17 +296,17 @@ SUFFIXES = [
 ]  # fmt: skip
 
 
-def _touch(*path):
+def _touch(*path: str) -> None:
     place = os.path.join(*path)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     with open(place, "wb"):
         pass
 
 
-def _names(names):
+def _names(names: Iterable[str]) -> Callable[[str], None]:
     """A function that makes classes, files and sub-folders of these names."""
 
-    def make(root):
+    def make(root: str) -> None:
         for name in names:
             _touch(root, name, "x.png")
             _touch(root, "class", f"{name}.png")
@@ -308,13 +315,13 @@ def _names(names):
     return make
 
 
-def _suffixes(root):
+def _suffixes(root: str) -> None:
     for name in SUFFIXES:
         _touch(root, "class", name)
     _touch(root, "file beside the classes.png")
 
 
-def _subfolders(root):
+def _subfolders(root: str) -> None:
     for folder in ("a", "a/b", "a-b", "a.png", "a0", "a/b/c/d", "empty/deep", "B"):
         _touch(root, "class", folder, "y.png")
         _touch(root, "class", folder, "x.png")
@@ -323,7 +330,7 @@ def _subfolders(root):
     _touch(root, "class.png", "deep", "x.png")  # a folder with the name of a picture
 
 
-def _links(root):
+def _links(root: str) -> None:
     _touch(root, "a", "x.png")
     os.symlink("a", os.path.join(root, "link to a class"))
     os.symlink("x.png", os.path.join(root, "a", "link to a file.png"))
@@ -333,21 +340,21 @@ def _links(root):
     os.symlink(os.path.join(os.pardir, "a"), os.path.join(root, "b", "link to a folder"))
 
 
-def wrong_folders():
+def wrong_folders() -> dict[str, Callable[[str], None]]:
     """{what it is: function that makes it at a path}, of which most cannot be listed."""
 
-    def empty_class(root):
+    def empty_class(root: str) -> None:
         _touch(root, "a", "x.png")
         os.makedirs(os.path.join(root, "b"))
 
-    def class_of_texts(root):
+    def class_of_texts(root: str) -> None:
         _touch(root, "a", "x.png")
         _touch(root, "b", "x.txt")
 
-    def no_classes(root):
+    def no_classes(root: str) -> None:
         _touch(root, "x.png")
 
-    def hidden_class_alone(root):
+    def hidden_class_alone(root: str) -> None:
         _touch(root, ".hidden", "x.png")
 
     return {
@@ -361,7 +368,7 @@ def wrong_folders():
     }
 
 
-def folders():
+def folders() -> dict[str, Callable[[str], None]]:
     """{what it is: function that makes it at a path}, of all folders."""
     return {
         **{f"names, {rule}": _names(names) for rule, names in RULES.items()},

@@ -1,6 +1,11 @@
 """Edge cases: small computations at the limits of what a function is given, on both sides."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +31,13 @@ class Case:
     """
 
     name: str
-    port: object
-    reference: object
-    bounds: dict = field(default_factory=dict)
-    noise: dict = field(default_factory=dict)
+    port: Callable[[], dict[str, Any]]
+    reference: Callable[[], dict[str, Any]]
+    bounds: dict[str, float] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
 
 
-def compare_cases(what, cases, path, hint):
+def compare_cases(what: str, cases: Sequence[Case], path: Path, hint: str) -> Compared:
     """Runs every case on both sides.
 
     Args:
@@ -65,7 +70,7 @@ def compare_cases(what, cases, path, hint):
     return Compared(what, f"{what}: {len(cases)} edge cases agree", found, path)
 
 
-def _compare(case):
+def _compare(case: Case) -> Iterator[tuple[Any, ...]]:
     """(name of a value, port's in words, reference's, difference, bound)"""
     sides = [_run(side) for side in (case.port, case.reference)]
     refused = [isinstance(side, str) for side in sides]
@@ -82,14 +87,14 @@ def _compare(case):
         yield name, *_apart(a, b, case.noise.get(name, 0.0)), case.bounds.get(name, 0.0)
 
 
-def _run(function):
+def _run(function: Callable[[], dict[str, Any]]) -> Any:
     try:
         return function()
     except Exception as error:
         return told(error)
 
 
-def _apart(port, reference, noise):
+def _apart(port: np.ndarray, reference: np.ndarray, noise: float) -> tuple[Any, ...]:
     """(port's in words, reference's, difference); NaN and infinity at the same places."""
     if incomparable(port, reference).startswith(("shape", "dtype")):
         return *(f"{x.dtype} {x.shape}" for x in (port, reference)), np.inf
@@ -105,5 +110,5 @@ def _apart(port, reference, noise):
     return *(_shown(x.ravel()[worst]) for x in (port, reference)), value
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     return "none" if value is None else f"{np.asarray(value).item():.6g}"

@@ -1,8 +1,12 @@
 """Where two data pipelines differ: the class, the image, the stage."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +17,7 @@ from ..settings import Setting
 from .pictures import image_entry
 
 
-def locate_image(port, reference):
+def locate_image(port: Any, reference: Any) -> Compared:
     """Where two image folders differ: the class, the file, the stage of the transform.
 
     Args:
@@ -38,20 +42,24 @@ def locate_image(port, reference):
     return Compared("images", summary, findings, data={"images": images})
 
 
-def _first_finding(port, reference, images):
+def _first_finding(port: Any, reference: Any, images: list[dict[str, Any]]) -> Finding | None:
     """Finding of the first class, file, label or image that differs, or None.
 
     Args:
         images: [entry of a report]: the image is put there.
     """
     if port.classes != reference.classes:
-        sides = map(str, first_different(port.classes, reference.classes))
-        return Finding("data", "", "the order of classes, at", *sides, title="First difference")
+        sides: Any = map(str, first_different(port.classes, reference.classes))
+        return Finding(  # type: ignore[misc]  # sides: two
+            "data", "", "the order of classes, at", *sides, title="First difference"
+        )
     files, files_ref = ([path for path, _ in side.samples] for side in (port, reference))
     if files != files_ref:
         sides = (str(path and shown(path)) for path in first_different(files, files_ref))
-        return Finding("data", "", "the order of files, at", *sides, title="First difference")
-    image = partial(Finding, "data", title="First image that differs")
+        return Finding(  # type: ignore[misc]  # sides: two
+            "data", "", "the order of files, at", *sides, title="First difference"
+        )
+    image: Callable[..., Finding] = partial(Finding, "data", title="First image that differs")
     for path, target, target_ref in zip(files, targets(port), targets(reference)):
         if target != target_ref:
             finding = image(shown(path), "label", str(target), str(target_ref))
@@ -79,17 +87,17 @@ def _first_finding(port, reference, images):
     return None
 
 
-def first_different(port, reference):
+def first_different(port: Iterable[Any], reference: Iterable[Any]) -> tuple[Any, Any]:
     """The first pair of two lists that differs; None stands for the end of the shorter one."""
     pairs = itertools.zip_longest(port, reference)
     return next((a, b) for a, b in pairs if a != b)
 
 
-def targets(dataset):
+def targets(dataset: Any) -> list[int]:
     return [target for _, target in dataset.samples]
 
 
-def load_reference(dataset, path):
+def load_reference(dataset: Any, path: str) -> Any:
     """The image in the file `path`, as the reference's data set reads it.
 
     Raises:
@@ -102,7 +110,9 @@ def load_reference(dataset, path):
         raise CannotRun(f"cannot decode image {shown(path)}: {reason_of(error)}") from error
 
 
-def first_stage(path, port, reference):
+def first_stage(
+    path: str, port: Any, reference: Any
+) -> tuple[str, str, np.ndarray, np.ndarray] | None:
     """(name, what differs in words, port's array, reference's) of the first stage that differs.
 
     None if none does.
@@ -121,7 +131,7 @@ def first_stage(path, port, reference):
     return None
 
 
-def describe_difference(port, reference):
+def describe_difference(port: np.ndarray, reference: np.ndarray) -> str:
     """What differs between two arrays that should be the same, "port | reference"; "" if nothing.
 
     Of values it is the largest difference that tells: means may be the same.
@@ -159,9 +169,9 @@ class DataPower:
     recorded: int
     others: int
     change: float
-    probabilities: dict = field(default_factory=dict)
+    probabilities: dict[str, float] = field(default_factory=dict)
 
-    def line(self):
+    def line(self) -> str:
         """In one line."""
         whole = (
             f"{self.exact}" if self.exact == self.recorded else f"{self.exact} of {self.recorded}"
@@ -171,7 +181,7 @@ class DataPower:
             found.append(
                 f"in {self.others} more images, a change of one pixel by {self.change:.0e}"
             )
-        seen = {name: change for name, change in self.probabilities.items() if change < np.inf}
+        seen: Any = {name: change for name, change in self.probabilities.items() if change < np.inf}
         if seen:
             weakest = sorted(seen, key=seen.get, reverse=True)[:WEAKEST]
             named = "; ".join(f"{name}: {seen[name]:.2g}" for name in weakest)
@@ -181,17 +191,19 @@ class DataPower:
             )
         return f"power: would have been seen: {'; '.join(found)}"
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """All of it, for a log."""
         return [f"power  {name}  {change:.2g}" for name, change in self.probabilities.items()]
 
-    def not_compared(self):
+    def not_compared(self) -> list[str]:
         """[line] on statistics of which no change would have been seen."""
         unseen = [name for name, change in self.probabilities.items() if not change < np.inf]
         return [f"{', '.join(unseen)}: too few samples"] if unseen else []
 
 
-def data_power(records, threshold, probabilities):
+def data_power(
+    records: Mapping[str, np.ndarray], threshold: float, probabilities: dict[str, float]
+) -> DataPower:
     """DataPower of a step whose records agree.
 
     Args:

@@ -4,13 +4,18 @@ Kinds of pictures, sizes of images, arguments, names of files, batches and count
 raises an error the other has to: a port that goes on where the reference stops is no port.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +30,10 @@ from .augmentation import chain_statistics, first_different_stage, mix_statistic
 from .data import describe_difference, first_different
 from .pictures import image_entry
 
+if TYPE_CHECKING:
+    from .augmentation import Statistics
+
+
 __all__ = ["compare_cases"]
 
 RESIZE, CROP = 29, 23  # of the pictures that come from files
@@ -36,7 +45,7 @@ SIZES = [
     (43, 57), (64, 64), (100, 75), (299, 301), (640, 480),
 ]  # fmt: skip
 TRAIN_SIZES = [(1, 1), (1, 60), (60, 1), (3, 2), (23, 23), (50, 33)]
-EVAL = [
+EVAL: list[dict[str, Any]] = [
     {"crop_size": 23, "resize_size": 29},
     {"crop_size": 22, "resize_size": 29, "interpolation": "BICUBIC"},
     {"crop_size": 20, "resize_size": 20, "interpolation": "NEAREST"},
@@ -45,7 +54,7 @@ EVAL = [
     {"crop_size": 1, "resize_size": 2, "interpolation": "BOX"},
     {"crop_size": 9, "resize_size": 16, "interpolation": "HAMMING"},
 ]
-TRAIN = [
+TRAIN: list[dict[str, Any]] = [
     {"crop_size": 17, "hflip_prob": 1.0, "random_erase_prob": 1.0},
     {"crop_size": 16, "hflip_prob": 0.0, "random_erase_prob": 0.0, "interpolation": "BICUBIC"},
     {"crop_size": 1, "auto_augment_policy": "imagenet"},
@@ -53,7 +62,7 @@ TRAIN = [
     {"crop_size": 24, "auto_augment_policy": "ta_wide", "interpolation": "NEAREST"},
     {"crop_size": 18, "auto_augment_policy": "augmix", "augmix_severity": 10, "hflip_prob": 0.0},
 ]
-POLICIES = [
+POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("AutoAugment", {"interpolation": "BICUBIC", "fill": [1.0, 2.0, 250.0]}),
     ("RandAugment", {"num_ops": 3, "magnitude": 4, "num_magnitude_bins": 10, "fill": [128.0]}),
     ("RandAugment", {"num_ops": 1, "magnitude": 0, "interpolation": "BILINEAR"}),
@@ -65,7 +74,7 @@ POLICIES = [
 MAGNITUDES = 8
 BINS = (2, 3, 4, 9, 10, 30, 31, 32)
 LAST_PLACES = 3e-7  # relative: PyTorch's order of additions depends on the processor
-SWEEPS = [
+SWEEPS: list[tuple[str, dict[str, Any]]] = [
     ("TrivialAugmentWide", {"interpolation": "BILINEAR"}),
     ("RandAugment", {"interpolation": "NEAREST", "fill": [200.0]}),
     ("AugMix", {"interpolation": "BILINEAR"}),
@@ -75,7 +84,7 @@ POLICY_SIZES = [(1, 1), (2, 3), (40, 31)]
 IN_BYTES = {"normalize": False}  # of a preset of the port, which `normalize_batch` goes on with
 CERTAIN_DRAWS = 20  # of what is to happen always or never
 DRAWS = 150  # of each policy, of other arguments than the training's
-ERASING = [
+ERASING: list[dict[str, Any]] = [
     {"p": 1.0, "value": 0.5},
     {"p": 1.0, "value": (1.0, 2.0, 3.0), "scale": (0.2, 0.5), "ratio": (0.5, 0.6)},
     {"p": 1.0, "value": "random", "scale": (0.1, 0.2), "ratio": (1.0, 1.0)},
@@ -97,7 +106,7 @@ TITLE = "First edge case that differs"
 
 
 @one_torch_thread()
-def compare_cases(port, reference, path, seed=0):
+def compare_cases(port: Any, reference: Any, path: Path, seed: int = 0) -> Compared:
     """Compares both sides over cases that are chosen to be awkward.
 
     Args:
@@ -155,10 +164,14 @@ class _Difference:
     text: str = ""
     port: str = ""
     reference: str = ""
-    arrays: tuple = ()
+    arrays: Sequence[Any] = ()
 
 
-def _tried(call):
+# Of a case. None: nothing differs; "refused": both sides raise.
+Found: TypeAlias = _Difference | str | None
+
+
+def _tried(call: Callable[..., Any]) -> tuple[Any, str]:
     """(what it gives, ""), or (None, the error in words)."""
     try:
         return call(), ""
@@ -166,7 +179,12 @@ def _tried(call):
         return None, f"{type(error).__name__}: {reason_of(error)}{place_of(error)}"
 
 
-def _both(port, reference, compare, what="result"):
+def _both(
+    port: Callable[..., Any],
+    reference: Callable[..., Any],
+    compare: Callable[[Any, Any], _Difference | None],
+    what: str = "result",
+) -> Found:
     """_Difference of what two calls give, or None; "refused" if both raise.
 
     Args:
@@ -178,25 +196,27 @@ def _both(port, reference, compare, what="result"):
     return "refused" if our_error else compare(ours, theirs)
 
 
-def _arrays(what, ours, theirs):
+def _arrays(what: str, ours: Any, theirs: Any) -> _Difference | None:
     """_Difference of two arrays, or None."""
     sides = np.asarray(ours), np.asarray(theirs)
     text = describe_difference(*sides)
     return _Difference(what, text, arrays=sides) if text else None
 
 
-def _values(what, ours, theirs):
+def _values(what: str, ours: object, theirs: object) -> _Difference | None:
     """_Difference of two plain values, or None."""
     return None if ours == theirs else _Difference(what, "", str(ours), str(theirs))
 
 
-def _settings(port, reference):
+def _settings(port: Any, reference: Any) -> _Difference | None:
     """_Difference of the first setting that differs, or None."""
     pairs = ((name, port.settings.get(name), value) for name, value in reference.settings.items())
     return next((_values(name, a, b) for name, a, b in pairs if a != b), None)
 
 
-def _staged(start, stages, stages_ref):
+def _staged(
+    start: Any, stages: Sequence[tuple[str, Callable]], stages_ref: Sequence[tuple[str, Callable]]
+) -> Found:
     """_Difference of the first stage that differs, or that one side alone cannot do; or None."""
     if len(stages) != len(stages_ref):
         return _values("stages", *([name for name, _ in each] for each in (stages, stages_ref)))
@@ -205,7 +225,9 @@ def _staged(start, stages, stages_ref):
         label = f"stage {name}"
         results = []  # of both sides
 
-        def compare(a, b, label=label, results=results):
+        def compare(
+            a: Any, b: Any, label: str = label, results: list[Any] = results
+        ) -> _Difference | None:
             results.extend((a, b))
             return _arrays(label, a, b)
 
@@ -219,7 +241,7 @@ def _staged(start, stages, stages_ref):
 class _Cases:
     """Collects all sections of a comparison; arguments as for `compare_cases`."""
 
-    def __init__(self, port, reference, folder, rng):
+    def __init__(self, port: Any, reference: Any, folder: str, rng: np.random.Generator) -> None:
         self.port, self.reference, self.folder, self.rng = port, reference, folder, rng
         self.fused = reference.fused_multiply_add()
         self.log, self.different, self.not_compared = [], [], []
@@ -227,7 +249,7 @@ class _Cases:
 
     # --- what is collected ---
 
-    def case(self, section, name, found):
+    def case(self, section: str, name: str, found: Any) -> None:
         """Adds a case; `found` is a _Difference, None or "refused"."""
         self.counts[section] += 1
         self.refused += found == "refused"
@@ -242,7 +264,7 @@ class _Cases:
             line += ": " + ", ".join(filter(None, [found.what, found.text, sides]))
         self.log.append(line)
 
-    def compared(self, path):
+    def compared(self, path: Path) -> Compared:
         """Compared, of all cases."""
         compared = Compared("the edge cases", "", log=path)
         compared.not_compared += self.not_compared
@@ -274,7 +296,7 @@ class _Cases:
         )
         return compared
 
-    def arguments(self, side, arguments):
+    def arguments(self, side: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as this side takes them: its own enumeration of interpolations."""
         arguments = dict(arguments)
         if "interpolation" in arguments:
@@ -283,16 +305,20 @@ class _Cases:
             arguments["interpolation"] = kind[arguments["interpolation"]]
         return arguments
 
-    def sides(self, section, name, arguments, *variants):
+    def sides(
+        self, section: str, name: str, arguments: Mapping[str, Any], *variants: dict[str, Any]
+    ) -> list[Any] | None:
         """[the port's, the reference's, …] of what is called `name`, made with `arguments`; or
         None, where a side cannot be made, which is then a case that differs.
 
         Args:
             variants: further arguments, of the port alone: each makes one more of the port's.
         """
-        variants = [{}, *variants]
+        variants = [{}, *variants]  # type: ignore[assignment]  # no longer a tuple
         if name == "AugMix" or arguments.get("auto_augment_policy") == "augmix":
-            variants = [{"fused": self.fused, **more} for more in variants]
+            variants = [  # type: ignore[assignment]
+                {"fused": self.fused, **more} for more in variants
+            ]
         sides = [(self.reference, {}), *((self.port, more) for more in variants)]
         made = [
             _tried(lambda s=s, a=a: getattr(s, name)(**self.arguments(s, {**arguments, **a})))
@@ -307,9 +333,9 @@ class _Cases:
         reference, port, *more = (each for each, _ in made)
         return [port, reference, *more]
 
-    def both_folders(self, section, root, *transforms):
+    def both_folders(self, section: str, root: str, *transforms: Any) -> list[Any] | None:
         """[the port's, the reference's] folder of images, or None, as in `sides`."""
-        sides = zip((self.port, self.reference), transforms or (None, None))
+        sides: Any = zip((self.port, self.reference), transforms or (None, None))
         made = [_tried(lambda s=s, t=t: s.ImageFolder(root, t)) for s, t in sides]
         errors = [error for _, error in made]
         if any(errors):
@@ -320,7 +346,7 @@ class _Cases:
 
     # --- pictures ---
 
-    def pictures(self):
+    def pictures(self) -> None:
         root = os.path.join(self.folder, "kinds")
         made, lacking = awkward.pictures(root)
         for what, why in lacking.items():
@@ -338,7 +364,7 @@ class _Cases:
             indices = [place.get(name) for place in places]
             self.case("pictures", what, _picture(*folders, *indices))
 
-    def broken(self):
+    def broken(self) -> None:
         root = os.path.join(self.folder, "broken")
         os.makedirs(root)
         folders = self.both_folders("broken files", os.path.join(self.folder, "kinds"))
@@ -354,7 +380,7 @@ class _Cases:
             )
             self.case("broken files", what, found)
 
-    def folders(self):
+    def folders(self) -> None:
         for number, (what, make) in enumerate(awkward.folders().items()):
             root = os.path.join(self.folder, f"tree {number}")
             try:
@@ -379,7 +405,7 @@ class _Cases:
 
     # --- transforms ---
 
-    def eval_presets(self):
+    def eval_presets(self) -> None:
         for arguments in EVAL:
             sides = self.sides("sizes", "ClassificationPresetEval", arguments, IN_BYTES)
             if not sides:
@@ -396,7 +422,7 @@ class _Cases:
                 )
                 self.case("sizes", f"{size[0]} x {size[1]}, {told}", found)
 
-    def train_presets(self):
+    def train_presets(self) -> None:
         for arguments in TRAIN:
             sides = self.sides("training", "ClassificationPresetTrain", arguments, IN_BYTES)
             if not sides:
@@ -417,14 +443,14 @@ class _Cases:
                 name = f"{size[0]} x {size[1]}, {told}"
                 self.case("training", name, self._trained(image, port, reference, in_bytes))
 
-    def _trained(self, image, port, reference, in_bytes):
+    def _trained(self, image: Image.Image, port: Any, reference: Any, in_bytes: Any) -> Found:
         result, drawn, steps = reference.record(image)
         found = _both(lambda: _steps(port, image, drawn), lambda: steps, _same_steps)
         return found or self._normalised(
             lambda: _steps(in_bytes, image, drawn)[-1][1], result.numpy
         )
 
-    def _normalised(self, in_bytes, reference):
+    def _normalised(self, in_bytes: Callable[..., Any], reference: Callable[..., Any]) -> Found:
         """_Difference of an image that is normalised in a batch, by NumPy and by Paddle; or None.
 
         Args:
@@ -440,7 +466,7 @@ class _Cases:
                 return found
         return None
 
-    def policies(self):
+    def policies(self) -> None:
         images = [Image.fromarray(awkward.noise(size, seed=2)) for size in POLICY_SIZES]
         images.append(images[-1].convert("L"))
         for name, arguments in POLICIES:
@@ -469,7 +495,7 @@ class _Cases:
             )
             self.case("policies", f"{told}, what is sampled", found)
 
-    def magnitudes(self):
+    def magnitudes(self) -> None:
         """How strong each operation of a policy is, for every number of steps of its strength."""
         for name, bins, arguments in [
             *(("RandAugment", n, {"num_magnitude_bins": n, "magnitude": 0}) for n in BINS),
@@ -491,7 +517,7 @@ class _Cases:
             )
             self.case("magnitudes", f"{name} of {bins}", found)
 
-    def operations(self):
+    def operations(self) -> None:
         """Each operation by itself, at magnitudes from the weakest to the strongest."""
         image = Image.fromarray(awkward.noise(SWEPT, seed=3))
         for name, arguments in SWEEPS:
@@ -504,7 +530,7 @@ class _Cases:
             start = np.asarray(image) if is_augmix else image
             differences = {}  # the first of each operation, or None
             for operation, magnitude in _operations(port.augmentation_space(*SWEPT)):
-                drawn = [(operation, magnitude)]
+                drawn: Any = [(operation, magnitude)]
                 if is_augmix:
                     drawn = {"blend": [0.0, 1.0], "weights": [1.0], "chains": [drawn]}
                 found = _both(
@@ -516,7 +542,7 @@ class _Cases:
             for operation, found in differences.items():
                 self.case("operations", f"{operation} of {name}, {_told(arguments)}", found)
 
-    def erasing(self):
+    def erasing(self) -> None:
         for arguments in ERASING:
             sides = self.sides("erasing", "RandomErasing", arguments)
             if not sides:
@@ -541,7 +567,7 @@ class _Cases:
             )
             self.case("erasing", f"what is sampled, {_told(arguments)}", found)
 
-    def mixes(self):
+    def mixes(self) -> None:
         for alphas in MIXES:
             port, reference = (
                 side.get_mixup_cutmix(*alphas, 11) for side in (self.port, self.reference)
@@ -576,7 +602,7 @@ class _Cases:
 
     # --- batches ---
 
-    def batches(self):
+    def batches(self) -> None:
         root = os.path.join(self.folder, "batches")
         for number in range(IMAGES):
             place = os.path.join(root, f"class {number % 3}")
@@ -617,17 +643,21 @@ class _Cases:
                     name = f"{IMAGES} images in pairs, rank {rank} of {world_size}"
                     self.case("batches", f"{name}, drop_last {drop_last}", found)
 
-    def _port_rank(self, dataset, rank, world_size, drop_last):
+    def _port_rank(
+        self, dataset: Any, rank: int, world_size: int, drop_last: bool
+    ) -> tuple[int, list[Any]]:
         sampler = self.port.DistributedSampler(dataset, rank, world_size, shuffle=False)
         batches = self.port.BatchSampler(sampler, 2, drop_last)
         return _run(self.port.DataLoader(dataset, batch_sampler=batches))
 
-    def _reference_rank(self, dataset, rank, world_size, drop_last):
+    def _reference_rank(
+        self, dataset: Any, rank: int, world_size: int, drop_last: bool
+    ) -> tuple[int, list[Any]]:
         sampler = self.reference.DistributedSampler(dataset, world_size, rank, shuffle=False)
         return _run(self.reference.DataLoader(dataset, 2, sampler=sampler, drop_last=drop_last))
 
 
-def _picture(port, reference, index, index_ref):
+def _picture(port: Any, reference: Any, index: int | None, index_ref: int | None) -> Found:
     """_Difference of a picture, of which both folders have the place, or None; or None."""
     if index is None or index_ref is None:
         sides = ("not listed" if each is None else "listed" for each in (index, index_ref))
@@ -639,7 +669,12 @@ def _picture(port, reference, index, index_ref):
     )
 
 
-def _draws(statistics, draw, draw_ref, count):
+def _draws(
+    statistics: Callable[[list[Any]], Statistics],
+    draw: Callable[..., Any],
+    draw_ref: Callable[..., Any],
+    count: int,
+) -> Found:
     """_Difference of `count` draws of each side, or None."""
     return _both(
         lambda: [draw() for _ in range(count)],
@@ -649,7 +684,9 @@ def _draws(statistics, draw, draw_ref, count):
     )
 
 
-def _alike(statistics, ours, theirs):
+def _alike(
+    statistics: Callable[[list[Any]], Statistics], ours: list[Any], theirs: list[Any]
+) -> _Difference | None:
     """_Difference of the statistic of two samples of draws that is furthest off, or None."""
     found = unlike(statistics(ours), statistics(theirs), ERROR_RATE / TESTS)
     if not found:
@@ -658,28 +695,28 @@ def _alike(statistics, ours, theirs):
     return _Difference(f"{name}, {test.text} (p <= {test.p:.0e})")
 
 
-def _told(arguments):
+def _told(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in arguments.items())
 
 
-def _steps(transform, image, drawn):
+def _steps(transform: Any, image: Any, drawn: Any) -> list[tuple[str, np.ndarray]]:
     """[(label, array after each stage)], each as it is then: an array may change later."""
     return [(label, np.array(x)) for label, x in transform.steps(image, drawn)]
 
 
-def _same_steps(ours, theirs):
+def _same_steps(ours: Any, theirs: Any) -> _Difference | None:
     found = first_different_stage(ours, theirs)
     return found and _Difference(f"stage {found[0]}", found[1], arrays=tuple(found[2:]))
 
 
-def _same_item(ours, theirs):
+def _same_item(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> _Difference | None:
     """Of (image, label)."""
     different = _arrays("image", ours[0], theirs[0])
     kinds = [(type(label).__name__, label) for _, label in (ours, theirs)]
     return different or _values("label", *kinds)
 
 
-def _same_listing(root, ours, theirs):
+def _same_listing(root: str, ours: Any, theirs: Any) -> _Difference | None:
     classes = ours.classes, theirs.classes
     if classes[0] != classes[1]:
         sides = map(repr, first_different(*classes))
@@ -694,7 +731,9 @@ def _same_listing(root, ours, theirs):
     )
 
 
-def _same_certainties(settings, ours, theirs):
+def _same_certainties(
+    settings: Mapping[str, Any], ours: list[Any], theirs: list[Any]
+) -> _Difference | None:
     """Of draws whose probability is 0 or 1."""
     found = None
     for name, drawn in (
@@ -707,7 +746,7 @@ def _same_certainties(settings, ours, theirs):
     return found
 
 
-def _policy_statistics(drawn):
+def _policy_statistics(drawn: list[Any]) -> Statistics:
     if isinstance(drawn[0], list):
         return chain_statistics(drawn)
     chains = [op for d in drawn for chain in d["chains"] for op in chain]
@@ -721,7 +760,7 @@ def _policy_statistics(drawn):
     }
 
 
-def _same_magnitudes(ours, theirs):
+def _same_magnitudes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> _Difference | None:
     """_Difference of two {operation: its magnitudes, or None}, or None."""
     if ours.keys() != theirs.keys():
         return _values("operations", *(", ".join(sorted(side)) for side in (ours, theirs)))
@@ -738,7 +777,7 @@ def _same_magnitudes(ours, theirs):
     return None
 
 
-def _operations(space):
+def _operations(space: Mapping[str, tuple[Any, bool]]) -> Iterator[tuple[str, float]]:
     """(name, magnitude) of all and MAGNITUDES magnitudes of each, with each sign that there is."""
     for name, (magnitudes, signed) in space.items():
         magnitudes = [0.0] if magnitudes is None else np.asarray(magnitudes).tolist()
@@ -750,7 +789,7 @@ def _operations(space):
                 yield name, -magnitude
 
 
-def _erasing_statistics(drawn):
+def _erasing_statistics(drawn: list[Any]) -> Statistics:
     boxes = [d and d[:4] for d in drawn]
     sides = [box[2:] for box in boxes if box is not None]
     values = [d[4] for d in drawn if d is not None]
@@ -766,18 +805,18 @@ def _erasing_statistics(drawn):
     }
 
 
-def _same_batch(ours, theirs):
+def _same_batch(ours: Sequence[Any], theirs: Sequence[Any]) -> _Difference | None:
     """Of (images, labels)."""
     arrays = zip(("images", "labels"), ours, theirs)
     return next(filter(None, (_arrays(f"its {name}", a, b) for name, a, b in arrays)), None)
 
 
-def _run(loader):
+def _run(loader: Any) -> tuple[int, list[Any]]:
     """(length, [(images, labels)]) of a loader."""
     return len(loader), [tuple(field.numpy() for field in batch) for batch in loader]
 
 
-def _same_batches(ours, theirs):
+def _same_batches(ours: tuple[int, list[Any]], theirs: tuple[int, list[Any]]) -> _Difference | None:
     sizes = [[len(labels) for _, labels in batches] for _, batches in (ours, theirs)]
     found = _values("sizes of the batches", *sizes)
     found = found or _values("len() of the loader", ours[0], theirs[0])

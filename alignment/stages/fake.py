@@ -1,5 +1,9 @@
 """Inputs that are made rather than collected: fake images, fake labels, labels for a metric."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 
 from ..files import CannotRun, load_array, missing, shown, whole_file
@@ -11,7 +15,7 @@ NUM_CLASSES = 1000  # of the models with which the steps run
 MIN_SIZE = 32
 
 
-def gen_fake_data(batch_size=1, seed=0):
+def gen_fake_data(batch_size: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels): (batch_size, 3, 224, 224) float32 in [-0.5, 0.5), (batch_size,) int64.
 
     Images are uniform, labels are 0, 1, 2, …. A smaller batch is the beginning of a larger one.
@@ -21,7 +25,7 @@ def gen_fake_data(batch_size=1, seed=0):
     return images - np.float32(0.5), np.arange(batch_size, dtype=np.int64)
 
 
-def load_fake_data(data_dir, batch_size=1):
+def load_fake_data(data_dir: Path, batch_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """`fake_data.npy` and `fake_label.npy` of `data_dir`, at least `batch_size` images.
 
     Files that are missing are made; images that are missing are added by the same recipe.
@@ -56,7 +60,7 @@ def load_fake_data(data_dir, batch_size=1):
     return images, labels
 
 
-def _check_images(path, images):
+def _check_images(path: Path, images: np.ndarray) -> None:
     if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
         raise CannotRun(
             f"{shown(path)} holds {images.dtype} {images.shape}: wanted float32 (N, 3, height, "
@@ -75,7 +79,7 @@ def _check_images(path, images):
         )
 
 
-def _check_labels(path, labels, count):
+def _check_labels(path: Path, labels: np.ndarray, count: int) -> None:
     if labels.dtype != np.int64 or labels.shape != (count,):
         raise CannotRun(
             f"{shown(path)} holds {labels.dtype} {labels.shape}: wanted int64 ({count},), one "
@@ -89,7 +93,7 @@ def _check_labels(path, labels, count):
         )
 
 
-def draw_labels(logits, seed=0):
+def draw_labels(logits: np.ndarray, seed: int = 0) -> np.ndarray:
     """Labels that put top-1 and top-5 accuracy to the test.
 
     Weights that were never trained get every real label wrong, and a metric that is always 0

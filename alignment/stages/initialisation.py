@@ -1,5 +1,11 @@
 """Are two models drawn from the same distributions, parameter by parameter?"""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 import numpy as np
 import paddle
 import torch
@@ -9,14 +15,26 @@ from ..findings import Compared, Finding
 from ..pairing import sources_of, to_port
 from ..statistics import same_distribution, same_value
 
+if TYPE_CHECKING:
+    from ..pairing import Table
+
+
 ERROR_RATE = 1e-6  # of calling a right port wrong, all tests of one comparison together
 SAMPLE = 50_000  # values of a tensor and seed that the Kolmogorov-Smirnov test looks at
 
 
+# (name, test, "port | reference", p, agrees)
+Row: TypeAlias = tuple[str, str, str, float, bool]
 SEEDS, FEW_SEEDS = 8, 2  # few: of large models, of which each takes seconds
 
 
-def compare_initialisation(make_port, make_reference, rules, path, seeds=SEEDS):
+def compare_initialisation(
+    make_port: Callable[[], paddle.nn.Layer],
+    make_reference: Callable[[], torch.nn.Module],
+    rules: Callable[[paddle.nn.Layer], Table],
+    path: Path,
+    seeds: int = SEEDS,
+) -> Compared:
     """Builds both models from several seeds and compares each parameter and statistic.
 
     A tensor that is constant in the reference has to have that value. Of any other, mean and
@@ -40,7 +58,12 @@ def compare_initialisation(make_port, make_reference, rules, path, seeds=SEEDS):
     return _compared(rows, random, seeds, level, path)
 
 
-def compare_tensors(make_port, make_reference, rules, seeds):
+def compare_tensors(
+    make_port: Callable[[], paddle.nn.Layer],
+    make_reference: Callable[[], torch.nn.Module],
+    rules: Callable[[paddle.nn.Layer], Table],
+    seeds: int,
+) -> tuple[list[Row], int, float]:
     """Rows (name, test, "port | reference", p, agrees), how many tensors are random, bound on p.
 
     Args: as for `compare_initialisation`.
@@ -74,11 +97,11 @@ def compare_tensors(make_port, make_reference, rules, seeds):
     return rows, len(random), level
 
 
-def _numbers(array):
+def _numbers(array: np.ndarray) -> np.ndarray:
     return array.astype(np.int8).ravel() if array.dtype == bool else array.ravel()
 
 
-def _compared(rows, random, seeds, level, path):
+def _compared(rows: Sequence[Row], random: int, seeds: int, level: float, path: Path) -> Compared:
     smallest = min((p for _, _, _, p, _ in rows), default=1.0)
     constants = len({row[0] for row in rows}) - random
     summary = (
@@ -104,7 +127,7 @@ def _compared(rows, random, seeds, level, path):
     return compared
 
 
-def quantity_and_sides(test, values):
+def quantity_and_sides(test: str, values: str) -> tuple[str, str, str]:
     """What a Finding says of a row: its quantity, the port's value, the reference's.
 
     Both values are "" where one number tells of both sides.
@@ -113,14 +136,14 @@ def quantity_and_sides(test, values):
     return (test, port, reference) if bar else (f"{test}, {values}", "", "")
 
 
-def compare_constant(name, values, expected):
+def compare_constant(name: str, values: np.ndarray, expected: Any) -> list[Row]:
     """[(name, test, "port | reference", p, agrees)]"""
     wrong = values[values != expected]
     shown = f"{wrong[0] if wrong.size else expected:.6g} | {expected:.6g}"
     return [(name, "constant", shown, 0.0 if wrong.size else 1.0, not wrong.size)]
 
 
-def compare_table(name, port, expected):
+def compare_table(name: str, port: Sequence[np.ndarray], expected: np.ndarray) -> list[Row]:
     """As `compare_constant`, of values that are the same with every seed, as a table of positions.
 
     Computed by each framework, so the last place of float32 may differ.
@@ -133,7 +156,9 @@ def compare_table(name, port, expected):
     return [(name, "values", f"{wrong[i]:.6g} | {expected[i]:.6g}", 0.0, False)]
 
 
-def compare_draws(name, port, reference, level):
+def compare_draws(
+    name: str, port: Sequence[np.ndarray], reference: Sequence[np.ndarray], level: float
+) -> list[Row]:
     """As `compare_constant`; `port`, `reference`: the values of each seed."""
     rows = []
     if len(port) > 1 and np.array_equal(port[0], port[1]):
@@ -151,7 +176,7 @@ def compare_draws(name, port, reference, level):
     return rows
 
 
-def moments(x):
+def moments(x: np.ndarray) -> dict[str, tuple[float, float]]:
     """{"mean", "standard deviation": (its value, the variance of that estimate)}"""
     x = x.astype(np.float64)
     mean = x.mean()

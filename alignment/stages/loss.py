@@ -1,5 +1,10 @@
 """Losses on awkward batches: few classes, extreme logits, mixed labels."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import numpy as np
 
 from ..thresholds import EXTREME_FLOAT64, LOSS
@@ -8,10 +13,11 @@ from .cases import Case
 __all__ = ["loss_cases"]
 
 SMOOTHINGS = (0.0, 0.1, 0.5, 1.0)
+Loss: TypeAlias = Callable[[float, np.ndarray, np.ndarray], dict[str, Any]]
 NOISE = 1e-15  # of a gradient in float64 in which probabilities cancel out
 
 
-def loss_cases(port, reference, seed=0):
+def loss_cases(port: Loss, reference: Loss, seed: int = 0) -> list[Case]:
     """[Case] of the loss and of its gradient by the logits.
 
     Args:
@@ -20,13 +26,13 @@ def loss_cases(port, reference, seed=0):
     """
     rng = np.random.default_rng(seed)
 
-    def normal(size, classes=10):
+    def normal(size: int, classes: int = 10) -> np.ndarray:
         return rng.standard_normal((size, classes))
 
-    def integers(size, classes=10):
+    def integers(size: int, classes: int = 10) -> np.ndarray:
         return rng.integers(0, classes, size)
 
-    def shares(size, classes=10):
+    def shares(size: int, classes: int = 10) -> np.ndarray:
         return rng.dirichlet(np.ones(classes), size)
 
     masked = normal(8)
@@ -57,11 +63,13 @@ def loss_cases(port, reference, seed=0):
     ]
 
 
-def _case(name, port, reference, smoothing, logits, labels):
+def _case(
+    name: str, port: Loss, reference: Loss, smoothing: float, logits: np.ndarray, labels: np.ndarray
+) -> Case:
     bounds = {"loss": EXTREME_FLOAT64, "gradient": EXTREME_FLOAT64, "loss in float32": LOSS}
 
-    def run(loss):
-        def values():
+    def run(loss: Loss) -> Callable[[], dict[str, Any]]:
+        def values() -> dict[str, Any]:
             single = labels.astype(np.float32) if labels.ndim == 2 else labels
             in_float32 = loss(smoothing, logits.astype(np.float32), single)["loss"]
             return {**loss(smoothing, logits, labels), "loss in float32": in_float32}

@@ -1,6 +1,10 @@
 """Two metrics: where they differ, and what they make of awkward batches."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +18,12 @@ ROWS = 20  # of a report
 DEALT_OUT = ((1, 4, 3), (2, 1, 5), (9, 4, 2), (8, 4, 2), (33, 32, 8))
 
 
-def metric_cases(port, reference, on_ranks, seed=0):
+def metric_cases(
+    port: Callable[..., dict[str, Any]],
+    reference: Callable[..., dict[str, Any]],
+    on_ranks: Callable[..., dict[str, Any]],
+    seed: int = 0,
+) -> list[Case]:
     """[Case] of batches that are easily forgotten: of one image, of few classes, with ties, …
 
     Of equal logits neither framework says which comes first. On CPUs both take the same one, so
@@ -27,10 +36,10 @@ def metric_cases(port, reference, on_ranks, seed=0):
     """
     rng = np.random.default_rng(seed)
 
-    def normal(*sizes, classes=10):
+    def normal(*sizes: int, classes: int = 10) -> list[np.ndarray]:
         return [rng.standard_normal((size, classes)).astype(np.float32) for size in sizes]
 
-    def integers(*sizes, classes=10):
+    def integers(*sizes: int, classes: int = 10) -> list[np.ndarray]:
         return [rng.integers(0, classes, size) for size in sizes]
 
     ties = [np.round(x) for x in normal(32, 32, 7)]
@@ -63,11 +72,13 @@ def metric_cases(port, reference, on_ranks, seed=0):
     ]
     bounds = {"loss": EVAL_LOSS}
 
-    def case(name, logits, labels, topk):
-        calls = [lambda f=f: f(logits, labels, topk) for f in (port, reference)]
-        return Case(name, *calls, bounds)
+    def case(
+        name: str, logits: list[np.ndarray], labels: list[np.ndarray], topk: tuple[int, ...]
+    ) -> Case:
+        calls: Any = [lambda f=f: f(logits, labels, topk) for f in (port, reference)]
+        return Case(name, *calls, bounds)  # type: ignore[call-arg]  # calls: two
 
-    def on_several(count, batch_size, ranks):
+    def on_several(count: int, batch_size: int, ranks: int) -> Case:
         logits, labels = normal(count), integers(count)
         return Case(
             f"{counted(count, 'image')} on {ranks} ranks, a batch of {batch_size}",
@@ -79,7 +90,13 @@ def metric_cases(port, reference, on_ranks, seed=0):
     return [*(case(*row) for row in rows), *(on_several(*sizes) for sizes in DEALT_OUT)]
 
 
-def locate_metric(port_record, reference_record, port_batches, reference_batches, rows=()):
+def locate_metric(
+    port_record: Mapping[str, np.ndarray],
+    reference_record: Mapping[str, np.ndarray],
+    port_batches: Sequence[Any],
+    reference_batches: Sequence[Any],
+    rows: Iterable[tuple[Any, Any, Any]] = (),
+) -> Compared:
     """Where two metrics differ.
 
     Args:
@@ -92,11 +109,14 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
     Returns:
         Compared
     """
+    sides: list[Any]
     key, *sides = _first_different(port_record, reference_record)
     located = Compared("metric", "All accuracies agree")
     if key is None:
         return located
-    finding = Finding("metric", key, *sides, title="First metric that differs")
+    finding = Finding(  # type: ignore[misc]  # sides: three
+        "metric", key, *sides, title="First metric that differs"
+    )
     located.findings.append(finding)
     located.data["rows"] = _different_rows(rows)
     located.summary = ""
@@ -110,7 +130,7 @@ def locate_metric(port_record, reference_record, port_batches, reference_batches
     return located
 
 
-def _different_rows(rows):
+def _different_rows(rows: Iterable[tuple[Any, Any, Any]]) -> list[dict[str, Any]]:
     """The first ROWS images that one side counts as right and the other does not."""
     found = []
     # A wrong metric may fail on a single image: then there is nothing to show.
@@ -123,7 +143,7 @@ def _different_rows(rows):
     return found[:ROWS]
 
 
-def _why(key, port_batches, reference_batches):
+def _why(key: str, port_batches: Sequence[Any], reference_batches: Sequence[Any]) -> str:
     """In which part of the evaluation the mistake is."""
     if key.startswith("model_"):
         return "The metric agrees on the same logits: the mistake is in the model, step 01"
@@ -149,7 +169,9 @@ def _why(key, port_batches, reference_batches):
     )
 
 
-def _first_different(port_record, reference_record):
+def _first_different(
+    port_record: Mapping[str, np.ndarray], reference_record: Mapping[str, np.ndarray]
+) -> tuple[str | None, str, str, str]:
     """(key, quantity, port's value, reference's value) of the first that differs.
 
     The key is None if none does.

@@ -1,5 +1,10 @@
 """Batch norm on awkward batches: one value for each channel, one row, extreme sizes."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from ..thresholds import TRAIN_FLOAT64
@@ -13,7 +18,11 @@ SETTINGS = ((0.75, 2.0**-10), (0.0, 2.0**-20), (0.99609375, 0.5))
 SCALES = (1.0, 1e-3, 1e3)
 
 
-def norm_cases(port, reference, seed=0):
+def norm_cases(
+    port: Callable[..., dict[str, np.ndarray]],
+    reference: Callable[..., dict[str, np.ndarray]],
+    seed: int = 0,
+) -> list[Case]:
     """[Case] of batch norm: output, gradients, running statistics.
 
     In train mode one value for each channel has no variance: PyTorch refuses, and so must the port.
@@ -43,10 +52,17 @@ def norm_cases(port, reference, seed=0):
     return cases
 
 
-def _case(name, port, reference, *arguments):
+def _case(
+    name: str,
+    port: Callable[..., dict[str, np.ndarray]],
+    reference: Callable[..., dict[str, np.ndarray]],
+    *arguments: Any,
+) -> Case:
     names = "output", "x", "weight", "bias", "mean", "variance"
-    calls = [lambda run=run: run(*arguments) for run in (port, reference)]
-    return Case(name, *calls, dict.fromkeys(names, 10 * TRAIN_FLOAT64), {"x": NOISE})
+    calls: Any = [lambda run=run: run(*arguments) for run in (port, reference)]
+    return Case(  # type: ignore[call-arg]  # calls: two
+        name, *calls, dict.fromkeys(names, 10 * TRAIN_FLOAT64), {"x": NOISE}
+    )
 
 
 NOISE = 1e-9  # of a gradient that cancels out: of two values, each is as far from the mean

@@ -1,8 +1,11 @@
 """Images and distributions for a report: what goes into a page beside numbers."""
 
+from __future__ import annotations
+
 import base64
 import io
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +17,7 @@ BINS = 20
 LABEL = 60  # characters
 
 
-def image_entry(title, stage, port, reference):
+def image_entry(title: str, stage: str, port: Any, reference: Any) -> dict[str, Any] | None:
     """An entry of a report's `images`: both sides, and their difference, enlarged.
 
     Args:
@@ -46,7 +49,7 @@ def image_entry(title, stage, port, reference):
     }
 
 
-def _channels_last(array):
+def _channels_last(array: Any) -> np.ndarray | None:
     """The array as (H, W, channels) or (H, W); None if it is no image."""
     array = np.asarray(array)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
@@ -55,7 +58,7 @@ def _channels_last(array):
     return array if is_image and array.size and array.dtype.kind in "buif" else None
 
 
-def _png(array, low, high):
+def _png(array: np.ndarray, low: float, high: float) -> str:
     """A data URI; `low` is black, `high` white, and what is no number black."""
     scaled = (array.astype(np.float64) - low) / ((high - low) or 1.0) * 255
     scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255)
@@ -67,7 +70,9 @@ def _png(array, low, high):
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def histogram_entry(name, port, reference):
+def histogram_entry(
+    name: str, port: np.ndarray | list, reference: np.ndarray | list
+) -> dict[str, Any]:
     """An entry of a report's `histograms`, of two samples.
 
     Args:
@@ -77,7 +82,9 @@ def histogram_entry(name, port, reference):
     if not isinstance(port, list):
         both = np.concatenate([port, reference])
         both = both[np.isfinite(both)]
-        edges = np.histogram_bin_edges(both, BINS) if both.size else np.linspace(0, 1, BINS + 1)
+        edges: Any = (
+            np.histogram_bin_edges(both, BINS) if both.size else np.linspace(0, 1, BINS + 1)
+        )
         counts = [np.histogram(side, edges)[0].tolist() for side in (port, reference)]
         edges = [float(f"{edge:.6g}") for edge in edges]
     else:
@@ -88,7 +95,7 @@ def histogram_entry(name, port, reference):
     return {"name": name, "edges": edges, "port": counts[0], "reference": counts[1]}
 
 
-def _label(value):
+def _label(value: Any) -> str:
     if isinstance(value, tuple):
         value = " ".join(map(str, value)) or "nothing"
     return str(value)[:LABEL]

@@ -4,8 +4,11 @@ Step 05 trains with one optimizer and one schedule. Here each of those that torc
 use is compared, on random gradients, over more steps than a training could be afforded for.
 """
 
+from __future__ import annotations
+
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import paddle
@@ -27,6 +30,12 @@ from ..training.comparison import Comparison, Difference
 from ..training.quantities import compare, compare_updates, in_no_group, optimizer_settings
 from ..training.steps import Side, Stepping
 
+if TYPE_CHECKING:
+    from ..pairing import Table
+
+
+Models: TypeAlias = tuple[paddle.nn.Layer, torch.nn.Module]  # the port's, the reference's
+
 # (--wd, --norm-weight-decay, --bias-weight-decay)
 DECAYS = ((1e-2, None, None), (1e-2, 0.0, None), (1e-2, None, 0.0), (1e-2, 1e-3, 0.1))
 # Large enough for 20 steps to move the weights, small enough not to throw them away.
@@ -38,7 +47,7 @@ SCHEDULES, LONGEST = 40, 12
 CLIPPED_TO = (1.0, 0.1, 1e3)  # norms
 UPDATES = 6
 DECAYS_OF_AVERAGE = (0.9, 0.0, 1.0)
-WARMUPS = (
+WARMUPS: tuple[dict[str, Any], ...] = (
     {"lr_warmup_epochs": 0},
     {"lr_warmup_epochs": 5, "lr_warmup_method": "linear", "lr_warmup_decay": 0.01},
     {"lr_warmup_epochs": 7, "lr_warmup_method": "constant", "lr_warmup_decay": 0.3},
@@ -49,17 +58,25 @@ class Optimizers(NamedTuple):
     """Both frameworks' classes of one optimizer, and the same arguments in the words of each."""
 
     port: type
-    port_arguments: dict
+    port_arguments: dict[str, Any]
     reference: type
-    reference_arguments: dict
+    reference_arguments: dict[str, Any]
 
-    def __str__(self):
+    def __str__(self) -> str:
         arguments = ", ".join(f"{k}={v}" for k, v in self.port_arguments.items())
         return f"{self.port.__name__}({arguments})"
 
 
 @one_torch_thread()
-def compare_recipe(port, reference, make_models, rules, optimizers=(), steps=20, seed=0):
+def compare_recipe(
+    port: Any,
+    reference: Any,
+    make_models: Callable[[], Models],
+    rules: Callable[[paddle.nn.Layer], Table],
+    optimizers: Sequence[Optimizers] = (),
+    steps: int = 20,
+    seed: int = 0,
+) -> Comparison:
     """Compares the parts of both sides' recipes, up to the first that differs.
 
     Args:
@@ -84,7 +101,7 @@ def compare_recipe(port, reference, make_models, rules, optimizers=(), steps=20,
 
     comparison = Comparison()
 
-    def parts():
+    def parts() -> Iterator[list[Difference]]:
         yield compare_weight_decay(port, reference, models, table)
         yield compare_schedules(port, reference)
         yield compare_random_schedules(port, reference, rng)
@@ -110,7 +127,11 @@ def compare_recipe(port, reference, make_models, rules, optimizers=(), steps=20,
     return comparison
 
 
-def live_models(make_models, rules, rng):
+def live_models(
+    make_models: Callable[[], Models],
+    rules: Callable[[paddle.nn.Layer], Table],
+    rng: np.random.Generator,
+) -> Models:
     """Both models with the same random weights: a decayed zero would show no decay."""
     paddle_model, torch_model = make_models()
     with torch.no_grad():
@@ -120,13 +141,13 @@ def live_models(make_models, rules, rng):
     return paddle_model, torch_model
 
 
-def float_tensors(model):
+def float_tensors(model: torch.nn.Module) -> list[torch.Tensor]:
     """Parameters and statistics; not the count of batches, which Paddle has not."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
-def build_optimizers(port, reference, models, name, momentum):
+def build_optimizers(port: Any, reference: Any, models: Models, name: str, momentum: float) -> Any:
     """Both sides' optimizer `name`, on parameters in groups of three weight decays: two Sides."""
     decays, lr = DECAYS[-1], LEARNING_RATES[name]
     sides = []
@@ -137,7 +158,9 @@ def build_optimizers(port, reference, models, name, momentum):
     return sides
 
 
-def compare_weight_decay(port, reference, models, rules):
+def compare_weight_decay(
+    port: Any, reference: Any, models: Models, rules: Table
+) -> list[Difference]:
     """For each parameter: is it in the group of the same decay?"""
     found = []
     for decays in DECAYS:
@@ -163,7 +186,9 @@ def compare_weight_decay(port, reference, models, rules):
     return found
 
 
-def set_gradients(models, rules, rng, scale=0.01):
+def set_gradients(
+    models: Models, rules: Table, rng: np.random.Generator, scale: float = 0.01
+) -> None:
     """The same normal gradients for both, of the models' dtype."""
     theirs = dict(models[1].named_parameters())
     pairs = [
@@ -185,7 +210,7 @@ def set_gradients(models, rules, rng, scale=0.01):
             mine.grad.set_value(array)
 
 
-def uneven_gradients(models, rules, rng):
+def uneven_gradients(models: Models, rules: Table, rng: np.random.Generator) -> None:
     """Gradients of sizes over eight decades, some of them 0, the same for both."""
     for mine, (source, rule) in rules.items():
         parameter = dict(models[1].named_parameters())[source]
@@ -197,7 +222,7 @@ def uneven_gradients(models, rules, rng):
         dict(models[0].named_parameters())[mine].grad = paddle.to_tensor(array)
 
 
-def small_sides(optimizers):
+def small_sides(optimizers: Optimizers) -> tuple[Any, Table]:
     """(two Sides of one linear layer in float64 with an optimizer each, rules)"""
     models = paddle.nn.Linear(5, 7), torch.nn.Linear(5, 7)
     rules = convert.rules(models[0])
@@ -208,11 +233,18 @@ def small_sides(optimizers):
     return [Side(model, optimizer=each) for model, each in zip(models, (port, reference))], rules
 
 
-def compare_optimizers(title, sides, rules, steps, rng, make_gradients=set_gradients):
+def compare_optimizers(
+    title: str,
+    sides: tuple[Side, Side],
+    rules: Table,
+    steps: int,
+    rng: np.random.Generator,
+    make_gradients: Callable[[Models, Table, np.random.Generator], None] = set_gradients,
+) -> list[Difference]:
     """The worst of each kind at each step, each from one state, in float64."""
     stepping, found = Stepping(*sides, rules), []
 
-    def gradients(where):
+    def gradients(where: str) -> list[Difference]:
         make_gradients(stepping.models, rules, rng)
         return []  # they are the same on both sides
 
@@ -226,7 +258,7 @@ def compare_optimizers(title, sides, rules, steps, rng, make_gradients=set_gradi
     return found
 
 
-def worst_of_each_kind(rows):
+def worst_of_each_kind(rows: Iterable[Difference]) -> list[Difference]:
     kinds = {}
     for row in rows:
         if row.kind not in kinds or row.value > kinds[row.kind].value:
@@ -234,7 +266,9 @@ def worst_of_each_kind(rows):
     return list(kinds.values())
 
 
-def compare_free_run(title, sides, rules, steps, rng):
+def compare_free_run(
+    title: str, sides: tuple[Side, Side], rules: Table, steps: int, rng: np.random.Generator
+) -> list[Difference]:
     """How far apart the weights are after `steps` in float32, over the way that they have gone."""
     stepping = Stepping(*sides, rules)
     before = torch_arrays(sides[1].model, rules)
@@ -246,7 +280,7 @@ def compare_free_run(title, sides, rules, steps, rng):
     return [Difference(worst.where, "free run", worst.name, worst.value, FREE_RUN)]
 
 
-def compare_schedules(port, reference):
+def compare_schedules(port: Any, reference: Any) -> list[Difference]:
     """The rate that each side's optimizer uses, up to the first epoch that differs, or the last."""
     found = []
     for name, warmup in itertools.product(port.LR_SCHEDULERS, WARMUPS):
@@ -256,7 +290,9 @@ def compare_schedules(port, reference):
     return found
 
 
-def compare_random_schedules(port, reference, rng):
+def compare_random_schedules(
+    port: Any, reference: Any, rng: np.random.Generator
+) -> list[Difference]:
     """As `compare_schedules`, of every argument at random, up to the first schedule that differs.
 
     Few epochs, some past the end: step sizes, the end of warm-up and the end of the training fall
@@ -284,7 +320,9 @@ def compare_random_schedules(port, reference, rng):
     return found
 
 
-def compare_schedule(port, reference, title, lr, arguments):
+def compare_schedule(
+    port: Any, reference: Any, title: str, lr: float, arguments: Mapping[str, Any]
+) -> Difference:
     """Difference of the first epoch that differs, or of the last."""
     schedule = port.WarmupSchedule(lr, **arguments)
     tensor = paddle.zeros([1])
@@ -303,7 +341,9 @@ def compare_schedule(port, reference, title, lr, arguments):
     return row
 
 
-def compare_clipping(port, models, rules, rng):
+def compare_clipping(
+    port: Any, models: Models, rules: Table, rng: np.random.Generator
+) -> list[Difference]:
     """Gradients whose norm is above the largest that is allowed, below it, and 0."""
     found = []
     for scale, largest in itertools.product((1.0, 1e-6, 0.0), CLIPPED_TO):
@@ -316,7 +356,9 @@ def compare_clipping(port, models, rules, rng):
     return found
 
 
-def compare_moving_average(port, reference, models, rules, rng):
+def compare_moving_average(
+    port: Any, reference: Any, models: Models, rules: Table, rng: np.random.Generator
+) -> list[Difference]:
     """Six updates, with one start anew as at the end of warm-up; weights and statistics."""
     found = []
     arguments = [(0.9999, 128, 8, 32, 600), (0.99, 32, 1, 1, 10), (0.9, 1024, 8, 32, 90)]
@@ -330,7 +372,9 @@ def compare_moving_average(port, reference, models, rules, rng):
     return found
 
 
-def compare_updates_of_average(port, reference, models, rules, rng, decay):
+def compare_updates_of_average(
+    port: Any, reference: Any, models: Models, rules: Table, rng: np.random.Generator, decay: float
+) -> list[Difference]:
     found = []
     average = port.ExponentialMovingAverage(models[0], decay)
     average_ref = reference.ExponentialMovingAverage(models[1], decay)

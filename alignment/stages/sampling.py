@@ -1,5 +1,9 @@
 """Whether two samplers give each process the same images, from one and the same shuffled order."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -16,8 +20,11 @@ SEVERAL = 20  # of so many images no two orders are the same by chance
 
 
 def compare_sampling(
-    port_sampler_factory, reference_sampler_factory, lengths=LENGTHS, variants=({},)
-):
+    port_sampler_factory: Callable[..., Any],
+    reference_sampler_factory: Callable[..., Any],
+    lengths: Sequence[int] = LENGTHS,
+    variants: Sequence[Mapping[str, Any]] = ({},),
+) -> Compared:
     """Compares two samplers that shuffle, over data set lengths, world sizes, ranks and epochs.
 
     The frameworks shuffle differently, so `torch.randperm` gives the reference the port's order.
@@ -50,12 +57,12 @@ def compare_sampling(
 
 
 class _Comparison:
-    def __init__(self, port, reference):
+    def __init__(self, port: Callable[..., Any], reference: Callable[..., Any]) -> None:
         self.factories = port, reference
         self.name, self.where, self.compared = getattr(port, "__name__", "sampler"), "", 0
         self.orders = {}  # {(length, epoch, seed): order}, of those that are shuffled
 
-    def run(self, variants, lengths):
+    def run(self, variants: Sequence[Mapping[str, Any]], lengths: Sequence[int]) -> str | None:
         """A line that says what is wrong with the first that differs, or None."""
         for variant in variants:
             told = "".join(f", {name} {value}" for name, value in variant.items())
@@ -68,8 +75,8 @@ class _Comparison:
             lengths = lengths[:1]
         return None
 
-    def _compare(self, length, world_size, variant):
-        made = []
+    def _compare(self, length: int, world_size: int, variant: Mapping[str, Any]) -> str | None:
+        made: list[Any] = []
         for factory in self.factories:
             ranks = range(world_size)
             try:
@@ -102,7 +109,7 @@ class _Comparison:
             self.compared += world_size
         return None
 
-    def _same_order(self, key, order):
+    def _same_order(self, key: tuple[int, int, int], order: np.ndarray) -> str | None:
         """A line that says that an order comes again where it should not, or does not; or None."""
         length, epoch, seed = key
         before = self.orders.setdefault(key, order)
@@ -118,12 +125,14 @@ class _Comparison:
         return None
 
 
-def _differs(what, check, where, line, hint):
+def _differs(what: str, check: str, where: str, line: str, hint: str) -> Compared:
     finding = Finding(check, where, line, hint=hint, title="First difference")
     return Compared(what, "", [finding])
 
 
-def compare_items(dataset, draw, images=8, other_seed=None):
+def compare_items(
+    dataset: Any, draw: Callable[[int, int, int], Any], images: int = 8, other_seed: Any = None
+) -> Compared:
     """Whether a data set changes an image at random by its seed, index, epoch and repetition alone.
 
     Args:
@@ -136,7 +145,7 @@ def compare_items(dataset, draw, images=8, other_seed=None):
     """
     name = type(dataset).__name__
 
-    def items(epoch, repetition, dataset=dataset):
+    def items(epoch: int, repetition: int, dataset: Any = dataset) -> list[np.ndarray]:
         keys = [draw(index, epoch, repetition) for index in range(min(images, len(dataset)))]
         return [np.asarray(dataset[key][0]) for key in keys]
 
@@ -163,11 +172,11 @@ def compare_items(dataset, draw, images=8, other_seed=None):
     return Compared(what, summary)
 
 
-def _same(arrays, others):
+def _same(arrays: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
     return all(map(np.array_equal, arrays, others))
 
 
-def _compare_orders(port, order):
+def _compare_orders(port: Sequence[Any], order: np.ndarray) -> str | None:
     """A line that says what is wrong with the order of an epoch, or None."""
     length = len(order)
     if not np.array_equal(np.sort(order), np.arange(length)):
@@ -179,7 +188,9 @@ def _compare_orders(port, order):
     return None
 
 
-def _compare_draws(port, reference, order, seen):
+def _compare_draws(
+    port: Sequence[Any], reference: Sequence[Any], order: np.ndarray, seen: set
+) -> str | None:
     """A line that says what is wrong with one epoch of all ranks, or None.
 
     Args:

@@ -4,9 +4,14 @@ A port that agrees as it is built by default may be wrong with another number of
 image of odd size, or where a variance is 1e-6.
 """
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -23,6 +28,10 @@ from ..threads import one_torch_thread
 from ..thresholds import EXTREME_FLOAT64
 from ..weights import make_extreme
 from .initialisation import FEW_SEEDS, compare_initialisation
+
+if TYPE_CHECKING:
+    from ..pairing import Table
+
 
 __all__ = ["Variant", "build_variant", "compare_variants", "untried_arguments"]
 
@@ -41,17 +50,24 @@ class Variant:
     """
 
     model: str
-    arguments: dict = field(default_factory=dict)
-    image: tuple = (2, 3, 64, 64)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    image: tuple[int, ...] = (2, 3, 64, 64)
     initialised: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
         return f"{self.model}({arguments})"
 
 
 @one_torch_thread()
-def compare_variants(port, reference, variants, rules, path, layer_map=None):
+def compare_variants(
+    port: Any,
+    reference: Any,
+    variants: Sequence[Variant],
+    rules: Callable[[paddle.nn.Layer], Table],
+    path: Path,
+    layer_map: Mapping[str, str] | None = None,
+) -> Compared:
     """Builds both sides of each variant, and compares settings and logits, up to the first red.
 
     The weights are `make_extreme`'s, in float64, in eval mode.
@@ -70,7 +86,9 @@ def compare_variants(port, reference, variants, rules, path, layer_map=None):
     for seed, variant in enumerate(variants):
         sides = [side.MODELS[variant.model] for side in (port, reference)]
         try:
-            findings, difference = _compare_one(variant, *sides, seed, path, layer_map)
+            findings, difference = _compare_one(  # type: ignore[call-arg]  # sides: two
+                variant, *sides, seed, path, layer_map
+            )
         except Broken as broken:
             findings, difference = [_differs(variant, f"the port breaks off: {broken}")], 0.0
         if findings:
@@ -78,8 +96,10 @@ def compare_variants(port, reference, variants, rules, path, layer_map=None):
             return Compared(NAME, "", findings, path)
         largest = max(largest, difference)
         if variant.initialised:
-            makers = [partial(make, **variant.arguments) for make in sides]
-            compared = compare_initialisation(*makers, rules, path, FEW_SEEDS)
+            makers: Any = [partial(make, **variant.arguments) for make in sides]
+            compared = compare_initialisation(  # type: ignore[call-arg]  # makers: two
+                *makers, rules, path, FEW_SEEDS
+            )
             if not compared.agrees:
                 for finding in compared.findings:
                     finding.where = f"{variant}: {finding.where}"
@@ -100,14 +120,21 @@ class Broken(Exception):
     """The port cannot be built, or cannot be run; says why."""
 
 
-def _compare_one(variant, make_port, make_reference, seed, path, layer_map):
+def _compare_one(
+    variant: Variant,
+    make_port: Callable[..., paddle.nn.Layer],
+    make_reference: Callable[..., torch.nn.Module],
+    seed: int,
+    path: Path,
+    layer_map: Mapping[str, str] | None,
+) -> tuple[list[Finding], float]:
     """([Finding], largest difference of the logits)"""
     reference = make_reference(**variant.arguments)
     model = _run_port(make_port, **variant.arguments)
     pairing = pair_weights(model, reference.state_dict(), layer_map)
     if not pairing.fits:
         return [_differs(variant, finding.text()) for finding in pairing.findings()], 0.0
-    found = compare_settings(model, reference, layer_map)
+    found: Any = compare_settings(model, reference, layer_map)
     if found:
         return [_differs(variant, finding.text()) for finding in found], 0.0
     _put_extreme(model, reference, pairing.table, seed)
@@ -115,11 +142,11 @@ def _compare_one(variant, make_port, make_reference, seed, path, layer_map):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(variant.image, generator=generator, dtype=torch.float64) - 0.5
 
-    def run_reference(module):
+    def run_reference(module: torch.nn.Module) -> np.ndarray:
         with torch.no_grad():
             return module(images).numpy()
 
-    def run_port(layer):
+    def run_port(layer: paddle.nn.Layer) -> np.ndarray:
         with paddle.no_grad():
             return _run_port(layer, paddle.to_tensor(images.numpy())).numpy()
 
@@ -134,14 +161,24 @@ def _compare_one(variant, make_port, make_reference, seed, path, layer_map):
     return [found, *located.findings], difference
 
 
-def build_variant(variant, port, reference, layer_map=None, seed=0):
+def build_variant(
+    variant: Variant,
+    port: Any,
+    reference: Any,
+    layer_map: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> list[Any]:
     """(the port's model, the reference's) of a Variant, of equal, extreme weights, in float64."""
     models = [side.MODELS[variant.model](**variant.arguments) for side in (port, reference)]
-    _put_extreme(*models, pair_weights(models[0], models[1].state_dict(), layer_map).table, seed)
+    _put_extreme(  # type: ignore[call-arg]  # models: two
+        *models, pair_weights(models[0], models[1].state_dict(), layer_map).table, seed
+    )
     return models
 
 
-def _put_extreme(model, reference, table, seed):
+def _put_extreme(
+    model: paddle.nn.Layer, reference: torch.nn.Module, table: Table, seed: int
+) -> None:
     # One image of one pixel, as a variant may have it, has no statistics.
     images = torch.rand(USUAL, generator=torch.Generator().manual_seed(seed)) - 0.5
     make_extreme(reference, seed, run=lambda module: module(images))
@@ -149,19 +186,19 @@ def _put_extreme(model, reference, table, seed):
     to_float64(model, reference)
 
 
-def _run_port(call, *args, **kwargs):
+def _run_port(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return call(*args, **kwargs)
     except Exception as error:
         raise Broken(told(error)) from error
 
 
-def _differs(variant, text):
+def _differs(variant: Variant, text: str) -> Finding:
     hint = f"the port when it is built as {variant}"
     return Finding("variants", str(variant), text, hint=hint)
 
 
-def untried_arguments(reference, variants):
+def untried_arguments(reference: torch.nn.Module, variants: Iterable[Variant]) -> list[str]:
     """Names of what the reference's class takes when it is built, and no variant sets.
 
     Args:
