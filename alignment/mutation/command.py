@@ -177,6 +177,8 @@ class Command:
             raise CannotRun("--run is empty: give the command of your check")
         if self.words[0] in ("python", "python3"):
             self.words[0] = sys.executable  # that of this environment
+        elif self.words[0] == "pytest":
+            self.words[:1] = [sys.executable, "-m", "pytest"]
 
     def without_mutant(self, timeout: float | None) -> tuple[float, set[int]]:
         """(seconds that a run may take, {line} that it runs).
