@@ -558,7 +558,7 @@ def test_float32_alone(both):
 
     report = check(Wrong, other, "4x6")
     assert report.differences[0].where == "b", report.text()
-    assert "between a and it" in report.text()
+    assert "between a and this layer" in report.text()
     assert not check(Port, other, "4x6", checks="backward").compared
 
 

@@ -255,7 +255,7 @@ def test_function_call_between_layers_is_not_blamed_on_the_next(tmp_path):
     port.forward = lambda x: port.act(port.second(port.norm(port.stem(x))))  # the ReLU is gone
     located = locate.locate_forward(port, reference, *run, tmp_path / "layers.log")
     assert located.findings[0].where == "second"
-    assert "between norm and it" in located.findings[0].detail[1]
+    assert "between norm and this layer" in located.findings[0].detail[1]
 
 
 def test_what_differs_is_said_in_words():
@@ -443,4 +443,4 @@ def test_a_layer_that_is_called_twice_is_compared_twice(tmp_path):
     runs = (lambda m: m(paddle.to_tensor(x))), (lambda m: m(torch.from_numpy(x)))
     located = locate.locate_forward(port, reference, *runs, tmp_path / "layers.log")
     assert located.findings[0].where == "linear (call 2)"
-    assert "between linear and it" in located.findings[0].detail[1]
+    assert "between linear and this layer" in located.findings[0].detail[1]

@@ -414,7 +414,10 @@ def test_initialisation_of_the_large_model(tmp_path):
         (lambda w: w * 1.02, "standard deviation"),
         (lambda w: w + 0.02 * w.std(), "mean"),
         (lambda w: paddle.uniform(w.shape, min=-1, max=1) * float(w.std()) * 3**0.5, "Kolmogorov"),
-        (lambda w: paddle.to_tensor(np.random.RandomState(0).randn(*w.shape) / 100), "seeds"),
+        (
+            lambda w: paddle.to_tensor(np.random.RandomState(0).randn(*w.shape) / 100),
+            "another seed",
+        ),
     ],
 )
 def test_small_errors_of_initialisation_are_found(change, test, tmp_path):
