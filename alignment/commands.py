@@ -20,7 +20,6 @@ from .arguments import Formatter, Parser, count, file_path, nonempty, number, se
 from .files import (
     CannotRun,
     described,
-    read_json,
     reason_of,
     require_writable,
     shown,
@@ -392,22 +391,6 @@ def _pair(args: argparse.Namespace) -> tuple[Any, Any]:
     return port, reference
 
 
-def read_map(path: Path | None) -> dict[str, str]:
-    """{layer of the port: layer of the reference} of a JSON file; what begins with // is a remark.
-
-    Raises:
-        CannotRun: it cannot be read, or is something else.
-    """
-    from .pairing import without_remarks
-
-    if path is None:
-        return {}
-    pairs = read_json(path)
-    if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
-        raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
-    return without_remarks(pairs)
-
-
 def compare(args: argparse.Namespace) -> int:
     """Compares; one that breaks off is in the report and the JUnit file too."""
     from .report import COMPARE, broken_part
@@ -430,6 +413,7 @@ def compare(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from .compare import check
     from .loading import load
+    from .pairing import read_map
     from .report import part_of_comparison
 
     start = time.perf_counter()
@@ -588,6 +572,7 @@ def propose(args: argparse.Namespace) -> int:
     """Prints the map of the names that differ; says on stderr what it doubts."""
     from .compare import propose_map
     from .loading import load
+    from .pairing import read_map
 
     # What a model prints must not come into the map.
     with contextlib.redirect_stdout(sys.stderr):

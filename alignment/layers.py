@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import paddle
 
-from .files import CannotRun, read_json, shown
-from .pairing import counterpart, without_remarks
+from .files import CannotRun, shown
+from .pairing import counterpart, read_map
 from .settings import is_container, kind
 from .structure import flatten, is_tensor, to_array
 
@@ -408,10 +408,7 @@ def read_layer_map(
     """
     if path is None:
         return {}
-    pairs = read_json(path)
-    if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
-        raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
-    pairs = without_remarks(pairs)
+    pairs = read_map(path)
     known = {
         "port": [name for name, _ in port.named_sublayers()],
         "reference": [name for name, _ in reference.named_modules() if name],

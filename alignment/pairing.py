@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .files import CannotRun, read_json, shown
 from .findings import SETTING, Finding
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import TypeAlias
 
 
@@ -193,6 +195,20 @@ def _shape(shape: Any) -> Any:
 def without_remarks(layer_map: dict[str, str]) -> dict[str, str]:
     """A layer map without what `alignment map` remarks on it: entries that begin with //."""
     return {name: other for name, other in layer_map.items() if not name.startswith("//")}
+
+
+def read_map(path: Path | None) -> dict[str, str]:
+    """{layer of the port: layer of the reference} of a JSON file, without remarks; {} of None.
+
+    Raises:
+        CannotRun: it cannot be read, or is something else.
+    """
+    if path is None:
+        return {}
+    pairs = read_json(path)
+    if not isinstance(pairs, dict) or not all(isinstance(name, str) for name in pairs.values()):
+        raise CannotRun(f'{shown(path)}: wanted {{"layer of the port": "layer of the reference"}}')
+    return without_remarks(pairs)
 
 
 def counterpart(name: str, layer_map: Mapping[str, str]) -> str:

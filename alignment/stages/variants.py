@@ -84,10 +84,10 @@ def compare_variants(
     """
     largest = 0.0
     for seed, variant in enumerate(variants):
-        sides = [side.MODELS[variant.model] for side in (port, reference)]
+        make_port, make_reference = (side.MODELS[variant.model] for side in (port, reference))
         try:
-            findings, difference = _compare_one(  # type: ignore[call-arg]  # sides: two
-                variant, *sides, seed, path, layer_map
+            findings, difference = _compare_one(
+                variant, make_port, make_reference, seed, path, layer_map
             )
         except Broken as broken:
             findings, difference = [_differs(variant, f"the port breaks off: {broken}")], 0.0
@@ -96,10 +96,9 @@ def compare_variants(
             return Compared(NAME, "", findings, path)
         largest = max(largest, difference)
         if variant.initialised:
-            makers: Any = [partial(make, **variant.arguments) for make in sides]
-            compared = compare_initialisation(  # type: ignore[call-arg]  # makers: two
-                *makers, rules, path, FEW_SEEDS
-            )
+            make_port = partial(make_port, **variant.arguments)
+            make_reference = partial(make_reference, **variant.arguments)
+            compared = compare_initialisation(make_port, make_reference, rules, path, FEW_SEEDS)
             if not compared.agrees:
                 for finding in compared.findings:
                     finding.where = f"{variant}: {finding.where}"

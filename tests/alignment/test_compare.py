@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 import alignment
 from alignment import CannotRun, Rule, assert_aligned, check
-from alignment.commands import read_map
 from alignment.compare import propose_map
 from alignment.inputs import parse
 from alignment.layers import relative
+from alignment.pairing import read_map
 
 ROOT = Path(__file__).resolve().parents[2]
 FORWARD = ("forward",)
