@@ -322,6 +322,23 @@ def _is_lazy(reference: torch.nn.Module) -> bool:
     )
 
 
+def _padding_ids(reference: torch.nn.Module) -> dict[str, int]:
+    """{embedding of the reference: its padding_idx}"""
+    modules = reference.named_modules()
+    embeddings = ((n, m) for n, m in modules if isinstance(m, torch.nn.Embedding))
+    return {name: m.padding_idx for name, m in embeddings if m.padding_idx is not None}
+
+
+def _paddings_not_in(inputs: Inputs, ids: Mapping[str, int]) -> list[str]:
+    """A line for each embedding whose padding no input holds."""
+    integers = [leaf for leaf in inputs.leaves() if leaf.dtype.kind in "iu"]
+    return [
+        f"padding: no input holds {number}, the padding_idx of {name}. Give inputs that hold it"
+        for name, number in ids.items()
+        if integers and not any((leaf == number).any() for leaf in integers)
+    ]
+
+
 def _settle(reference: torch.nn.Module, inputs: Inputs) -> None:
     """Runs a reference with lazy layers once."""
     given = inputs.map(lambda array: torch.from_numpy(np.array(array)))
@@ -361,8 +378,13 @@ class _Comparison(Structure, Forward, Training, Initialisation):
         report = self.report
         with _quiet():
             rng = np.random.default_rng(self.pair.seed)
+            self.reference = self.pair.reference.make()
+            ids = _padding_ids(self.reference)
+            self.pair.inputs = self.pair.inputs.padded_with(list(ids.values()) or [0])
             self.inputs = self.pair.inputs.make(rng)
-            self.port, self.reference = self.pair.port.make(), self._make_reference()
+            self._settled(self.reference)
+            self.port = self.pair.port.make()
+            report.not_compared += _paddings_not_in(self.inputs, ids)
             self.targets = Inputs(self.pair.targets, {}).make(rng).positional
             report.not_compared += [f"{name}: not asked for" for name in self._left_out()]
             try:
@@ -387,7 +409,10 @@ class _Comparison(Structure, Forward, Training, Initialisation):
         return report
 
     def _make_reference(self) -> torch.nn.Module:
-        reference = self.pair.reference.make()
+        return self._settled(self.pair.reference.make())
+
+    def _settled(self, reference: torch.nn.Module) -> torch.nn.Module:
+        """The reference, once its lazy layers know their sizes."""
         if _is_lazy(reference):
             _settle(reference, self.inputs)
         return reference

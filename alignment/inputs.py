@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,33 @@ class Input:
         dtype: of DTYPES.
         shape: of positive whole numbers.
         high: integers are in [0, high).
+        padding: ids that fill up the ends of sequences of ids; those below `high` are used.
     """
 
     dtype: str
     shape: tuple
     high: int = 2
+    padding: tuple[int, ...] = (0,)
 
     def make(self, rng: np.random.Generator) -> np.ndarray:
-        """Floats are normal (mean 0, deviation 1); integers and booleans uniform."""
+        """Floats are normal (mean 0, deviation 1); integers and booleans uniform.
+
+        Integers (N, T) are taken for sequences of ids, as a batch of texts. So every second one
+        ends in padding, a quarter of its length: by chance alone few ids out of thousands would be
+        the one that a model has to mask.
+        """
         if self.dtype.startswith("float"):
             return rng.standard_normal(self.shape).astype(self.dtype)
         if self.dtype == "bool":
             return rng.random(self.shape) < 0.5
-        return rng.integers(0, self.high, self.shape).astype(self.dtype)
+        made = rng.integers(0, self.high, self.shape).astype(self.dtype)
+        padding = [number for number in self.padding if number < self.high]
+        if self.dtype in ("int64", "int32") and made.ndim == 2 and padding:
+            kept = made.shape[1] - made.shape[1] // 4
+            padded = made[1::2] if len(made) > 1 else made
+            for row, number in zip(padded, itertools.cycle(padding)):
+                row[kept:] = number
+        return made
 
     @property
     def is_image(self) -> bool:
@@ -181,6 +196,14 @@ class Inputs:
         if not positional and not named:
             raise CannotRun(f"there is no input: {WANTED}")
         return cls(tuple(positional), named)
+
+    def padded_with(self, ids: Sequence[int]) -> Inputs:
+        """The same, whose sequences of ids are filled up with these, in turn."""
+
+        def padded(leaf: Any) -> Any:
+            return replace(leaf, padding=tuple(ids)) if isinstance(leaf, Input) else leaf
+
+        return Inputs(rebuild(self.positional, padded), rebuild(self.named, padded))
 
     def make(self, rng: np.random.Generator) -> Inputs:
         """The same with arrays."""
