@@ -56,6 +56,31 @@ class Lazy(Mapping):
         return len(self._names)
 
 
+class Held:
+    """A model whose tensors stay the same objects, so that they are looked up once.
+
+    To be given in place of the model to the functions of this module, as long as nothing but their
+    values changes.
+
+    Args:
+        model: a paddle.nn.Layer or a torch.nn.Module.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._state = model.state_dict()
+        self._parameters = {}
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._state
+
+    def named_parameters(self, **which: bool) -> list[tuple[str, Any]]:
+        key = tuple(which.items())
+        if key not in self._parameters:
+            self._parameters[key] = list(self.model.named_parameters(**which))
+        return self._parameters[key]
+
+
 def as_paddle(array: np.ndarray, rule: Layout) -> np.ndarray:
     """One array of the reference in the port's layout; `rule` as in `Pairing.table`."""
     return to_port([array], rule)
@@ -186,15 +211,22 @@ def _paired_states(
     theirs_by_name = torch_parameters(reference.model)
     accumulators = optimizer_accumulators(port.optimizer) if port.optimizer else {}
     states = getattr(reference.optimizer, "state", {})
+    both = [
+        (accumulators[paddle_name], torch_name)
+        for paddle_name, torch_name in OPTIMIZER_STATE.items()
+        if accumulators.get(paddle_name)
+    ]
     for name, parameter in port.model.named_parameters():
         if name not in rules:
             continue
         source, rule = rules[name]
-        held = [states.get(theirs_by_name.get(each), {}) for each in sources_of(source)]
-        for paddle_name, torch_name in OPTIMIZER_STATE.items():
-            mine = accumulators.get(paddle_name, {}).get(parameter.name)
+        for of_port, torch_name in both:
+            mine = of_port.get(parameter.name)
+            if mine is None:
+                continue
+            held = [states.get(theirs_by_name.get(each), {}) for each in sources_of(source)]
             theirs = [state.get(torch_name) for state in held]
-            if mine is not None and all(x is not None for x in theirs):
+            if all(x is not None for x in theirs):
                 yield (
                     f"{torch_name} {name}",
                     mine,

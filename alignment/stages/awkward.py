@@ -35,6 +35,21 @@ def noise(size: tuple[int, int], channels: int = 3, seed: int = 0, high: int = 2
     return values.astype(np.uint8 if high <= 256 else np.uint16)
 
 
+# Colours whose grey, 0.2989 r + 0.587 g + 0.114 b with its fraction cut off, hangs on the last
+# place of float32: in float64 it is another.
+ROUNDED_GREYS = [
+    (20, 152, 7), (40, 244, 244), (40, 252, 80), (110, 111, 26), (140, 160, 81), (140, 236, 23),
+    (140, 252, 195), (170, 61, 170), (190, 175, 206), (220, 222, 52), (230, 225, 177),
+    (240, 222, 175), (250, 13, 146), (250, 17, 64), (250, 55, 35), (250, 95, 215), (250, 117, 14),
+    (250, 133, 186), (250, 171, 157), (250, 247, 99),
+]  # fmt: skip
+
+
+def rounded_greys() -> np.ndarray:
+    """(3, 20, 3) uint8: all of these, in each row."""
+    return np.tile(np.array(ROUNDED_GREYS, np.uint8), (3, 1, 1))
+
+
 def _image(mode: str, size: tuple[int, int] = SIZE, seed: int = 0) -> Image.Image:
     """An image of any mode that can be converted to."""
     if mode == "I;16":

@@ -77,9 +77,16 @@ LAST_PLACES = 3e-7  # relative: PyTorch's order of additions depends on the proc
 SWEEPS: list[tuple[str, dict[str, Any]]] = [
     ("TrivialAugmentWide", {"interpolation": "BILINEAR"}),
     ("RandAugment", {"interpolation": "NEAREST", "fill": [200.0]}),
+    ("AutoAugment", {"interpolation": "BICUBIC", "fill": [1.0, 2.0, 250.0]}),
     ("AugMix", {"interpolation": "BILINEAR"}),
+    ("AugMix", {"interpolation": "BILINEAR", "fill": [30.0]}),
+    ("AugMix", {"interpolation": "NEAREST", "fill": [1.0, 2.0, 250.0]}),
 ]
 SWEPT = (23, 18)
+# Of what moves pixels of tensors: around the 400 products below which PyTorch multiplies matrices
+# itself, and longer than float16 counts.
+MOVING = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+MOVED: list[tuple[int, int]] = [(6, 11), (67, 1), (9, 5), (2, 2100), (2100, 2)]
 POLICY_SIZES = [(1, 1), (2, 3), (40, 31)]
 IN_BYTES = {"normalize": False}  # of a preset of the port, which `normalize_batch` goes on with
 CERTAIN_DRAWS = 20  # of what is to happen always or never
@@ -519,7 +526,9 @@ class _Cases:
 
     def operations(self) -> None:
         """Each operation by itself, at magnitudes from the weakest to the strongest."""
-        image = Image.fromarray(awkward.noise(SWEPT, seed=3))
+        usual = [Image.fromarray(awkward.noise(SWEPT, seed=3))]
+        moved = [Image.fromarray(awkward.noise(size, seed=3)) for size in MOVED]
+        coloured = [Image.fromarray(awkward.rounded_greys())]
         for name, arguments in SWEEPS:
             sides = self.sides("operations", name, arguments)
             if not sides:
@@ -527,18 +536,21 @@ class _Cases:
             port = sides[0]
             is_augmix = name == "AugMix"
             how = self.arguments(self.reference, arguments)
-            start = np.asarray(image) if is_augmix else image
             differences = {}  # the first of each operation, or None
             for operation, magnitude in _operations(port.augmentation_space(*SWEPT)):
                 drawn: Any = [(operation, magnitude)]
+                images = usual
                 if is_augmix:
                     drawn = {"blend": [0.0, 1.0], "weights": [1.0], "chains": [drawn]}
-                found = _both(
-                    lambda a=port, drawn=drawn: _steps(a, image, drawn)[0][1],
-                    partial(self.reference.apply_op, start, operation, magnitude, **how),
-                    partial(_arrays, f"stage {operation} {magnitude:.4g}"),
-                )
-                differences[operation] = differences.get(operation) or found
+                    images = usual + (moved if operation in MOVING else coloured)
+                for image in images:
+                    start = np.asarray(image) if is_augmix else image
+                    found = _both(
+                        lambda a=port, b=image, drawn=drawn: _steps(a, b, drawn)[0][1],
+                        partial(self.reference.apply_op, start, operation, magnitude, **how),
+                        partial(_arrays, f"stage {operation} {magnitude:.4g}"),
+                    )
+                    differences[operation] = differences.get(operation) or found
             for operation, found in differences.items():
                 self.case("operations", f"{operation} of {name}, {_told(arguments)}", found)
 

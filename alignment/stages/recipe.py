@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,12 +18,15 @@ import torch
 from .. import convert
 from ..precision import to_float64
 from ..state import (
+    Held,
     as_paddle,
     paddle_arrays,
     paddle_gradients,
     put,
     torch_arrays,
     torch_gradients,
+    torch_parameters,
+    trained_names,
 )
 from ..threads import one_torch_thread
 from ..thresholds import FREE_RUN, TRAIN_FLOAT64
@@ -98,6 +102,9 @@ def compare_recipe(
     models = live_models(make_models, rules, rng)
     to_float64(*models)
     table = rules(models[0])
+    # Optimizers are given no statistics.
+    trained = {name: table[name] for name in trained_names(table, torch_parameters(models[1]))}
+    models32 = live_models(make_models, rules, rng)
 
     comparison = Comparison()
 
@@ -111,10 +118,10 @@ def compare_recipe(
             where = f"optimizer {name}" if momentum else f"optimizer {name} without momentum"
             sides = build_optimizers(port, reference, models, name, momentum)
             comparison.settings = optimizer_settings(*sides)
-            yield compare_optimizers(where, sides, table, steps, rng)
-            models32 = live_models(make_models, rules, rng)
+            yield compare_optimizers(where, sides, trained, steps, rng)
+            revive(models32, table, rng)
             sides = build_optimizers(port, reference, models32, name, momentum)
-            yield compare_free_run(where, sides, table, steps, rng)
+            yield compare_free_run(where, sides, trained, steps, rng)
         for each in optimizers:
             sides, linear = small_sides(each)
             comparison.settings = optimizer_settings(*sides)
@@ -132,13 +139,18 @@ def live_models(
     rules: Callable[[paddle.nn.Layer], Table],
     rng: np.random.Generator,
 ) -> Models:
-    """Both models with the same random weights: a decayed zero would show no decay."""
-    paddle_model, torch_model = make_models()
+    """Both models, as `revive` leaves them."""
+    models = make_models()
+    revive(models, rules(models[0]), rng)
+    return models
+
+
+def revive(models: Models, table: Table, rng: np.random.Generator) -> None:
+    """Gives both the same random weights: a decayed zero would show no decay."""
     with torch.no_grad():
-        for tensor in float_tensors(torch_model):
+        for tensor in float_tensors(models[1]):
             tensor.copy_(torch.from_numpy(0.1 + 0.1 * rng.standard_normal(tensor.shape)))
-    put(paddle_model, torch_model, rules(paddle_model))
-    return paddle_model, torch_model
+    put(*models, table)
 
 
 def float_tensors(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -194,7 +206,7 @@ def set_gradients(
     pairs = [
         (parameter, theirs[rules[name][0]], rules[name][1])
         for name, parameter in models[0].named_parameters()
-        if rules[name][0] in theirs
+        if name in rules and rules[name][0] in theirs
     ]
     dtype = str(pairs[0][1].dtype).rpartition(".")[2]
     values = (scale * rng.standard_normal(sum(p.numel() for _, p, _ in pairs))).astype(dtype)
@@ -242,7 +254,7 @@ def compare_optimizers(
     make_gradients: Callable[[Models, Table, np.random.Generator], None] = set_gradients,
 ) -> list[Difference]:
     """The worst of each kind at each step, each from one state, in float64."""
-    stepping, found = Stepping(*sides, rules), []
+    stepping, found = stepping_of(sides, rules), []
 
     def gradients(where: str) -> list[Difference]:
         make_gradients(stepping.models, rules, rng)
@@ -251,11 +263,17 @@ def compare_optimizers(
     for step in range(steps):
         where = f"{title}, step {step}"
         rows = stepping.step(where, gradients, stepping.update, rates=False)
-        found += worst_of_each_kind(row for row in rows if row.kind != "running statistic")
+        found += worst_of_each_kind(rows)
         if not all(row.agrees for row in found):
             break
         stepping.restart()
     return found
+
+
+def stepping_of(sides: Sequence[Side], rules: Table) -> Stepping:
+    """Of two Sides, of which only the values of tensors change."""
+    port, reference = (replace(side, model=Held(side.model)) for side in sides)
+    return Stepping(port, reference, rules)
 
 
 def worst_of_each_kind(rows: Iterable[Difference]) -> list[Difference]:
@@ -270,11 +288,12 @@ def compare_free_run(
     title: str, sides: tuple[Side, Side], rules: Table, steps: int, rng: np.random.Generator
 ) -> list[Difference]:
     """How far apart the weights are after `steps` in float32, over the way that they have gone."""
-    stepping = Stepping(*sides, rules)
+    stepping = stepping_of(sides, rules)
     before = torch_arrays(sides[1].model, rules)
     for _ in range(steps):
         set_gradients(stepping.models, rules, rng)
         stepping.update()
+    sides = stepping.port, stepping.reference
     rows = compare_updates(f"{title}, {steps} steps", *sides, rules, before)
     worst = max((row for row in rows if row.kind == "update"), key=lambda row: row.value)
     return [Difference(worst.where, "free run", worst.name, worst.value, FREE_RUN)]
