@@ -25,12 +25,14 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from .arguments import Parser, file_path
-from .files import require_writable
-from .processes import Job, can_fork, processors, run_in_turn
-from .report import broken_part, finish, make_report, part_of_step
-from .screen import CANNOT_RUN, Detail, detail, leave, say
-from .terminal import Waiting, coloured, of_verdict
+environment.require("numpy", "jinja2", "rich", "tabulate")
+
+from .arguments import Parser, file_path  # noqa: E402
+from .files import require_writable  # noqa: E402
+from .processes import Job, can_fork, processors, run_in_turn  # noqa: E402
+from .report import broken_part, finish, make_report, part_of_step  # noqa: E402
+from .screen import CANNOT_RUN, Detail, detail, leave, say  # noqa: E402
+from .terminal import Waiting, coloured, of_verdict  # noqa: E402
 
 DIFFERS = 1  # exit status
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +183,6 @@ def preload() -> None:
 
 def run() -> NoReturn:
     """The console script: a command of any pair, or the steps of this repository."""
-    environment.require("numpy")  # which all below imports
     from .commands import COMMANDS, WHAT, program
     from .commands import main as run_command
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -145,14 +146,14 @@ class Ended:
     Attributes:
         status: exit status; None if it was ended, after too long.
         notes, lines: of `hook.read_notes`; the lines of the file alone.
-        last_line: of what it has printed.
+        told: of the lines that it has printed, one that says what is wrong; otherwise the last.
     """
 
     status: int | None
     seconds: float
     notes: set[str]
     lines: set[int]
-    last_line: str
+    told: str
 
 
 class Command:
@@ -190,9 +191,9 @@ class Command:
         if ended.status is None:
             raise CannotRun(f"--run {self.text}: not at its end after {timeout:g} s (--timeout)")
         if ended.status:
-            last = f": {ended.last_line:.200}" if ended.last_line else ""
+            told = f": {ended.told:.200}" if ended.told else ""
             raise CannotRun(
-                f"--run {self.text}: exit status {ended.status} without any mutant{last}. It must "
+                f"--run {self.text}: exit status {ended.status} without any mutant{told}. It must "
                 "be green first"
             )
         if not ended.lines:
@@ -263,10 +264,12 @@ class Command:
                     time.sleep(POLL)
             output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
             lines: Any = output.read().decode("utf-8", "replace").splitlines()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        lines = [line.strip() for line in lines if line.strip()]
+        wrong = [line for line in lines if re.search("NOT ALIGNED|[Ee]rror|FAILED", line)]
+        told = (wrong or lines or [""])[-1]
         notes, lines = hook.read_notes(self.work)
         executed = lines.get(os.path.realpath(self.path), set())
-        return Ended(status, time.perf_counter() - start, notes, executed, last)
+        return Ended(status, time.perf_counter() - start, notes, executed, told)
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -528,7 +528,8 @@ class _Cases:
         """Each operation by itself, at magnitudes from the weakest to the strongest."""
         usual = [Image.fromarray(awkward.noise(SWEPT, seed=3))]
         moved = [Image.fromarray(awkward.noise(size, seed=3)) for size in MOVED]
-        coloured = [Image.fromarray(awkward.rounded_greys())]
+        greys = awkward.rounded_greys()  # of three rows; then of three columns, of two rows
+        coloured = [Image.fromarray(x) for x in (greys, np.rot90(greys).copy(), greys[:2])]
         for name, arguments in SWEEPS:
             sides = self.sides("operations", name, arguments)
             if not sides:

@@ -305,6 +305,10 @@ def test_other_processes_of_the_check_have_the_mutant_too(mutants, folder):
     [
         ("python -c 'import sys, port; sys.exit(3)'", "exit status 3 without any mutant"),
         ("python -c 'import port; 1 / 0'", "ZeroDivisionError"),
+        (
+            "python -c 'import port; print(\"forward NOT ALIGNED\\nNot compared: x\"); exit(1)'",
+            "exit status 1 without any mutant: forward NOT ALIGNED. It must",
+        ),
         ("python -c 1", "it does not import port.py"),
         ("nosuchcommand", "nosuchcommand: No such file"),
         ("python 'check.py", "No closing quotation"),
