@@ -538,11 +538,12 @@ class _Cases:
             is_augmix = name == "AugMix"
             how = self.arguments(self.reference, arguments)
             differences = {}  # the first of each operation, or None
-            for operation, magnitude in _operations(port.augmentation_space(*SWEPT)):
+            for operation, magnitude, strongest in _operations(port.augmentation_space(*SWEPT)):
                 drawn: Any = [(operation, magnitude)]
                 images = usual
                 if is_augmix:
                     drawn = {"blend": [0.0, 1.0], "weights": [1.0], "chains": [drawn]}
+                if is_augmix and strongest:
                     images = usual + (moved if operation in MOVING else coloured)
                 for image in images:
                     start = np.asarray(image) if is_augmix else image
@@ -790,16 +791,18 @@ def _same_magnitudes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> _Dif
     return None
 
 
-def _operations(space: Mapping[str, tuple[Any, bool]]) -> Iterator[tuple[str, float]]:
-    """(name, magnitude) of all and MAGNITUDES magnitudes of each, with each sign that there is."""
+def _operations(space: Mapping[str, tuple[Any, bool]]) -> Iterator[tuple[str, float, bool]]:
+    """(name, magnitude, whether it is the strongest) of all and MAGNITUDES magnitudes of each, with
+    each sign that there is."""
     for name, (magnitudes, signed) in space.items():
         magnitudes = [0.0] if magnitudes is None else np.asarray(magnitudes).tolist()
         count = min(len(magnitudes), MAGNITUDES)
         for index in np.linspace(0, len(magnitudes) - 1, count).round().astype(int):
             magnitude = magnitudes[index]
-            yield name, magnitude
+            strongest = index == len(magnitudes) - 1
+            yield name, magnitude, strongest
             if signed:
-                yield name, -magnitude
+                yield name, -magnitude, strongest
 
 
 def _erasing_statistics(drawn: list[Any]) -> Statistics:
