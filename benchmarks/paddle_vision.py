@@ -10,6 +10,7 @@ in vision_findings.CAUSES. The cause is removed from the port, and the pair comp
 is aligned or nobody knows the cause. Initialisation is compared by itself.
 
 All pairs take some 25 minutes on 2 cores and 10 GB of memory.
+docs/paddle_vision.zh.md is translated by hand: where the page changes, change it too.
 Exit status: 0 done, 1 with --check where the page says something else, 2 could not run.
 """
 
