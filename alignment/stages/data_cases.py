@@ -68,6 +68,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("RandAugment", {"num_ops": 1, "magnitude": 0, "interpolation": "BILINEAR"}),
     ("TrivialAugmentWide", {"num_magnitude_bins": 5, "interpolation": "BICUBIC", "fill": [7.0]}),
     ("AugMix", {"severity": 10, "mixture_width": 1, "chain_depth": 2, "alpha": 0.3}),
+    ("AugMix", {"mixture_width": 2, "chain_depth": 0}),  # as below 0
     ("AugMix", {"all_ops": False, "interpolation": "NEAREST", "fill": [9.0], "severity": 1}),
 ]
 # All operations of which these are, (policy, its arguments), at so many magnitudes each.
@@ -402,13 +403,27 @@ class _Cases:
             )
             self.case("folders", what, found)
             cache = os.path.join(self.folder, "cache")
-            for time in ("written", "read"):
+            changes: dict[str, Callable[[str], object]] = {
+                "written": _age,
+                "read": _age,
+                "an image added": _add_image,
+                "another, within one tick of the clock": _add_image_unseen,
+            }
+            for time, change in changes.items():
+                change(root)
                 found = _both(
                     partial(self.port.ImageFolder, root, cache=cache),
                     partial(self.reference.ImageFolder, root),
                     partial(_same_listing, root),
                 )
                 self.case("folders", f"{what}, listing remembered: {time}", found)
+        _age(root)
+        found = _both(
+            partial(self.port.ImageFolder, root, cache=__file__),
+            partial(self.reference.ImageFolder, root),
+            partial(_same_listing, root),
+        )
+        self.case("folders", "a listing that cannot be remembered", found)
 
     # --- transforms ---
 
@@ -730,6 +745,32 @@ def _same_item(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> _Difference | 
     return different or _values("label", *kinds)
 
 
+def _age(root: str) -> None:
+    """Makes all folders look as if nothing had changed in them for a while."""
+    for folder, _, _ in os.walk(root):
+        os.utime(folder, (1e9, 1e9))
+
+
+def _add_image(root: str) -> Path | None:
+    """Copies one of the images beside itself; its folder, if there is one."""
+    for folder, _, files in os.walk(root):
+        images = [Path(folder, name) for name in files if Path(name).suffix.lower() == ".png"]
+        if images and folder != root:
+            copy = images[0].with_name(f"added {len(files)}.png")
+            copy.write_bytes(images[0].read_bytes())
+            return copy.parent
+    return None
+
+
+def _add_image_unseen(root: str) -> None:
+    """The same, and the folder keeps the time of its last change."""
+    times = {folder: os.stat(folder) for folder, _, _ in os.walk(root)}
+    folder = _add_image(root)
+    if folder is not None:
+        before = times[str(folder)]
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def _same_listing(root: str, ours: Any, theirs: Any) -> _Difference | None:
     classes = ours.classes, theirs.classes
     if classes[0] != classes[1]:
@@ -742,6 +783,7 @@ def _same_listing(root: str, ours: Any, theirs: Any) -> _Difference | None:
         _values("the indices of classes", ours.class_to_idx, theirs.class_to_idx)
         or _values("labels", *([target for _, target in s.samples] for s in (ours, theirs)))
         or _values("targets", list(ours.targets), list(theirs.targets))
+        or _values("samples are the reference's list", ours.samples == theirs.samples, True)
     )
 
 

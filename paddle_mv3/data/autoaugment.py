@@ -414,7 +414,6 @@ class AutoAugment(_Policy):
         super().__init__(interpolation, fill)
         if policy != "imagenet":
             raise ValueError(f"policy {policy!r}: only 'imagenet' is here")
-        self.policy = policy
         self.policies = IMAGENET
 
     def augmentation_space(self, width, height):
