@@ -16,15 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = "images"
 NO_CHINESE = "\n\n（本页暂无中文版，以下为英文。）"
 CATALOGUE = "porting_bugs.md"
-CATALOGUE_HEAD = """# 移植错误目录，以及查出每种错误的步骤
-
-`make test` 把下表中的 {} 种错误逐一制造在移植版中，
-并断言：所列的步骤会报告未对齐，并且输出最后一列中的文字。
-步骤 06 是 `Checkpoint6/align_training.py`，用 `make test ARGS="-m slow"` 运行。
-表格由程序生成，只有英文。
-
-| 步骤 | 错误 | 症状 | 原因 | 修正 | 输出的文字 |
-"""
 FIELDS = {
     "en": ("field", "type", "meaning"),
     "zh": ("字段", "类型", "含义"),
@@ -55,12 +46,11 @@ def on_page_markdown(markdown, page, config, files):
     """Links that hold in the repository become those that hold in the site."""
     # The site has no source files.
     markdown = re.sub(r"\[([^\]]+)\]\(\.\./(?!images/)[^)]*\)", _as_code, markdown)
-    markdown = markdown.replace("../images/", f"{PICTURES}/").replace(".zh.md", ".md")
+    markdown = markdown.replace("../images/", f"{PICTURES}/")
+    # In links alone: a command that writes page.zh.md stays as it is.
+    markdown = re.sub(r"(\]\([^)\s]*)\.zh\.md", r"\1.md", markdown)
     if page.file.src_uri == CATALOGUE:
         page.meta["hide"] = ["toc"]  # the table needs the room
-        if config.extra["language"] == "zh":
-            rows = markdown[markdown.index("| --- |") :]
-            markdown = CATALOGUE_HEAD.format(len(rows.strip().split("\n")) - 1) + rows
     if page.file.src_uri == "report.md":
         markdown += _fields(json.loads((ROOT / "docs/report.schema.json").read_text()), config)
     if config.extra["language"] == "zh" and not re.search("[\u4e00-\u9fff]", markdown):

@@ -12,7 +12,7 @@
   form.className = "filter";
   const text = document.createElement("input");
   text.type = "search";
-  text.placeholder = chinese ? "按任意词筛选，例如 momentum、loss NaN" : "Filter by any words: momentum, loss NaN";
+  text.placeholder = chinese ? "按任意词筛选，例如 momentum、损失 NaN" : "Filter by any words: momentum, loss NaN";
   text.setAttribute("aria-label", text.placeholder);
   const step = document.createElement("select");
   step.setAttribute("aria-label", chinese ? "步骤" : "step");

@@ -10,9 +10,10 @@ import pytest
 from conftest import ROOT, require_valid
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bugs import BUGS, document
+from bugs import BUGS, document, in_chinese
 
 import torch_ref
+from alignment.files import CannotRun
 from alignment.page import render_page
 from alignment.report import make_report
 
@@ -104,8 +105,35 @@ def test_there_are_enough_bugs_of_each_step():
     assert all(steps.count(step) >= 5 for step in SCRIPTS)
 
 
-def test_document_is_of_these_bugs():
-    assert (ROOT / "docs" / "porting_bugs.md").read_text() == document() + "\n"
+@pytest.mark.parametrize(
+    ("language", "page"), [("en", "porting_bugs.md"), ("zh", "porting_bugs.zh.md")]
+)
+def test_document_is_of_these_bugs(language, page):
+    made_now = document(language) + "\n"
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made_now, (
+        f"python tests/porting_bugs/bugs.py --language {language} > docs/{page}"
+    )
+
+
+def test_every_bug_has_chinese_texts():
+    chinese = in_chinese()
+    names = [texts["name"] for texts in chinese.values()]
+    assert len(set(names)) == len(BUGS)
+    for texts in chinese.values():
+        for field in ("name", "symptom"):  # reason and fix may be code alone
+            assert re.search("[\u4e00-\u9fff]", texts[field]), texts
+
+
+def test_bug_without_chinese_is_named(monkeypatch):
+    monkeypatch.setitem(BUGS, "added today", BUGS["sum for mean"])
+    with pytest.raises(CannotRun, match=r"'added today' has no name, .* into .*\.zh\.json"):
+        document("zh")
+
+
+def test_chinese_of_no_bug_is_named(monkeypatch):
+    monkeypatch.delitem(BUGS, "sum for mean")
+    with pytest.raises(CannotRun, match=r"\.zh\.json has texts of 'sum for mean'"):
+        document("zh")
 
 
 @pytest.mark.parametrize("step", SCRIPTS)
