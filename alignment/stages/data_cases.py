@@ -28,6 +28,7 @@ from ..threads import one_torch_thread
 from . import awkward
 from .augmentation import chain_statistics, first_different_stage, mix_statistics, unlike
 from .data import describe_difference, first_different
+from .defaults import defaults_of_both
 from .pictures import image_entry
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("AugMix", {"mixture_width": 2, "chain_depth": 0}),  # as below 0
     ("AugMix", {"all_ops": False, "interpolation": "NEAREST", "fill": [9.0], "severity": 1}),
 ]
+DEFAULTS = (
+    "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix", "RandomErasing",
+    "ClassificationPresetEval", "ClassificationPresetTrain", "RASampler",
+)  # fmt: skip
 # All operations of which these are, (policy, its arguments), at so many magnitudes each.
 MAGNITUDES = 8
 BINS = (2, 3, 4, 9, 10, 30, 31, 32)
@@ -146,6 +151,7 @@ def compare_cases(port: Any, reference: Any, path: Path, seed: int = 0) -> Compa
             cases.train_presets,
             cases.policies,
             cases.magnitudes,
+            cases.defaults,
             cases.operations,
             cases.erasing,
             cases.mixes,
@@ -371,6 +377,11 @@ class _Cases:
         for what, name in made.items():
             indices = [place.get(name) for place in places]
             self.case("pictures", what, _picture(*folders, *indices))
+        given = Image.fromarray(awkward.noise((40, 31)))
+        for folder in folders:
+            folder.loader = lambda path: given
+        found = _both(lambda: folders[0][0], lambda: folders[1][0], _same_item)
+        self.case("pictures", "a loader of one's own", found)
 
     def broken(self) -> None:
         root = os.path.join(self.folder, "broken")
@@ -539,12 +550,24 @@ class _Cases:
             )
             self.case("magnitudes", f"{name} of {bins}", found)
 
+    def defaults(self) -> None:
+        """What an argument is that is left out."""
+        for name in DEFAULTS:
+            for argument, *sides in defaults_of_both(
+                getattr(self.port, name), getattr(self.reference, name)
+            ):
+                self.case("defaults", f"{name}, {argument}", _values("default", *sides))
+
     def operations(self) -> None:
         """Each operation by itself, at magnitudes from the weakest to the strongest."""
         usual = [Image.fromarray(awkward.noise(SWEPT, seed=3))]
         moved = [Image.fromarray(awkward.noise(size, seed=3)) for size in MOVED]
-        greys = awkward.rounded_greys()  # of three rows; then of three columns, of two rows
-        coloured = [Image.fromarray(x) for x in (greys, np.rot90(greys).copy(), greys[:2])]
+        greys = awkward.rounded_greys()
+        coloured = [  # three and two pixels high, then as wide
+            Image.fromarray(np.ascontiguousarray(each))
+            for pixels in (greys, np.rot90(greys))
+            for each in (pixels, pixels[:2, :], pixels[:, :2])
+        ]
         for name, arguments in SWEEPS:
             sides = self.sides("operations", name, arguments)
             if not sides:
@@ -784,6 +807,7 @@ def _same_listing(root: str, ours: Any, theirs: Any) -> _Difference | None:
         or _values("labels", *([target for _, target in s.samples] for s in (ours, theirs)))
         or _values("targets", list(ours.targets), list(theirs.targets))
         or _values("samples are the reference's list", ours.samples == theirs.samples, True)
+        or _values("samples are another list", ours.samples == [*theirs.samples[:-1], ()], False)
     )
 
 

@@ -33,6 +33,7 @@ from ..thresholds import FREE_RUN, TRAIN_FLOAT64
 from ..training.comparison import Comparison, Difference
 from ..training.quantities import compare, compare_updates, in_no_group, optimizer_settings
 from ..training.steps import Side, Stepping
+from .defaults import defaults_of_both
 
 if TYPE_CHECKING:
     from ..pairing import Table
@@ -109,6 +110,7 @@ def compare_recipe(
     comparison = Comparison()
 
     def parts() -> Iterator[list[Difference]]:
+        yield compare_defaults(port, reference)
         yield compare_weight_decay(port, reference, models, table)
         yield compare_schedules(port, reference)
         yield compare_random_schedules(port, reference, rng)
@@ -168,6 +170,15 @@ def build_optimizers(port: Any, reference: Any, models: Models, name: str, momen
         optimizer = side.create_optimizer(name, groups, lr, momentum, decays[0])
         sides.append(Side(model, optimizer=optimizer))
     return sides
+
+
+def compare_defaults(port: Any, reference: Any) -> list[Difference]:
+    """What an argument is that is left out."""
+    return [
+        Difference(name, "default", f"{argument} {a} | {b}", 0.0 if a == b else np.inf, 0.0)
+        for name in ("create_optimizer", "weight_decay_groups")
+        for argument, a, b in defaults_of_both(getattr(port, name), getattr(reference, name))
+    ]
 
 
 def compare_weight_decay(
