@@ -1,0 +1,28 @@
+"""Default values of arguments: what both sides do where nothing is said."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["defaults_of_both"]
+
+
+def defaults_of_both(port: Callable, reference: Callable) -> Iterator[tuple[str, Any, Any]]:
+    """(argument, the port's default, the reference's) of each argument that has one on both sides.
+
+    Members of an enumeration are given by their names, the same in Pillow and torchvision.
+    """
+    theirs = inspect.signature(reference).parameters
+    for name, argument in inspect.signature(port).parameters.items():
+        sides = [each.default for each in (argument, theirs.get(name)) if each is not None]
+        if len(sides) == 2 and inspect.Parameter.empty not in sides:
+            yield name, _plain(sides[0]), _plain(sides[1])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    return list(value) if isinstance(value, tuple) else value
