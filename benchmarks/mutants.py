@@ -6,8 +6,9 @@
     python benchmarks/mutants.py --log mutants.jsonl --again   # those that survived, and only these
 
 Mutated are paddle_mv3/ and the loop of the training, Checkpoint6/trainer.py and a part of train.py.
-Each mutant is given to the steps that run its line, the cheapest first, until one turns red. What
-none of them sees is printed; so is a mark in benchmarks/equivalent_mutants.txt that fits no mutant.
+Each mutant is given to the steps that run its line, the cheapest first, until one turns red; how
+images are loaded is tested as well. What none of them sees is printed; so is a mark in
+benchmarks/equivalent_mutants.txt that fits no mutant.
 Exit status: 0 if every mutant is found or marked as equivalent, 1 if not, 2 if a step is red
 without any. See docs/mutants.md.
 """
@@ -27,6 +28,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest.__main__
 
 # A process that is forked with threads of its own would wait for them.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -129,6 +132,8 @@ PARTS = {
 }
 
 SCRIPTS = {name[:2]: name for name in STEPS}
+PYTEST = pytest.__main__.__file__
+LOADING = ("tests/paddle_mv3/test_loading.py", "tests/test_transport.py")
 RUNS = [
     Run("01 records", SCRIPTS["01"], (), ("initialisation", "variants")),
     Run("01 variants", SCRIPTS["01"], (), ("initialisation",)),
@@ -142,6 +147,8 @@ RUNS = [
     Run("05 recipe", SCRIPTS["05"], (), ("steps", "losses")),
     Run("training", TRAINING[0], TRAINING[2]),
     Run("ranks", TRAINING[0], ("--steps", "10"), ("float64", "float32"), True),
+    # How images reach the training: with no counterpart in the reference, but with tests.
+    Run("loading", PYTEST, ("-q", "-x", "-n0", *LOADING)),
 ]
 
 
@@ -253,13 +260,19 @@ class Attempt(Job):
         self.run, self.folder = run, folder
         self.path, self.source, self.watched = path, source, watched
         self.remembered = remembered
-        options = [*run.options, "--result-dir", str(folder / "result")]
+        options = [*run.options]
+        if run.script == PYTEST:
+            options += ["-p", "no:cacheprovider", "--basetemp", str(folder / "tests")]
+        else:
+            options += ["--result-dir", str(folder / "result")]
         if run.script in STEPS:
             options += ["--data-dir", str(folder / "data")]
         super().__init__(ROOT / run.script, options)
 
     def _be_the_script(self):
         os.setsid()  # the processes that it starts end with it
+        os.chdir(ROOT)
+        sys.path.insert(1, str(ROOT))  # the first is the script's folder
         tempfile.tempdir = str(self.folder / "tmp")
         os.environ["TMPDIR"] = tempfile.tempdir
         for part in ("power", *self.run.left_out):  # which says how small, and judges nothing
