@@ -133,9 +133,11 @@ PARTS = {
 
 SCRIPTS = {name[:2]: name for name in STEPS}
 PYTEST = pytest.__main__.__file__
+LARGE = ("--model", "mobilenet_v3_large")
 LOADING = ("tests/paddle_mv3/test_loading.py", "tests/test_transport.py")
 RUNS = [
     Run("01 records", SCRIPTS["01"], (), ("initialisation", "variants")),
+    Run("01 large", SCRIPTS["01"], LARGE, ("initialisation", "variants")),
     Run("01 variants", SCRIPTS["01"], (), ("initialisation",)),
     Run("01 initialisation", SCRIPTS["01"], (), ("variants",)),
     Run("02 records", SCRIPTS["02"], (), ("augmentation", "cases")),

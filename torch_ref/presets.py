@@ -82,6 +82,8 @@ class ClassificationPresetTrain:
         self.erase = transforms.RandomErasing(p=random_erase_prob)
         self.settings = {
             "crop_size": self.crop.size[0],
+            "scale of the crop": tuple(self.crop.scale),
+            "ratio of the crop": tuple(self.crop.ratio),
             "interpolation": self.crop.interpolation.value,
             "hflip_prob": self.flip.p,
             "random_erase_prob": self.erase.p,

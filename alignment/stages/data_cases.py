@@ -102,10 +102,11 @@ ERASING: list[dict[str, Any]] = [
     {"p": 1.0, "value": (1.0, 2.0, 3.0), "scale": (0.2, 0.5), "ratio": (0.5, 0.6)},
     {"p": 1.0, "value": "random", "scale": (0.1, 0.2), "ratio": (1.0, 1.0)},
     {"p": 0.0},
+    {"p": 1.0, "scale": (0.5, 0.5), "ratio": (1.0, 1.0)},  # as high or as wide as some: given up
     {"p": 1.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)},  # never fits: given up
 ]
 ERASING_DRAWS = 60
-ERASED = [(3, 1, 1), (3, 2, 30), (3, 9, 7), (3, 20, 23)]
+ERASED = [(3, 1, 1), (3, 2, 30), (3, 9, 7), (3, 8, 16), (3, 16, 8), (3, 20, 23)]
 MIXES = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.1, 0.1)]  # (alpha of mixup, of CutMix)
 MIXED = [(1, 3, 4, 5), (2, 3, 1, 1), (5, 3, 1, 8), (3, 3, 9, 9)]
 MIX_DRAWS = 400
@@ -463,6 +464,14 @@ class _Cases:
             port, reference, in_bytes = sides
             told = _told(arguments)
             self.case("training", told, _settings(port, reference))
+            pixel = Image.fromarray(awkward.noise((1, 1)))
+            found = _both(
+                lambda a=port: [a.draw(1, 1, self.rng) for _ in range(CERTAIN_DRAWS)],
+                lambda a=reference, b=pixel: a.draws(b, CERTAIN_DRAWS),
+                lambda *sides: _values("crops", *(sorted({d["crop"] for d in s}) for s in sides)),
+                "what is sampled",
+            )
+            self.case("training", f"crops of 1 x 1, {told}", found)
             image = Image.fromarray(awkward.noise(TRAIN_SIZES[-1]))
             found = _both(
                 lambda a=port, b=image: [a.draw(*b.size, self.rng) for _ in range(CERTAIN_DRAWS)],
@@ -610,6 +619,10 @@ class _Cases:
                     "stage erase",
                 )
                 _, height, width = shape
+                if all(low == high for low, high in (port.scale, port.ratio)):
+                    sides = port.draw(width, height, self.rng), drawn
+                    erases = (side is not None for side in sides)
+                    found = found or _values("whether it erases", *erases)
                 self.case("erasing", f"{height} x {width}, {_told(arguments)}", found)
             found = _draws(
                 _erasing_statistics,
@@ -629,6 +642,15 @@ class _Cases:
                 none = _values("whether it mixes", port is not None, reference is not None)
                 self.case("mixup", told, none)
                 continue
+            images = self.rng.standard_normal(MIXED[-1], dtype=np.float32)
+            for wrong in (-1, 11):
+                labels = np.array([0, wrong, 10])
+                found = _both(
+                    partial(port, images, labels, self.rng),
+                    partial(reference, torch.from_numpy(images), torch.from_numpy(labels)),
+                    _same_batch,
+                )
+                self.case("mixup", f"label {wrong} of 11 classes, {told}", found)
             for shape in MIXED:
                 images = self.rng.standard_normal(shape, dtype=np.float32)
                 labels = self.rng.integers(0, 11, len(images))
@@ -883,7 +905,7 @@ def _erasing_statistics(drawn: list[Any]) -> Statistics:
         "rows at the top": [box[0] // 3 for box in boxes if box is not None],
         "columns at the left": [box[1] // 3 for box in boxes if box is not None],
         "value": [tuple(value.ravel().tolist()) for value in values] if constant else [],
-        "shape of the value": [value.shape if constant else "random" for value in values],
+        "shape of the value": [value.shape if constant else len(value) for value in values],
     }
 
 

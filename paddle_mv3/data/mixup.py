@@ -19,7 +19,7 @@ class _Mix:
             (N, C, H, W) float32, or labels that are not (N,) int64 in [0, num_classes).
     """
 
-    def __init__(self, alpha=1.0, num_classes=1000):
+    def __init__(self, alpha, num_classes):
         if not alpha > 0:
             raise ValueError(f"alpha is {alpha}: give a number above 0")
         if num_classes < 1:

@@ -166,7 +166,10 @@ class ClassificationPresetEval:
         return image
 
 
-def draw_resized_crop(width, height, rng, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
+
+
+def draw_resized_crop(width, height, rng, scale=CROP_SCALE, ratio=CROP_RATIO):
     """Where to crop: (left, top, right, bottom), in pixels.
 
     Area uniform in `scale` times the image's, aspect ratio log-uniform in `ratio`; after ten
@@ -320,6 +323,8 @@ class ClassificationPresetTrain(RandomTransform):
         self.erase = RandomErasing(p=random_erase_prob)
         self.settings = {
             "crop_size": crop_size,
+            "scale of the crop": CROP_SCALE,
+            "ratio of the crop": CROP_RATIO,
             "interpolation": interpolation.name.lower(),
             "hflip_prob": hflip_prob,
             "random_erase_prob": random_erase_prob,
