@@ -175,7 +175,9 @@ def build_optimizers(port: Any, reference: Any, models: Models, name: str, momen
 def compare_defaults(port: Any, reference: Any) -> list[Difference]:
     """What an argument is that is left out."""
     return [
-        Difference(name, "default", f"{argument} {a} | {b}", 0.0 if a == b else np.inf, 0.0)
+        Difference(
+            name, "default argument", f"{argument} {a} | {b}", 0.0 if a == b else np.inf, 0.0
+        )
         for name in ("create_optimizer", "weight_decay_groups")
         for argument, a, b in defaults_of_both(getattr(port, name), getattr(reference, name))
     ]
