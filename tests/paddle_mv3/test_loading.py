@@ -536,6 +536,15 @@ def test_a_batch_that_kills_its_worker_once(tmp_path):
     assert len(told) == 1
 
 
+def test_a_worker_killed_by_a_signal_without_a_name(tmp_path):
+    once, told = tmp_path / "once", []
+    once.touch()
+    deadly = Deadly((7, signal.SIGRTMIN + 1, once))
+    loader = epoch_of(deadly, num_workers=2, on_restart=told.append)
+    assert_same(arrays(loader), arrays(epoch_of(Deadly())))
+    assert f"was killed by signal {signal.SIGRTMIN + 1}" in told[0]
+
+
 def test_a_batch_that_kills_every_worker_ends_the_epoch(worker_pids):
     told = []
     loader = epoch_of(Deadly((30, signal.SIGKILL, None)), num_workers=2, on_restart=told.append)
