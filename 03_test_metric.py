@@ -76,7 +76,8 @@ def evaluate_on_ranks(logits, labels, world_size, topk=(1, 5), batch_size=32):
     sums = []
     for rank in range(world_size):
         sampler = paddle_mv3.EvalBatchSampler(len(labels), batch_size, rank, world_size)
-        batches = [(paddle.to_tensor(logits[i]), paddle.to_tensor(labels[i])) for i in sampler]
+        indices = [each for each, _ in zip(sampler, range(len(sampler)))]  # as a loader counts
+        batches = [(paddle.to_tensor(logits[i]), paddle.to_tensor(labels[i])) for i in indices]
         sums.append(paddle_mv3.batch_sums(model, batches, topk, criterion))
     count = sum(map(len, sums))
     total = sum(paddle_mv3.place(s, count, rank, world_size) for rank, s in enumerate(sums))
