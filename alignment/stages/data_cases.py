@@ -620,8 +620,8 @@ class _Cases:
                 )
                 _, height, width = shape
                 if all(low == high for low, high in (port.scale, port.ratio)):
-                    sides = port.draw(width, height, self.rng), drawn
-                    erases = (side is not None for side in sides)
+                    ours = port.draw(width, height, self.rng)
+                    erases = ours is not None, drawn is not None
                     found = found or _values("whether it erases", *erases)
                 self.case("erasing", f"{height} x {width}, {_told(arguments)}", found)
             found = _draws(

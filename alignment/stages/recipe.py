@@ -328,15 +328,18 @@ def compare_random_schedules(
     """As `compare_schedules`, of every argument at random, up to the first schedule that differs.
 
     Few epochs, some past the end: step sizes, the end of warm-up and the end of the training fall
-    on the same epoch, beside each other, or outside of it.
+    on the same epoch, beside each other, or outside of it. Each kind has, in turn, no warm-up, one
+    epoch of it, some, and as many as can be.
     """
     found = []
-    for _ in range(SCHEDULES):
+    kinds = itertools.cycle(itertools.product(port.LR_SCHEDULERS, range(4)))
+    for kind, edge in itertools.islice(kinds, SCHEDULES):
         epochs = int(rng.integers(1, LONGEST))
+        warmups = 0, min(1, epochs - 1), int(rng.integers(0, epochs)), epochs - 1
         arguments = {
-            "lr_scheduler": str(rng.choice(port.LR_SCHEDULERS)),
+            "lr_scheduler": kind,
             "epochs": epochs,
-            "lr_warmup_epochs": int(rng.integers(0, epochs)),
+            "lr_warmup_epochs": warmups[edge],
             "lr_warmup_method": str(rng.choice(port.LR_WARMUP_METHODS)),
             "lr_warmup_decay": round(float(rng.uniform(0.001, 1)), 3),
             "lr_step_size": int(rng.integers(1, LONGEST)),
