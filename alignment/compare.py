@@ -380,7 +380,13 @@ class _Comparison(Structure, Forward, Training, Initialisation):
             rng = np.random.default_rng(self.pair.seed)
             self.reference = self.pair.reference.make()
             ids = _padding_ids(self.reference)
-            self.pair.inputs = self.pair.inputs.padded_with(list(ids.values()) or [0])
+            if ids:
+                self.pair.inputs = self.pair.inputs.padded_with(list(ids.values()))
+            elif any(getattr(leaf, "is_ids", False) for leaf in self.pair.inputs.leaves()):
+                report.not_compared.append(
+                    "padding other than 0 and 1: no embedding of the reference has a padding_idx. "
+                    "If the model masks another id, give inputs that hold it"
+                )
             self.inputs = self.pair.inputs.make(rng)
             self._settled(self.reference)
             self.port = self.pair.port.make()

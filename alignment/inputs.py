@@ -43,7 +43,7 @@ class Input:
     dtype: str
     shape: tuple
     high: int = 2
-    padding: tuple[int, ...] = (0,)
+    padding: tuple[int, ...] = (0, 1)
 
     def make(self, rng: np.random.Generator) -> np.ndarray:
         """Floats are normal (mean 0, deviation 1); integers and booleans uniform.
@@ -58,12 +58,17 @@ class Input:
             return rng.random(self.shape) < 0.5
         made = rng.integers(0, self.high, self.shape).astype(self.dtype)
         padding = [number for number in self.padding if number < self.high]
-        if self.dtype in ("int64", "int32") and made.ndim == 2 and padding:
+        if self.is_ids and padding:
             kept = made.shape[1] - made.shape[1] // 4
             padded = made[1::2] if len(made) > 1 else made
             for row, number in zip(padded, itertools.cycle(padding)):
                 row[kept:] = number
         return made
+
+    @property
+    def is_ids(self) -> bool:
+        """Whether it may be a batch of sequences of ids: (N, T) of whole numbers."""
+        return self.dtype in ("int64", "int32") and len(self.shape) == 2
 
     @property
     def is_image(self) -> bool:

@@ -277,10 +277,10 @@ def test_attention_ties_and_states():
 class Masked(nn.Module):
     """Mean of the embeddings of all ids but those of padding."""
 
-    def __init__(self, padding):
+    def __init__(self, padding, masked):
         super().__init__()
         self.table = nn.Embedding(9000, 4, padding_idx=padding)
-        self.padding = padding or 0
+        self.padding = masked
 
     def forward(self, ids):
         kept = (ids != self.padding).unsqueeze(-1).to(self.table.weight.dtype)
@@ -298,24 +298,23 @@ class MaskedPort(pnn.Layer):
         return (self.table(ids) * kept).sum(1) / kept.sum(1)
 
 
-@pytest.mark.parametrize("padding", [None, 0, 1])
-def test_padding_is_among_the_ids(padding):
+@pytest.mark.parametrize(("padding", "masked"), [(None, 0), (None, 1), (0, 0), (1, 1), (7, 7)])
+def test_padding_is_among_the_ids(padding, masked):
     """By chance one of 48 ids out of 9000 would hardly be it."""
 
-    def differences(masked):
-        net = lambda: Masked(padding)  # noqa: E731
-        port = lambda: MaskedPort(padding, masked)  # noqa: E731
-        report = check(port, net, "int64[4,12]<9000", checks=FORWARD)
-        assert not any("padding" in line for line in report.not_compared)
-        return report.differences
+    def report(masked_by_port):
+        net, port = Masked(padding, masked), MaskedPort(padding, masked_by_port)
+        return check(port, net, "int64[4,12]<9000", checks=FORWARD)
 
-    assert not differences(padding or 0)
-    assert differences(2)
+    right = report(masked)
+    assert right.aligned, right.text()
+    assert any("padding other than 0 and 1" in x for x in right.not_compared) == (padding is None)
+    assert not report(2).aligned
 
 
 def test_padding_that_no_input_holds_is_not_compared():
     ids = np.arange(2, 26).reshape(2, 12)
-    report = check(lambda: MaskedPort(1, 2), lambda: Masked(1), ids, checks=FORWARD)
+    report = check(MaskedPort(1, 2), Masked(1, 1), ids, checks=FORWARD)
     told = "padding: no input holds 1, the padding_idx of table. Give inputs that hold it"
     assert told in report.not_compared
 
