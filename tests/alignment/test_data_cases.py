@@ -32,7 +32,7 @@ def test_no_false_alarm(seed, tmp_path):
     (line,) = compared.lines()
     log = (tmp_path / "log").read_text().splitlines()
     assert line.startswith(f"edge cases: {len(log)} agree")
-    assert "pictures 100" in line
+    assert "pictures 101" in line
 
 
 def test_what_differs_is_named_and_shown(pictures_alone, monkeypatch, tmp_path):

@@ -35,7 +35,14 @@ def test_recipe_is_torchvisions(seed):
         assert f"optimizer {name}, 20 steps" in where
     kinds = {row.kind for row in comparison.differences}
     assert kinds == {
-        *("weight decay", "update", "optimizer state", "free run", "learning rate"),
+        *(
+            "default argument",
+            "weight decay",
+            "update",
+            "optimizer state",
+            "free run",
+            "learning rate",
+        ),
         *("clipped gradient", "moving average"),
     }
     changed = [row for row in comparison.differences if row.kind in ("update", "optimizer state")]
