@@ -9,6 +9,7 @@ Mutated are paddle_mv3/ and the loop of the training, Checkpoint6/trainer.py and
 Each mutant is given to the steps that run its line, the cheapest first, until one turns red; how
 images are loaded is tested as well. What none of them sees is printed; so is a mark in
 benchmarks/equivalent_mutants.txt that fits no mutant.
+The tests need requirements-dev.txt, which make test installs.
 Exit status: 0 if every mutant is found or marked as equivalent, 1 if not, 2 if a step is red
 without any. See docs/mutants.md.
 """

@@ -140,7 +140,7 @@ def fuzz(examples, contents, read, write):
         read: called without arguments after each `write(content)`; raises AssertionError if what it
             reads is not what it promises, and CannotRun or OSError in one line.
     """
-    seen = collections.Counter()
+    seen, last = collections.Counter(), {}
 
     @settings(
         max_examples=examples,
@@ -160,12 +160,13 @@ def fuzz(examples, contents, read, write):
             assert not isinstance(error, TimeoutError), error
             assert len(str(error).splitlines()) == 1, str(error)
             seen["refused"] += 1
+            last["refused"] = str(error)
         finally:
             signal.alarm(0)
 
     with bounded():
         attempt()
-    assert seen["read"] and seen["refused"], seen
+    assert seen["read"] and seen["refused"], (seen, last)
 
 
 # The whole takes some twenty minutes on one core; CI takes a sample.
