@@ -208,7 +208,7 @@ class Inputs:
         def padded(leaf: Any) -> Any:
             return replace(leaf, padding=tuple(ids)) if isinstance(leaf, Input) else leaf
 
-        return Inputs(rebuild(self.positional, padded), rebuild(self.named, padded))
+        return self.map(padded)
 
     def make(self, rng: np.random.Generator) -> Inputs:
         """The same with arrays."""
@@ -216,7 +216,7 @@ class Inputs:
         def array(leaf: Any) -> np.ndarray:
             return leaf.make(rng) if isinstance(leaf, Input) else leaf
 
-        return Inputs(rebuild(self.positional, array), rebuild(self.named, array))
+        return self.map(array)
 
     def leaves(self) -> list[Any]:
         """[Input or array]"""
@@ -251,10 +251,10 @@ class Inputs:
             shape = leaf.shape if size is None or size >= len(sizes) else sizes[size]
             return replace(leaf, shape=(shape[0] + more, *shape[1:]) if more else shape)
 
-        return Inputs(rebuild(self.positional, other), rebuild(self.named, other))
+        return self.map(other)
 
     def map(self, function: Callable[[Any], Any]) -> Inputs:
-        """The same with `function(array)` for each array."""
+        """The same with `function(leaf)` for each array or Input."""
         return Inputs(rebuild(self.positional, function), rebuild(self.named, function))
 
 

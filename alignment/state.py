@@ -220,13 +220,11 @@ def _paired_states(
         if name not in rules:
             continue
         source, rule = rules[name]
+        held = [states.get(theirs_by_name.get(each), {}) for each in sources_of(source)]
         for of_port, torch_name in both:
             mine = of_port.get(parameter.name)
-            if mine is None:
-                continue
-            held = [states.get(theirs_by_name.get(each), {}) for each in sources_of(source)]
             theirs = [state.get(torch_name) for state in held]
-            if all(x is not None for x in theirs):
+            if mine is not None and all(x is not None for x in theirs):
                 yield (
                     f"{torch_name} {name}",
                     mine,

@@ -30,8 +30,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest.__main__
-
 # A process that is forked with threads of its own would wait for them.
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +56,11 @@ from alignment.mutation.results import (  # noqa: E402
 from alignment.mutation.source import mutants_of  # noqa: E402
 from alignment.processes import Job  # noqa: E402
 from alignment.screen import leave  # noqa: E402
+
+try:
+    import pytest.__main__
+except ImportError:
+    leave(2, "missing package: pytest. Run: pip install -r requirements-dev.txt")
 
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.txt"
 # Of train.py what is the loop; the rest reads the command line and writes files.

@@ -408,12 +408,7 @@ class _Cases:
             except (OSError, ValueError) as error:  # a file system without links, or such names
                 self.not_compared.append(f"folders: {what}: cannot be made here ({error})")
                 continue
-            found = _both(
-                partial(self.port.ImageFolder, root),
-                partial(self.reference.ImageFolder, root),
-                partial(_same_listing, root),
-            )
-            self.case("folders", what, found)
+            self.case("folders", what, self._listed(root))
             cache = os.path.join(self.folder, "cache")
             changes: dict[str, Callable[[str], object]] = {
                 "written": _age,
@@ -423,19 +418,20 @@ class _Cases:
             }
             for time, change in changes.items():
                 change(root)
-                found = _both(
-                    partial(self.port.ImageFolder, root, cache=cache),
-                    partial(self.reference.ImageFolder, root),
-                    partial(_same_listing, root),
-                )
+                found = self._listed(root, cache=cache)
                 self.case("folders", f"{what}, listing remembered: {time}", found)
-        _age(root)
-        found = _both(
-            partial(self.port.ImageFolder, root, cache=__file__),
+        kinds = os.path.join(self.folder, "kinds")
+        _age(kinds)
+        found = self._listed(kinds, cache=__file__)
+        self.case("folders", "a listing that cannot be remembered", found)
+
+    def _listed(self, root: str, **how: str) -> Found:
+        """_Difference of what both sides find in a folder, or None; `how`: of the port alone."""
+        return _both(
+            partial(self.port.ImageFolder, root, **how),
             partial(self.reference.ImageFolder, root),
             partial(_same_listing, root),
         )
-        self.case("folders", "a listing that cannot be remembered", found)
 
     # --- transforms ---
 

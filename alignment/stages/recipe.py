@@ -100,12 +100,12 @@ def compare_recipe(
         Comparison.
     """
     rng = np.random.default_rng(seed)
-    models = live_models(make_models, rules, rng)
-    to_float64(*models)
+    models, models32 = make_models(), make_models()
     table = rules(models[0])
+    revive(models, table, rng)
+    to_float64(*models)
     # Optimizers are given no statistics.
     trained = {name: table[name] for name in trained_names(table, torch_parameters(models[1]))}
-    models32 = live_models(make_models, rules, rng)
 
     comparison = Comparison()
 
@@ -134,17 +134,6 @@ def compare_recipe(
         if not all(row.agrees for row in differences):
             break
     return comparison
-
-
-def live_models(
-    make_models: Callable[[], Models],
-    rules: Callable[[paddle.nn.Layer], Table],
-    rng: np.random.Generator,
-) -> Models:
-    """Both models, as `revive` leaves them."""
-    models = make_models()
-    revive(models, rules(models[0]), rng)
-    return models
 
 
 def revive(models: Models, table: Table, rng: np.random.Generator) -> None:
