@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -1054,12 +1055,16 @@ def test_a_signal_to_one_rank_stops_all(images, tmp_path):
 
 
 def ranks_of(process):
-    """{rank: process id} of what a launcher has started."""
+    """{rank: process id} of what a launcher has started.
+
+    A launcher starts other programs as well; one that has ended has no environment left to read.
+    """
     ranks = {}
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-        for pid in file.read().split():
-            with open(f"/proc/{pid}/environ") as environment:
-                ranks[re.search(r"PADDLE_TRAINER_ID=(\d)", environment.read())[1]] = int(pid)
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            environment = Path(f"/proc/{pid}/environ").read_text()
+            if rank := re.search(r"PADDLE_TRAINER_ID=(\d)", environment):
+                ranks[rank[1]] = int(pid)
     return ranks
 
 
