@@ -174,7 +174,7 @@ def flags(parser: Parser) -> Parser:
 
 def preload() -> None:
     """Imports what the steps import, but for the models: a forked step finds it there."""
-    from .torchvision_import import import_torchvision
+    from .torch_import import import_torchvision
 
     import_torchvision("torchvision.transforms.v2")
     for name in ("step", "locate", "weights", "stages.recipe", "stages.augmentation"):

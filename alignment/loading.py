@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from .files import CannotRun, missing, place_of, reason_of, require_file, shown
-from .torchvision_import import import_torchvision
+from .torch_import import import_torchvision
 
 __all__ = ["factory", "load", "read_argument"]
 

@@ -593,8 +593,6 @@ def run():
         parser.error("--resume and --again need --log FILE")
     environment.imported()
     try:
-        import torch._dynamo  # noqa: F401  (which each step of an optimizer would import)
-
         preload()
         import torch_ref  # noqa: F401
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from alignment.torchvision_import import import_torchvision  # noqa: E402
+from alignment.torch_import import import_torchvision  # noqa: E402
 
 import_torchvision()
 

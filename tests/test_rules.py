@@ -149,7 +149,7 @@ def test_the_reference_shares_nothing_else():
         "files",
         "screen",
         "torch_files",
-        "torchvision_import",
+        "torch_import",
         "trainers",
     )
     shared = {f"alignment.{name}" for name in names}

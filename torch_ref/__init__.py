@@ -3,7 +3,7 @@
 No paddle in here.
 """
 
-from alignment.torchvision_import import import_torchvision
+from alignment.torch_import import import_torchvision
 
 import_torchvision("torchvision.transforms.v2")
 

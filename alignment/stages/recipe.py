@@ -106,6 +106,7 @@ def compare_recipe(
     to_float64(*models)
     # Optimizers are given no statistics.
     trained = {name: table[name] for name in trained_names(table, torch_parameters(models[1]))}
+    kinds = one_of_each_kind(reference, models, trained)
 
     comparison = Comparison()
 
@@ -116,11 +117,13 @@ def compare_recipe(
         yield compare_random_schedules(port, reference, rng)
         yield compare_clipping(port, models, table, rng)
         yield compare_moving_average(port, reference, models, table, rng)
+        models[0].clear_gradients(set_to_zero=False)
+        models[1].zero_grad()
         for name, momentum in [("sgd", 0.0), *((name, 0.9) for name in port.OPTIMIZERS)]:
             where = f"optimizer {name}" if momentum else f"optimizer {name} without momentum"
             sides = build_optimizers(port, reference, models, name, momentum)
             comparison.settings = optimizer_settings(*sides)
-            yield compare_optimizers(where, sides, trained, steps, rng)
+            yield compare_optimizers(where, sides, kinds, steps, rng)
             revive(models32, table, rng)
             sides = build_optimizers(port, reference, models32, name, momentum)
             yield compare_free_run(where, sides, trained, steps, rng)
@@ -159,6 +162,27 @@ def build_optimizers(port: Any, reference: Any, models: Models, name: str, momen
         optimizer = side.create_optimizer(name, groups, lr, momentum, decays[0])
         sides.append(Side(model, optimizer=optimizer))
     return sides
+
+
+def one_of_each_kind(reference: Any, models: Models, trained: Table) -> Table:
+    """The part of `trained` in which each weight decay, layout and number of axes is there once.
+
+    The smallest of its kind: an optimizer does the same to each of them. That it does it to all is
+    seen in the free runs.
+    """
+    parameters = dict(models[1].named_parameters())
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in reference.weight_decay_groups(models[1], *DECAYS[-1])
+        for parameter in group["params"]
+    }
+    found: dict[Any, str] = {}
+    for name, (source, rule) in trained.items():
+        parameter = parameters[source]
+        kind = decays[id(parameter)], rule, parameter.ndim
+        if kind not in found or parameter.numel() < parameters[trained[found[kind]][0]].numel():
+            found[kind] = name
+    return {name: trained[name] for name in found.values()}
 
 
 def compare_defaults(port: Any, reference: Any) -> list[Difference]:

@@ -21,6 +21,7 @@ from ..dropout import share_dropout
 from ..locate import locate_backward
 from ..settings import different_settings
 from ..state import restart, torch_arrays
+from ..torch_import import compiler_on_demand
 from .comparison import Comparison
 from .quantities import (
     compare_dropout,
@@ -45,6 +46,8 @@ __all__ = [
     "rates_at_use",
     "record_losses",
 ]
+
+compiler_on_demand()
 
 
 @dataclass

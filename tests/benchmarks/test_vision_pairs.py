@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from alignment.torchvision_import import import_torchvision
+from alignment.torch_import import import_torchvision
 
 import_torchvision()
 
