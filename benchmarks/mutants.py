@@ -138,7 +138,12 @@ PARTS = {
 SCRIPTS = {name[:2]: name for name in STEPS}
 PYTEST = pytest.__main__.__file__
 LARGE = ("--model", "mobilenet_v3_large")
-LOADING = ("tests/paddle_mv3/test_loading.py", "tests/test_transport.py")
+LOADING = (
+    "tests/paddle_mv3/test_loading.py",
+    "tests/test_transport.py",
+    "tests/steps/test_inputs.py::test_links_are_followed_as_torchvision_follows_them",
+    "tests/steps/test_inputs.py::test_links_without_end_are_named[links0]",
+)
 RUNS = [
     Run("01 records", SCRIPTS["01"], (), ("initialisation", "variants")),
     Run("01 large", SCRIPTS["01"], LARGE, ("initialisation", "variants")),

@@ -73,15 +73,20 @@ def test_batches_are_the_same_however_they_come(how, persistent, request):
         assert_same([[field.numpy() for field in batch] for batch in batches], expected)
 
 
-def test_a_finish_that_gives_back_what_it_was_given_is_copied():
-    def finish(array):
-        return array[:, ::-1]
-
-    expected = [field[:, ::-1] for field, *_ in read(paddle_mv3.DataLoader(Mixed(), batch_size=4))]
-    for workers in (0, 2):
-        loader = paddle_mv3.DataLoader(Mixed(), batch_size=4, num_workers=workers, finish=finish)
-        batches = [batch[0] for batch in list(loader)]
-        assert_same([[batch.numpy()] for batch in batches], [[batch] for batch in expected])
+@pytest.mark.parametrize(
+    "finish",
+    [lambda array: array, lambda array: array[:, ::-1], lambda array: array * 2],
+    ids=["what it was given", "a view of that", "an array of its own"],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_finish_gives_back_is_copied_where_it_is_lent(finish, workers):
+    expected = [
+        [finish(first), *others]
+        for first, *others in read(paddle_mv3.DataLoader(Mixed(), batch_size=4))
+    ]
+    loader = paddle_mv3.DataLoader(Mixed(), batch_size=4, num_workers=workers, finish=finish)
+    batches = list(loader)
+    assert_same([[field.numpy() for field in batch] for batch in batches], expected)
 
 
 def test_no_memory_stays_open():

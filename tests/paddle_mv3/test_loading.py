@@ -143,6 +143,18 @@ def test_a_cache_file_of_which_less_would_be_read_is_damaged(tree, tmp_path):
     assert listed(tree, tmp_path / "cache") == expected
 
 
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("target", [-1, 3])
+def test_a_cache_file_with_a_class_that_is_not_there_is_damaged(place, target, tree, tmp_path):
+    expected = listed(tree, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    with np.load(file) as content:
+        arrays = dict(content)
+    arrays["targets"][0 if place == "first" else -1] = target
+    np.savez(file, **arrays)
+    assert listed(tree, tmp_path / "cache") == expected
+
+
 # --- samplers --------------------------------------------------------------------------------
 
 
