@@ -383,7 +383,7 @@ def try_without_mutant(runs, folder, watched, cache=None):
 def state_of_repository():
     """A digest of all Python that the runs may import."""
     digest = hashlib.sha256()
-    folders = ("alignment", "paddle_mv3", "torch_ref", "Checkpoint6")
+    folders = ("alignment", "paddle_mv3", "torch_ref", "Checkpoint6", "tests")
     files = [*ROOT.glob("*.py"), *(f for name in folders for f in (ROOT / name).rglob("*.py"))]
     for file in sorted(files):
         digest.update(file.read_bytes())
