@@ -5,6 +5,7 @@ The models are in float64 (`precision.to_float64`), so a layer either agrees to 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import os
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
     from .settings import Layer
+
+
+LEFT_OUT = -1e4  # at most: what a mask adds where attention is not to look
 
 
 @dataclass
@@ -246,15 +250,73 @@ def relative_all(
 def relative_inputs(
     port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], channels_last: bool = False
 ) -> float:
-    """`relative_all` of the floats of which both sides have one: masks differ by convention, and
-    what is an argument here may be an attribute there."""
+    """`relative_all` of the floats of which both sides have one: masks of truth values differ by
+    convention, and what is an argument here may be an attribute there. Of two masks that are added
+    counts which places they keep: 0.0 or inf."""
+    return max(
+        (
+            (0.0 if masks.agree else np.inf)
+            if (masks := Masks(a, b))
+            else relative(arrange_axes(a, b, channels_last), b)
+            for a, b in float_inputs(port, reference)
+        ),
+        default=0.0,
+    )
+
+
+def float_inputs(
+    port: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """[(port's array, reference's array)] of the floats of which both sides have one, in order."""
     floats = [
         [array for array in arrays.values() if array.dtype.kind == "f"]
         for arrays in (port, reference)
     ]
-    return max(
-        (relative(arrange_axes(a, b, channels_last), b) for a, b in zip(*floats)), default=0.0
-    )
+    return list(zip(*floats))
+
+
+class Masks:
+    """Two arrays, if both are masks that attention adds to its scores: 0 keeps a place, and
+    -infinity or a large negative number leaves it out. False, if they are something else.
+
+    Attributes:
+        agree: whether they keep the same places, whatever their axes of one: (batch, keys) is
+            (batch, 1, 1, keys).
+    """
+
+    def __init__(self, port: np.ndarray, reference: np.ndarray) -> None:
+        self.arrays = port, reference
+        self.kept = [array == 0 for array in self.arrays]
+
+    def __bool__(self) -> bool:
+        left_out = [array[~kept] for array, kept in zip(self.arrays, self.kept)]
+        some = any(values.size for values in left_out)
+        return some and all((values <= LEFT_OUT).all() for values in left_out)
+
+    @property
+    def agree(self) -> bool:
+        without_ones = [
+            kept.reshape([n for n in kept.shape[:-1] if n > 1] + [*kept.shape[-1:]])
+            for kept in self.kept
+        ]
+        smaller, larger = sorted(without_ones, key=lambda kept: kept.ndim)
+        # (queries, keys) is for the whole batch, (batch, keys) for all queries.
+        spread = [smaller, smaller[:, None]] if smaller.ndim == 2 < larger.ndim else [smaller]
+        for kept in spread:
+            with contextlib.suppress(ValueError):  # it does not fit
+                if np.array_equal(np.broadcast_to(kept, larger.shape), larger):
+                    return True
+        return False
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the port keeps what the reference leaves out."""
+        return Masks(np.where(self.kept[0], -np.inf, 0.0), self.arrays[1]).agree
+
+    def __str__(self) -> str:
+        port, reference = (f"{kept.sum()} of {kept.size} places" for kept in self.kept)
+        shapes = " | ".join(str(array.shape) for array in self.arrays)
+        return f"{port} | {reference}, shape {shapes}"
 
 
 def incomparable(port: np.ndarray | None, reference: np.ndarray | None) -> str:

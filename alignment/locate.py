@@ -12,8 +12,10 @@ import paddle
 from .files import whole_file
 from .findings import SETTING, Compared, Finding, settings_found
 from .layers import (
+    Masks,
     common_outputs,
     compare,
+    float_inputs,
     how_far_all,
     incomparable,
     match,
@@ -203,6 +205,7 @@ def first_forward(
         finding.detail = [
             f"{_described(row.port.layer)} | {_described(row.reference.layer)}",
             _why(row, bound, agreed, unpaired),
+            *_tensors_left_out(row),
             *different_weights(row.port.layer, row.reference.layer),
         ]
         return finding
@@ -216,6 +219,13 @@ def _why(
     unpaired: Callable[[Row | None, Row], list[str]] | None,
 ) -> str:
     """A sentence on what the input of the first layer that differs says."""
+    for arrays in float_inputs(row.port.inputs, row.reference.inputs):
+        if (masks := Masks(*arrays)) and not masks.agree:
+            how = "keeps what the reference's leaves out" if masks.inverted else "is another"
+            return (
+                f"Its mask {how}; kept are {masks}. Look at how it is made: True keeps a place in "
+                "paddle.nn.MultiHeadAttention, and leaves it out in torch.nn.MultiheadAttention"
+            )
     if row.input > bound:
         since = f"between {agreed.name} and this layer" if agreed else "before this layer"
         missing = unpaired(agreed, row) if unpaired else []
@@ -237,6 +247,22 @@ def _why(
     return (
         f"{agrees}, its output does not: the mistake is in this layer, its settings or its weights"
     )
+
+
+def _tensors_left_out(row: Row) -> list[str]:
+    """A line, if one side calls the layer with more tensors than the other: a mask, a state."""
+    port, reference = (
+        [f"{array.dtype} {array.shape}" for array in seen.inputs.values()]
+        for seen in (row.port, row.reference)
+    )
+    if len(port) == len(reference):
+        return []
+    fewer, more = sorted((port, reference), key=len)
+    sides = ("reference", "port") if more is reference else ("port", "reference")
+    return [
+        f"The {sides[0]} gives it {len(more)} tensors, the {sides[1]} {len(fewer)}: "
+        f"{', '.join(more[len(fewer) :])} may be a mask or a state that is left out"
+    ]
 
 
 def different_weights(port: paddle.nn.Layer, reference: torch.nn.Module) -> list[str]:

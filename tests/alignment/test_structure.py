@@ -305,3 +305,38 @@ def test_of_a_block_and_the_chain_in_it_the_nearer_one_is_compared(block, counte
         seen = layers.record(port, lambda model: model(paddle.to_tensor(x)))
         theirs = layers.record(reference, lambda model: model(torch.from_numpy(x)))
     assert layers.match(seen, theirs)["first"] == counterpart
+
+
+# --- masks of attention ---
+
+
+def added(kept, low=-np.inf):
+    return np.where(kept, 0.0, low)
+
+
+KEPT = np.random.default_rng(0).random((3, 10)) < 0.5
+CAUSAL = np.tril(np.ones((10, 10), dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("port", "reference", "agree", "inverted"),
+    [
+        (added(KEPT[:, None, None], -1e9), added(KEPT), True, False),
+        (added(~KEPT[:, None, None]), added(KEPT), False, True),
+        (added(KEPT[:, None, :, None]), added(KEPT), False, False),
+        (added(KEPT[:, ::-1]), added(KEPT), False, False),
+        (added(CAUSAL[None, None], -1e30), added(CAUSAL), True, False),
+        (added(np.broadcast_to(CAUSAL, (3, 10, 10))), added(CAUSAL), True, False),
+        (added(np.broadcast_to(KEPT[:, None], (3, 10, 10))), added(KEPT), True, False),
+        (added(CAUSAL.T), added(CAUSAL), False, False),
+        (np.zeros((3, 10)), added(KEPT), False, False),
+        (np.zeros((3, 10)), added(KEPT | True), None, None),
+        (added(KEPT, -1.0), added(KEPT), None, None),
+        (added(KEPT) + 1, added(KEPT), None, None),
+    ],
+)
+def test_masks_are_compared_by_what_they_keep(port, reference, agree, inverted):
+    masks = layers.Masks(port, reference)
+    assert bool(masks) == (agree is not None)
+    if masks:
+        assert (masks.agree, masks.inverted) == (agree, inverted)

@@ -101,13 +101,13 @@ def more_attention_dropout():
 LAYER = "encoder.layers.0"
 
 BROKEN = [
-    Broken("mask not inverted", MaskNotInverted, LAYER, "self_attn"),
-    Broken("mask not given", MaskForgotten, LAYER, "self_attn"),
-    Broken("mask over queries", SharedMaskOverQueries, LAYER, "self_attn"),
+    Broken("mask not inverted", MaskNotInverted, LAYER, "leaves out; kept"),
+    Broken("mask not given", MaskForgotten, LAYER, "(3, 10) may be a mask"),
+    Broken("mask over queries", SharedMaskOverQueries, LAYER, "(3, 1, 10, 1) | (3, 10)"),
     Broken("ReLU, the default", default_activation, LAYER, LAYER),
     Broken("post-norm, the default", post_norm, LAYER, LAYER),
     Broken("no norm at the end", no_final_norm, "encoder.norm", "only in the reference"),
-    Broken("number of heads", heads, f"{LAYER}.self_attn", "num_heads 8 | 4"),
+    Broken("number of heads", heads, f"{LAYER}.self_attn", ["num_heads 8 | 4", "its input agrees"]),
     Broken("a layer left out", one_layer_less, "encoder.layers.1", "only in the reference"),
     Broken("dropout left out", no_dropout, LAYER, "| 0.1"),
     Broken("dropout of the attention", more_attention_dropout, LAYER, "dropout 0.3 | 0.1"),
