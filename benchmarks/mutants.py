@@ -138,6 +138,8 @@ PARTS = {
 SCRIPTS = {name[:2]: name for name in STEPS}
 PYTEST = pytest.__main__.__file__
 LARGE = ("--model", "mobilenet_v3_large")
+# A test takes seconds; one that waits for a lost worker is red.
+HANGING = ("-o", "faulthandler_timeout=45", "-o", "faulthandler_exit_on_timeout=true")
 LOADING = (
     "tests/paddle_mv3/test_loading.py",
     "tests/test_transport.py",
@@ -159,7 +161,7 @@ RUNS = [
     Run("training", TRAINING[0], TRAINING[2]),
     Run("ranks", TRAINING[0], ("--steps", "10"), ("float64", "float32"), True),
     # How images reach the training: with no counterpart in the reference, but with tests.
-    Run("loading", PYTEST, ("-q", "-x", "-n0", *LOADING)),
+    Run("loading", PYTEST, ("-q", "-x", "-n0", *HANGING, *LOADING)),
 ]
 
 
@@ -554,8 +556,9 @@ def main(args):
         runs = [run for run in RUNS if args.runs is None or run.name in args.runs]
         known = try_without_mutant(runs, folders[0], watched, cache)
         for folder in folders[1:]:
-            if folders[0].exists():  # with the weights
-                shutil.copytree(folders[0], folder)
+            if folders[0].exists():  # with the weights; tests leave links without end
+                unwanted = shutil.ignore_patterns("tests", "tmp")
+                shutil.copytree(folders[0], folder, ignore=unwanted)
         gc.freeze()
         tried = defaultdict(lambda: [0, 0])
         trials = [Trial(mutant, sources[mutant.file], known, tried) for mutant in to_do]
