@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import paddle
@@ -30,7 +31,7 @@ from ..weights import make_extreme
 from .initialisation import FEW_SEEDS, compare_initialisation
 
 if TYPE_CHECKING:
-    from ..pairing import Table
+    from ..pairing import Pairing, Table
 
 
 __all__ = ["Variant", "build_variant", "compare_variants", "untried_arguments"]
@@ -67,6 +68,7 @@ def compare_variants(
     rules: Callable[[paddle.nn.Layer], Table],
     path: Path,
     layer_map: Mapping[str, str] | None = None,
+    shapes: Sequence[Variant] = (),
 ) -> Compared:
     """Builds both sides of each variant, and compares settings and logits, up to the first red.
 
@@ -78,6 +80,7 @@ def compare_variants(
         rules: function that gives {Paddle name: (PyTorch name, rule)} of the port's model.
         path: of the log: all layers of the variant that differs, or its initialisation.
         layer_map: {layer of the port: layer of the reference}.
+        shapes: [Variant] too large to be run: their settings and the shapes of their weights.
 
     Returns:
         Compared
@@ -103,10 +106,15 @@ def compare_variants(
                 for finding in compared.findings:
                     finding.where = f"{variant}: {finding.where}"
                 return compared
+    for variant in shapes:
+        findings = _compare_shapes(variant, port, reference, layer_map)
+        if findings:
+            findings[0].title = "First variant that differs"
+            return Compared(NAME, "", findings, path)
     summary = (
         f"{len(variants)} variants of {len({v.model for v in variants})} models agree (float64, "
         f"weights of both signs over {DECADES} orders of magnitude, largest difference "
-        f"{largest:.0e})"
+        f"{largest:.0e}); {len(shapes)} more have weights of the same shapes"
     )
     return Compared(NAME, summary)
 
@@ -117,6 +125,32 @@ USUAL = 4, 3, 48, 48  # images from which the statistics are taken
 
 class Broken(Exception):
     """The port cannot be built, or cannot be run; says why."""
+
+
+def _compare_shapes(
+    variant: Variant, port: Any, reference: Any, layer_map: Mapping[str, str] | None
+) -> list[Finding]:
+    """[Finding] of two models whose weights take no memory and hold no numbers."""
+    normal = mock.patch.object(torch.Tensor, "normal_", lambda tensor, *_, **__: tensor)
+    with torch.device("meta"), normal:
+        theirs = reference.MODELS[variant.model](**variant.arguments)
+    try:
+        with paddle.LazyGuard():
+            mine = _run_port(port.MODELS[variant.model], **variant.arguments)
+    except Broken as broken:
+        return [_differs(variant, f"the port breaks off: {broken}")]
+    state = {name: torch.zeros(()).expand(x.shape) for name, x in theirs.state_dict().items()}
+    return _different_structure(variant, mine, theirs, pair_weights(mine, state, layer_map))
+
+
+def _different_structure(
+    variant: Variant, model: paddle.nn.Layer, reference: torch.nn.Module, pairing: Pairing
+) -> list[Finding]:
+    """[Finding] of weights that do not fit, or of settings that differ."""
+    found: Any = pairing.findings()
+    if pairing.fits:
+        found = compare_settings(model, reference, pairing.layers)
+    return [_differs(variant, finding.text()) for finding in found]
 
 
 def _compare_one(
@@ -131,11 +165,9 @@ def _compare_one(
     reference = make_reference(**variant.arguments)
     model = _run_port(make_port, **variant.arguments)
     pairing = pair_weights(model, reference.state_dict(), layer_map)
-    if not pairing.fits:
-        return [_differs(variant, finding.text()) for finding in pairing.findings()], 0.0
-    found: Any = compare_settings(model, reference, layer_map)
-    if found:
-        return [_differs(variant, finding.text()) for finding in found], 0.0
+    different = _different_structure(variant, model, reference, pairing)
+    if different:
+        return different, 0.0
     _put_extreme(model, reference, pairing.table, seed)
     model.eval()
     generator = torch.Generator().manual_seed(seed)
