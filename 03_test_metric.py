@@ -64,7 +64,9 @@ def evaluate(side, tensor, logits, labels, topk=(1, 5)):
     is_port = side is paddle_mv3
     model = paddle.nn.Dropout(0.5) if is_port else torch.nn.Dropout(0.5)
     criterion = paddle_mv3.CrossEntropyLoss() if is_port else torch.nn.CrossEntropyLoss()
-    batches = [(tensor(x), tensor(y)) for x, y in zip(logits, labels)]
+    batches = [x if x is None else (tensor(x), tensor(y)) for x, y in zip(logits, labels)]
+    if not is_port:  # which knows of no such batch
+        batches = [batch for batch in batches if batch is not None]
     values = side.evaluate(model, batches, topk, criterion)
     return [np.array([value]) for value in values]
 

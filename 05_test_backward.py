@@ -178,8 +178,7 @@ def compare_batch_norm(path):
 
     cases = norm_cases(port, reference)
     for case in norm_cases(partial(port, sync=True), reference):
-        if case.name.startswith("train"):
-            cases.append(replace(case, name=f"synchronised, {case.name}"))
+        cases.append(replace(case, name=f"synchronised, {case.name}"))
     return compare_cases("batch norm", cases, path, "BatchNorm2D in the case named above")
 
 

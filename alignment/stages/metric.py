@@ -31,7 +31,7 @@ def metric_cases(
 
     Args:
         port, reference: functions ([logits (N, C)], [labels (N,) or (N, C)], k) -> {name: number},
-            arrays of NumPy.
+            arrays of NumPy; None is a batch of which no image could be read: it counts nothing.
         on_ranks: function ([logits], [labels], k, size of a batch, ranks) -> the same.
     """
     rng = np.random.default_rng(seed)
@@ -49,12 +49,14 @@ def metric_cases(
     infinite[0][::4, 2], infinite[1][0, 7] = np.inf, -np.inf
     shares = [rng.dirichlet(np.ones(10), len(x)).astype(np.float32) for x in normal(8, 3)]
     tied = [np.full((6, 10), 0.1, np.float32)]
-    rows = [
+    left = [*integers(4), None, *integers(3)]
+    rows: list[tuple[str, list[Any], list[Any], tuple[int, ...]]] = [
         ("one image", normal(1), integers(1), (1, 5)),
         ("a last batch of one image", normal(4, 4, 1), integers(4, 4, 1), (1, 5)),
         ("batches of one image each", normal(1, 1, 1), integers(1, 1, 1), (1, 5)),
         ("batches of growing size", normal(1, 2, 5), integers(1, 2, 5), (1, 5)),
         ("no batch", [], [], (1, 5)),
+        ("a batch of which nothing is left", [*normal(4), None, *normal(3)], left, (1, 5)),
         ("as many classes as k", normal(9, 2, classes=5), integers(9, 2, classes=5), (1, 5)),
         ("fewer classes than k", normal(9, classes=3), integers(9, classes=3), (1, 5)),
         ("two classes", normal(9, 2, classes=2), integers(9, 2, classes=2), (1, 2)),
