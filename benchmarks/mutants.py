@@ -146,6 +146,7 @@ LOADING = (
     "tests/steps/test_inputs.py::test_links_are_followed_as_torchvision_follows_them",
     "tests/steps/test_inputs.py::test_links_without_end_are_named[links0]",
 )
+RECIPE, PARTS_OF_RECIPE = "tests/paddle_mv3/test_recipe.py", "rmsprop or average or state"
 RUNS = [
     Run("01 records", SCRIPTS["01"], (), ("initialisation", "variants")),
     Run("01 large", SCRIPTS["01"], LARGE, ("initialisation", "variants")),
@@ -162,6 +163,8 @@ RUNS = [
     Run("ranks", TRAINING[0], ("--steps", "10"), ("float64", "float32"), True),
     # How images reach the training: with no counterpart in the reference, but with tests.
     Run("loading", PYTEST, ("-q", "-x", "-n0", *HANGING, *LOADING)),
+    # 16 bits, and what is stopped and goes on: torchvision has neither optimizer nor average of it.
+    Run("recipe tests", PYTEST, ("-q", "-x", "-n0", *HANGING, "-k", PARTS_OF_RECIPE, RECIPE)),
 ]
 
 

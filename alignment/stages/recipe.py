@@ -43,6 +43,8 @@ Models: TypeAlias = tuple[paddle.nn.Layer, torch.nn.Module]  # the port's, the r
 
 # (--wd, --norm-weight-decay, --bias-weight-decay)
 DECAYS = ((1e-2, None, None), (1e-2, 0.0, None), (1e-2, None, 0.0), (1e-2, 1e-3, 0.1))
+# {argument: in PyTorch}; what both leave at 0 may be None in one of them.
+NAMES_OF_OPTIMIZERS = {"rho": "alpha", "epsilon": "eps", "momentum": "momentum"}
 # Large enough for 20 steps to move the weights, small enough not to throw them away.
 LEARNING_RATES = {"sgd": 0.05, "sgd_nesterov": 0.05, "rmsprop": 0.01, "adamw": 0.01}
 # Of torchvision's recipe for this network, and --lr-min; compared to three epochs past the end.
@@ -111,7 +113,7 @@ def compare_recipe(
     comparison = Comparison()
 
     def parts() -> Iterator[list[Difference]]:
-        yield compare_defaults(port, reference)
+        yield compare_defaults(port, reference, optimizers)
         yield compare_weight_decay(port, reference, models, table)
         yield compare_schedules(port, reference)
         yield compare_random_schedules(port, reference, rng)
@@ -185,14 +187,24 @@ def one_of_each_kind(reference: Any, models: Models, trained: Table) -> Table:
     return {name: trained[name] for name in found.values()}
 
 
-def compare_defaults(port: Any, reference: Any) -> list[Difference]:
-    """What an argument is that is left out."""
+def compare_defaults(
+    port: Any, reference: Any, optimizers: Sequence[Optimizers]
+) -> list[Difference]:
+    """What an argument is that is left out: of functions, and of optimizers of the port's own."""
+    names = {name: name for name in ("create_optimizer", "weight_decay_groups")}
+    names["WarmupSchedule"] = "create_lr_scheduler"
+    pairs: dict[str, Any] = {
+        mine: (getattr(port, mine), getattr(reference, theirs)) for mine, theirs in names.items()
+    }
+    for each in optimizers:
+        if not each.port.__module__.startswith("paddle."):
+            pairs[each.port.__name__] = each.port, each.reference, NAMES_OF_OPTIMIZERS
     return [
         Difference(
             name, "default argument", f"{argument} {a} | {b}", 0.0 if a == b else np.inf, 0.0
         )
-        for name in ("create_optimizer", "weight_decay_groups")
-        for argument, a, b in defaults_of_both(getattr(port, name), getattr(reference, name))
+        for name, both in pairs.items()
+        for argument, a, b in defaults_of_both(*both)
     ]
 
 
