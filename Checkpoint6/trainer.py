@@ -73,7 +73,7 @@ class Trainer:
         if initialise is not None:
             initialise(self.model)
         if args.sync_bn:
-            paddle_mv3.synchronize_batch_norm(self.model)
+            self.model = paddle_mv3.synchronize_batch_norm(self.model)
         self.criterion = paddle_mv3.CrossEntropyLoss(label_smoothing=args.label_smoothing)
         self.schedule = self.new_schedule(args.epochs)
         groups = paddle_mv3.weight_decay_groups(

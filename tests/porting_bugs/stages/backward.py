@@ -59,6 +59,23 @@ def _(patch):
     patch(model, "BatchNorm2D", nn.BatchNorm2D)
 
 
+@bug(
+    "05",
+    "synchronised batch norm that never uses the running statistics",
+    ["batch norm", "synchronised, eval mode"],
+    "evaluation depends on the batch, but only with --sync-bn",
+    "the synchronised path is taken before it is asked whether the layer trains",
+    "running statistics in eval mode, whatever sync is",
+)
+def _(patch):
+    forward = model.BatchNorm2D.forward
+
+    def always(self, x):
+        return self._forward_over_ranks(x) if self.sync else forward(self, x)
+
+    patch(model.BatchNorm2D, "forward", always)
+
+
 topic("dropout")
 
 
