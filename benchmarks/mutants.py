@@ -144,7 +144,7 @@ LOADING = (
     "tests/paddle_mv3/test_loading.py",
     "tests/test_transport.py",
     "tests/steps/test_inputs.py::test_links_are_followed_as_torchvision_follows_them",
-    "tests/steps/test_inputs.py::test_links_without_end_are_named[links0]",
+    "tests/steps/test_inputs.py::test_links_without_end_are_named[links1]",
     "tests/steps/test_inputs.py::test_a_folder_that_cannot_be_read_is_said",
 )
 RECIPE, PARTS_OF_RECIPE = "tests/paddle_mv3/test_recipe.py", "rmsprop or average or state"
