@@ -286,12 +286,16 @@ class Masks:
 
     def __init__(self, port: np.ndarray, reference: np.ndarray) -> None:
         self.arrays = port, reference
-        self.kept = [array == 0 for array in self.arrays]
 
     def __bool__(self) -> bool:
-        left_out = [array[~kept] for array, kept in zip(self.arrays, self.kept)]
-        some = any(values.size for values in left_out)
-        return some and all((values <= LEFT_OUT).all() for values in left_out)
+        if not any(array.min(initial=0.0) <= LEFT_OUT for array in self.arrays):
+            return False  # as nearly always
+        return all(((array == 0) | (array <= LEFT_OUT)).all() for array in self.arrays)
+
+    @property
+    def kept(self) -> list[np.ndarray]:
+        """bool, of each: the places that it keeps."""
+        return [array == 0 for array in self.arrays]
 
     @property
     def agree(self) -> bool:
