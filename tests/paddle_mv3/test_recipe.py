@@ -349,9 +349,10 @@ def test_label_smoothing_is_checked():
         paddle_mv3.CrossEntropyLoss(1.5)
 
 
-def test_moving_average_of_a_model_in_16_bits_moves():
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_moving_average_of_a_model_in_16_bits_moves(dtype):
     model = paddle.nn.Linear(3, 2)
-    model.to(dtype="bfloat16")
+    model.to(dtype=dtype)
     average = paddle_mv3.ExponentialMovingAverage(model, 0.999)
     average.update(model)
     start = average.module.weight.numpy()
