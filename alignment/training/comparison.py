@@ -204,6 +204,7 @@ ADVICE = {
     "it was given",
     "optimizer state": "the optimizer: what it keeps from step to step, and in which units",
     "running statistic": "batch norm: momentum (Paddle's is 1 minus PyTorch's), frozen statistics",
+    "default argument": "what an argument is where none is given: the reference's default",
     "weight decay": "the parameter groups: which parameters have a weight decay of their own",
     "free run": "the optimizer in float32: from one state, in float64, its steps agree",
     "clipped gradient": "gradient clipping: one norm over all gradients, then one factor",

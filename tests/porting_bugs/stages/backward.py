@@ -625,6 +625,22 @@ def _(patch):
 
 @bug(
     "05",
+    "an argument with another default",
+    ["WarmupSchedule: default argument lr_step_size 2 | 30", "where none is given"],
+    "two commands that look the same train with different schedules",
+    "the default was taken from the recipe at hand, not from the reference",
+    "the reference's default: 30 epochs from step to step",
+    "https://github.com/pytorch/vision/blob/main/references/classification/train.py",
+)
+def _(patch):
+    init = paddle_mv3.WarmupSchedule.__init__
+    *before, step_size, gamma, lr_min = init.__defaults__
+    assert step_size == 30
+    patch(init, "__defaults__", (*before, 2, gamma, lr_min))
+
+
+@bug(
+    "05",
     "RMSprop's alpha left at Paddle's default",
     ["optimizer rmsprop, step 0: update", "rho 0.95 | alpha 0.9"],
     "updates too large",
