@@ -61,7 +61,6 @@ class RMSProp(Optimizer):
         self._update_param_group({})
         self.type = "rmsprop"
         self._multi_precision = multi_precision
-        self._master_weights = {}
         self._constants = {}
 
     def _update_param_group(self, group):
