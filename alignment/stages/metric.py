@@ -47,6 +47,10 @@ def metric_cases(
     missing[0][::3, 4] = np.nan
     huge = [10_000 * x for x in huge]
     infinite[0][::4, 2], infinite[1][0, 7] = np.inf, -np.inf
+    # Of the classes with such logits some are the labels, and some are not.
+    of_missing, of_infinite = integers(16, 3), integers(16, 3)
+    of_missing[0][::3] = [4, 5, 4, 4, 5, 4]  # however two of them turn out, four differ
+    of_infinite[0][::4], of_infinite[1][0] = [2, 3, 2, 3], 7
     shares = [rng.dirichlet(np.ones(10), len(x)).astype(np.float32) for x in normal(8, 3)]
     tied = [np.full((6, 10), 0.1, np.float32)]
     left = [*integers(4), None, *integers(3)]
@@ -66,8 +70,8 @@ def metric_cases(
         ("ties in the logits", ties, integers(32, 32, 7), (1, 5)),
         ("all logits equal", [np.zeros((32, 10), np.float32)], integers(32), (1, 5)),
         ("logits of the order 10,000", huge, integers(16, 3), (1, 5)),
-        ("NaN among the logits", missing, integers(16, 3), (1, 5)),
-        ("infinite logits", infinite, integers(16, 3), (1, 5)),
+        ("NaN among the logits", missing, of_missing, (1, 5)),
+        ("infinite logits", infinite, of_infinite, (1, 5)),
         ("logits in float64", [x.astype(np.float64) for x in normal(5, 2)], integers(5, 2), (1, 5)),
         ("labels that are shares of classes", normal(8, 3), shares, (1, 5)),
         ("shares that are all equal", normal(6), tied, (1, 5)),
