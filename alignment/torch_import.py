@@ -91,7 +91,8 @@ class _Compiler(types.ModuleType):
         """There is no graph yet."""
 
     def disable(self, function: Any = None, recursive: bool = True, **options: Any) -> Any:
-        if getattr(function, "__module__", "").startswith(("torch.optim.", "torchvision.")):
+        module = getattr(function, "__module__", None) or ""
+        if module.startswith(("torch.optim.", "torchvision.")):
             return function
         return self._imported().disable(function, recursive, **options)
 

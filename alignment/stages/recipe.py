@@ -179,11 +179,10 @@ def one_of_each_kind(reference: Any, models: Models, trained: Table) -> Table:
         for parameter in group["params"]
     }
     found: dict[Any, str] = {}
-    for name, (source, rule) in trained.items():
+    for name in sorted(trained, key=lambda name: parameters[trained[name][0]].numel()):
+        source, rule = trained[name]
         parameter = parameters[source]
-        kind = decays[id(parameter)], rule, parameter.ndim
-        if kind not in found or parameter.numel() < parameters[trained[found[kind]][0]].numel():
-            found[kind] = name
+        found.setdefault((decays[id(parameter)], rule, parameter.ndim), name)
     return {name: trained[name] for name in found.values()}
 
 
