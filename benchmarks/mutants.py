@@ -145,6 +145,7 @@ LOADING = (
     "tests/test_transport.py",
     "tests/steps/test_inputs.py::test_links_are_followed_as_torchvision_follows_them",
     "tests/steps/test_inputs.py::test_links_without_end_are_named[links1]",
+    "tests/steps/test_inputs.py::test_links_without_end_are_named[links3]",
     "tests/steps/test_inputs.py::test_a_folder_that_cannot_be_read_is_said",
 )
 RECIPE = "tests/paddle_mv3/test_recipe.py", "tests/paddle_mv3/test_port.py::test_accuracy"

@@ -89,6 +89,18 @@ def test_what_a_finish_gives_back_is_copied_where_it_is_lent(finish, workers):
     assert_same([[field.numpy() for field in batch] for batch in batches], expected)
 
 
+def test_every_batch_of_an_epoch_comes_in_a_slot(monkeypatch):
+    get, slots = Slots.get, []
+
+    def counted(self, slot, forms):
+        slots.append(slot)
+        return get(self, slot, forms)
+
+    monkeypatch.setattr(Slots, "get", counted)
+    loader = paddle_mv3.DataLoader(Mixed(), batch_size=2, num_workers=1)
+    assert len(read(loader)) == len(slots) == 25
+
+
 def test_no_memory_stays_open():
     def files():
         links = []
@@ -142,7 +154,8 @@ class Watched(paddle.io.Dataset):
     """Tells how many threads were in it at the same time."""
 
     def __init__(self, thread_safe):
-        self.thread_safe = thread_safe
+        if thread_safe is not None:
+            self.thread_safe = thread_safe
         self.inside, self.most = set(), 0
 
     def __getitem__(self, index):
@@ -158,14 +171,14 @@ class Watched(paddle.io.Dataset):
         return 24
 
 
-@pytest.mark.parametrize("thread_safe", [False, True])
+@pytest.mark.parametrize("thread_safe", [None, False, True])
 def test_threads_change_nothing_and_run_only_where_they_may(thread_safe, monkeypatch):
     monkeypatch.setattr("paddle_mv3.data.loader._threads", lambda: 4)
     told = []
     dataset = Watched(thread_safe)
     loader = paddle_mv3.DataLoader(dataset, batch_size=8, skip_corrupt=2, on_skip=told.append)
     batches = read(loader)
-    assert (dataset.most > 1) == thread_safe
+    assert (dataset.most > 1) == bool(thread_safe)
     indices = np.concatenate([labels for _, labels in batches])
     assert indices.tolist() == [i for i in range(24) if i not in (9, 14)]
     assert all(np.array_equal(images[:, 2], labels) for images, labels in batches)

@@ -1,9 +1,14 @@
 """Loading: listing, samplers, what draws depend on, batches with and without workers, failures."""
 
+import gc
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +25,7 @@ from alignment.stages.sampling import compare_sampling
 from paddle_mv3 import BatchSampler, DistributedSampler, Draw, RASampler
 from paddle_mv3.data.dataset import load_image
 
+ROOT = Path(__file__).resolve().parents[2]
 WORLD_SIZES = (1, 2, 3, 8)
 
 
@@ -69,6 +75,7 @@ def test_samples_are_a_sequence_equal_to_torchvisions_list(tree):
         with pytest.raises(IndexError):
             samples[number]
     assert listed(f"{tree}/") == torch_ref.ImageFolder(f"{tree}/").samples
+    assert samples != tuple(expected) and samples is not None and samples != 4
 
 
 def test_a_listing_is_remembered_until_a_folder_changes(tree, tmp_path, monkeypatch):
@@ -456,7 +463,7 @@ def test_loader_passes_on_what_the_data_set_raises(workers):
 class Deadly(paddle.io.Dataset):
     """Noise, where an item of `deaths` [(index, signal, file)] kills whoever makes it.
 
-    Once only, if there is a file: it is removed then.
+    Signal 0: it ends by itself. Once only, if there is a file: it is removed then.
     """
 
     def __init__(self, *deaths):
@@ -467,7 +474,7 @@ class Deadly(paddle.io.Dataset):
             if draw.index == index and (once is None or once.exists()):
                 if once is not None:
                     once.unlink()
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number) if number else os._exit(0)
         noise = np.random.default_rng(draw).random((3, 64, 64), dtype=np.float32)
         return noise, draw.index
 
@@ -557,13 +564,20 @@ def test_a_batch_that_kills_its_worker_once(tmp_path):
     assert len(told) == 1
 
 
-def test_a_worker_killed_by_a_signal_without_a_name(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGRTMIN + 1, f"was killed by signal {signal.SIGRTMIN + 1}: "),  # has no name
+        (0, "has ended (exit code 0): "),
+    ],
+)
+def test_how_a_worker_has_ended_is_told(number, words, tmp_path):
     once, told = tmp_path / "once", []
     once.touch()
-    deadly = Deadly((7, signal.SIGRTMIN + 1, once))
+    deadly = Deadly((7, number, once))
     loader = epoch_of(deadly, num_workers=2, on_restart=told.append)
     assert_same(arrays(loader), arrays(epoch_of(Deadly())))
-    assert f"was killed by signal {signal.SIGRTMIN + 1}" in told[0]
+    assert words in told[0]
 
 
 def test_a_batch_that_kills_every_worker_ends_the_epoch(worker_pids):
@@ -592,6 +606,75 @@ def test_no_worker_is_left_when_an_epoch_is_left_early(options, worker_pids):
     assert_same(arrays(loader), arrays(epoch_of(Deadly())))
     del loader
     assert worker_pids() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_persistent_workers_are_kept_while_they_live(workers, worker_pids):
+    expected = arrays(epoch_of(Deadly()))
+    loader = epoch_of(Deadly(), num_workers=workers, persistent_workers=True)
+    assert_same(arrays(loader), expected)
+    first = worker_pids()
+    assert_same(arrays(loader), expected)
+    assert len(first) == workers and worker_pids() == first
+    # One dies between two epochs, and that is noticed before the next.
+    os.kill(first[0], signal.SIGKILL)
+    time.sleep(0.5)
+    assert_same(arrays(loader), expected)
+    assert not set(worker_pids()) & set(first)
+    loader = epoch_of(Deadly(), num_workers=workers)
+    assert_same(arrays(loader), expected)
+    assert worker_pids() == []  # those of the other loader had ended with it
+
+
+def test_workers_that_die_before_the_first_batch(worker_pids, tmp_path):
+    once, told = tmp_path / "once", []
+    once.touch()
+    first = next(iter(epoch_of(Deadly()).batch_sampler.batch_sampler))[0].index
+    deadly = Deadly((first, signal.SIGKILL, once))
+    loader = epoch_of(deadly, num_workers=1, on_restart=told.append)
+    assert_same(arrays(loader), arrays(epoch_of(Deadly())))
+    assert [text.partition(": ")[2] for text in told] == ["workers start again from batch 0"]
+    told.clear()
+    deadly.deaths = [(first, signal.SIGKILL, None)]
+    with pytest.raises(RuntimeError, match="SIGKILL, the 3rd time"):
+        arrays(loader)
+    assert len(told) == 2
+
+
+def test_no_thread_is_left_when_an_epoch_is_left_early():
+    before = set(threading.enumerate())
+    for _ in paddle_mv3.DataLoader(Numbers(), batch_size=1):
+        break
+    ended = time.monotonic() + 10
+    while set(threading.enumerate()) - before and time.monotonic() < ended:
+        time.sleep(0.01)
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_interrupt_while_workers_are_made_is_all_that_is_told(monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    unraisable = []
+    monkeypatch.setattr("paddle_mv3.data.loader._Workers._new_slots", interrupt)
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with pytest.raises(KeyboardInterrupt):
+        list(epoch_of(Deadly(), num_workers=1))
+    gc.collect()
+    assert not unraisable
+
+
+def test_a_program_ends_while_workers_wait_for_the_next_epoch():
+    """At its end Python waits for threads that are not daemons."""
+    code = """
+        import numpy as np, paddle_mv3
+        data = [(np.zeros(3, np.float32), 0)] * 8
+        loader = paddle_mv3.DataLoader(data, batch_size=2, num_workers=1, persistent_workers=True)
+        print(len(list(loader)), flush=True)
+    """
+    program = [sys.executable, "-c", textwrap.dedent(code)]
+    ran = subprocess.run(program, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ran.returncode == 0 and ran.stdout == "4\n", ran.stderr
 
 
 # --- images ----------------------------------------------------------------------------------
@@ -692,6 +775,13 @@ def test_images_that_cannot_be_read_are_left_out(workers, damaged):
         path = str(damaged / "class" / f"{name}.jpg")
         assert path in text and loader.skipped[path] == text
     assert len(loader.skipped) == 3
+
+    # In one batch a new one behind one that is known.
+    told.clear()
+    loader = loader_of(damaged, workers, 8, skip_corrupt=3, on_skip=told.append)
+    loader.skipped[str(damaged / "class" / "03.jpg")] = "known"
+    assert [len(labels) for _, labels in loader] == [6, 3]
+    assert len(told) == 1 and "07.jpg" in told[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

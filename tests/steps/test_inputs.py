@@ -422,6 +422,7 @@ def test_links_are_followed_as_torchvision_follows_them(links, tmp_path):
         [("a/loop1", "."), ("a/loop2", ".")],
         [("a/up", ".."), ("b/up", "..")],
         [("a/x", "../b"), ("a/y", "../b"), ("b/x", "../a"), ("b/y", "../a")],
+        [("a/x", "../.."), ("b/x", "../..")],  # back to where the root lies
     ],
 )
 def test_links_without_end_are_named(links, tmp_path):
