@@ -129,13 +129,21 @@ def test_a_slot_is_used_again_when_it_is_free():
     larger = [np.full((300, 100), 7, np.int32)]
     assert slots.put(larger) is None  # somebody reads where they would have to grow
     assert slots.put(arrays[:1]) == 0
-    slots.free(0)
     slots.free(1)
+    assert slots.put(larger) is None  # the first, too
+    slots.free(0)
     assert slots.put(larger) == 0
     (got,) = slots.get(0, [(larger[0].dtype, larger[0].shape)])
     assert np.array_equal(got, larger[0])
     slots.close()
     assert np.array_equal(got, larger[0])
+
+
+def test_a_batch_without_a_byte_fits_a_slot():
+    slots, nothing = Slots(1), np.zeros((0, 3), np.float32)
+    assert slots.put([nothing]) == 0
+    (got,) = slots.get(0, [(nothing.dtype, nothing.shape)])
+    assert got.shape == (0, 3)
 
 
 def test_memory_that_is_not_to_be_had_is_done_without(monkeypatch):
