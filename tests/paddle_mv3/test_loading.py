@@ -75,7 +75,7 @@ def test_samples_are_a_sequence_equal_to_torchvisions_list(tree):
         with pytest.raises(IndexError):
             samples[number]
     assert listed(f"{tree}/") == torch_ref.ImageFolder(f"{tree}/").samples
-    assert samples != tuple(expected) and samples is not None and samples != 4
+    assert (samples == tuple(expected)) is False
 
 
 def test_a_listing_is_remembered_until_a_folder_changes(tree, tmp_path, monkeypatch):
@@ -608,14 +608,34 @@ def test_no_worker_is_left_when_an_epoch_is_left_early(options, worker_pids):
     assert worker_pids() == []
 
 
+@pytest.fixture
+def unraisable(monkeypatch):
+    """What is raised where nobody can catch it, such as in __del__."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    return told
+
+
+def test_persistence_without_workers_changes_nothing(unraisable):
+    expected = arrays(epoch_of(Deadly()))
+    loader = epoch_of(Deadly(), persistent_workers=True)
+    for _ in range(2):
+        assert_same(arrays(loader), expected)
+    del loader
+    gc.collect()
+    assert not unraisable
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_persistent_workers_are_kept_while_they_live(workers, worker_pids):
-    expected = arrays(epoch_of(Deadly()))
+    expected, threads = arrays(epoch_of(Deadly())), set(threading.enumerate())
     loader = epoch_of(Deadly(), num_workers=workers, persistent_workers=True)
     assert_same(arrays(loader), expected)
     first = worker_pids()
     assert_same(arrays(loader), expected)
     assert len(first) == workers and worker_pids() == first
+    # At its end Python would wait for others.
+    assert all(thread.daemon for thread in threading.enumerate() if thread not in threads)
     # One dies between two epochs, and that is noticed before the next.
     os.kill(first[0], signal.SIGKILL)
     time.sleep(0.5)
@@ -651,13 +671,11 @@ def test_no_thread_is_left_when_an_epoch_is_left_early():
     assert set(threading.enumerate()) <= before
 
 
-def test_an_interrupt_while_workers_are_made_is_all_that_is_told(monkeypatch):
+def test_an_interrupt_while_workers_are_made_is_all_that_is_told(monkeypatch, unraisable):
     def interrupt(self):
         raise KeyboardInterrupt
 
-    unraisable = []
     monkeypatch.setattr("paddle_mv3.data.loader._Workers._new_slots", interrupt)
-    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     with pytest.raises(KeyboardInterrupt):
         list(epoch_of(Deadly(), num_workers=1))
     gc.collect()
@@ -665,7 +683,6 @@ def test_an_interrupt_while_workers_are_made_is_all_that_is_told(monkeypatch):
 
 
 def test_a_program_ends_while_workers_wait_for_the_next_epoch():
-    """At its end Python waits for threads that are not daemons."""
     code = """
         import numpy as np, paddle_mv3
         data = [(np.zeros(3, np.float32), 0)] * 8
