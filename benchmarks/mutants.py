@@ -6,8 +6,9 @@
     python benchmarks/mutants.py --log mutants.jsonl --again   # those that survived, and only these
 
 Mutated are paddle_mv3/ and the loop of the training, Checkpoint6/trainer.py and a part of train.py.
-Each mutant is given to the steps that run its line, the cheapest first, until one turns red; how
-images are loaded is tested as well. What none of them sees is printed; so is a mark in
+Each mutant is given to the steps that run its line, the cheapest first, until one turns red, and to
+tests of what has no counterpart in the reference: how images are loaded, what a training keeps.
+What none of them sees is printed; so is a mark in
 benchmarks/equivalent_mutants.txt that fits no mutant.
 The tests need requirements-dev.txt, which make test installs.
 Exit status: 0 if every mutant is found or marked as equivalent, 1 if not, 2 if a step is red
@@ -149,6 +150,14 @@ LOADING = (
     "tests/steps/test_inputs.py::test_a_folder_that_cannot_be_read_is_said",
 )
 RECIPE = "tests/paddle_mv3/test_recipe.py", "tests/paddle_mv3/test_port.py::test_accuracy"
+LOOP_FILE = "tests/checkpoint6/test_training.py"
+# In this process; those that start others would start them without the mutant.
+LOOP_TESTS = (
+    "records_and_keeps or flag_changes or damaged_last_layer or signal_it_saves or more_epochs "
+    "or middle_of_an_epoch or number_of_threads or could_not_be_kept or corrupt_image "
+    "or without_variance or nothing_is_left or none_of_which or not_a_number or no_numbers "
+    "or optimizer_goes_on or precision_goes_on or of_another_model"
+)
 PARTS_OF_RECIPE = "rmsprop or average or state or accuracy"
 RUNS = [
     Run("01 records", SCRIPTS["01"], (), ("initialisation", "variants")),
@@ -166,6 +175,8 @@ RUNS = [
     Run("ranks", TRAINING[0], ("--steps", "10"), ("float64", "float32"), True),
     # How images reach the training: with no counterpart in the reference, but with tests.
     Run("loading", PYTEST, ("-q", "-x", "-n0", *HANGING, *LOADING)),
+    # What is said, kept, left out and gone on with.
+    Run("training tests", PYTEST, ("-q", "-x", "-n0", *HANGING, "-k", LOOP_TESTS, LOOP_FILE)),
     # 16 bits, and what is stopped and goes on: torchvision has neither optimizer nor average of it.
     Run("recipe tests", PYTEST, ("-q", "-x", "-n0", *HANGING, "-k", PARTS_OF_RECIPE, *RECIPE)),
 ]
