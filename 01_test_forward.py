@@ -25,12 +25,13 @@ from alignment.diff import DiffHelper, save
 from alignment.locate import locate_forward
 from alignment.power import forward_power
 from alignment.precision import to_float64
+from alignment.processes import beside
 from alignment.stages.fake import load_fake_data
 from alignment.stages.initialisation import compare_initialisation
 from alignment.stages.variants import Variant, compare_variants, untried_arguments
 from alignment.step import StepReport
 from alignment.weights import load_paddle, load_torch
-from torch2paddle import prepare, rules
+from torch2paddle import layers_of, prepare, rules
 
 # Each argument of the network has a second value here, images have sizes that are not even. Of the
 # width 10 / 9, rounding a number of channels loses a tenth, neither more nor less.
@@ -82,7 +83,21 @@ def forward_torch(model, inputs, device):
     return log
 
 
+def compare_all_variants(args):
+    """Other arguments, odd sizes of images, extreme weights: still the same?"""
+    layers = layers_of(args)
+    path = args.result_dir / "log" / "forward_variants.log"
+    table = partial(rules, layer_map=layers)
+    return compare_variants(paddle_mv3, torch_ref, VARIANTS, table, path, layers, WIDE)
+
+
 def main(args):
+    with beside(args.device, compare_all_variants, args) as variants:
+        return compare(args, variants)
+
+
+def compare(args, variants):
+    """The step; `variants` gives what is found in these."""
     # The port and the reference, with the same weights. Eval mode: no dropout, batch norm with
     # its running statistics.
     paddle_model = paddle_mv3.MODELS[args.model]()
@@ -133,15 +148,13 @@ def main(args):
 
         bound = diff_helper.float64_bound("logits")
         report.measured(forward_power(torch_model, logits, bound))
-    table = partial(rules, layer_map=pairing.layers)
     if report.aligned:  # fresh models: is each parameter sampled from the same distribution?
         factories = paddle_mv3.MODELS[args.model], torch_ref.MODELS[args.model]
         path = log_dir / "forward_initialisation.log"
+        table = partial(rules, layer_map=pairing.layers)
         report.add(compare_initialisation(*factories, table, path))
-    if report.aligned:  # other arguments, odd sizes of images, extreme weights: still the same?
-        path = log_dir / "forward_variants.log"
-        sides = paddle_mv3, torch_ref
-        report.add(compare_variants(*sides, VARIANTS, table, path, pairing.layers, WIDE))
+    if report.aligned:
+        report.add(variants())
     untried = ", ".join(untried_arguments(torch_model, VARIANTS))
     others = ", ".join(name for name in paddle_mv3.MODELS if name != args.model)
     report.leave_out(

@@ -24,7 +24,8 @@ import torch_ref
 from alignment import thresholds
 from alignment.arguments import count, workers
 from alignment.diff import DiffHelper, save
-from alignment.stages.augmentation import compare_augmentation
+from alignment.processes import beside
+from alignment.stages.augmentation import compare_augmentation, compare_draws
 from alignment.stages.data import data_power, locate_image
 from alignment.stages.data_cases import compare_cases
 from alignment.stages.sampling import compare_items, compare_sampling
@@ -49,14 +50,19 @@ def build_torch_data_pipeline(image_dir, workers):
     return dataset, loader
 
 
-def compare_training_data(image_dir, path):
-    """All policies with random erasing, mixup with CutMix; the log goes to `path`."""
+def training_data():
+    """Both sides' presets, all policies with random erasing, and mixup with CutMix."""
     fused = torch_ref.fused_multiply_add()  # how this CPU rounds, for AugMix
     port = partial(paddle_mv3.ClassificationPresetTrain, random_erase_prob=0.5, fused=fused)
     reference = partial(torch_ref.ClassificationPresetTrain, random_erase_prob=0.5)
     mixes = [side.get_mixup_cutmix(0.2, 1.0, 1000) for side in (paddle_mv3, torch_ref)]
+    return port, reference, POLICIES, mixes
+
+
+def compare_training_data(image_dir, path, draws):
+    """`draws` gives what is drawn; the log goes to `path`."""
     dataset = torch_ref.ImageFolder(image_dir)
-    return compare_augmentation(port, reference, POLICIES, mixes, dataset, path)
+    return compare_augmentation(*training_data(), dataset, path, draws=draws)
 
 
 def compare_training_items(image_dir):
@@ -94,8 +100,22 @@ def record(dataset, loader, batches):
     return log
 
 
+def compare_training_draws():
+    return compare_draws(*training_data())
+
+
 def main(args):
     image_dir = cli.image_dir(args)
+    path = args.result_dir / "log" / "data_cases.log"
+    with (
+        beside(args.device, compare_training_draws) as draws,
+        beside(args.device, compare_cases, paddle_mv3, torch_ref, path) as edge_cases,
+    ):
+        return compare(args, image_dir, draws, edge_cases)
+
+
+def compare(args, image_dir, draws, edge_cases):
+    """The step; `draws` and `edge_cases` give what is found in these."""
     paddle_data = build_paddle_data_pipeline(image_dir, args.workers)
     torch_data = build_torch_data_pipeline(image_dir, args.workers)
     save(record(*paddle_data, args.batches), args.result_dir / "data_paddle.npy")
@@ -113,7 +133,8 @@ def main(args):
     # What training adds, each only if all before it agrees.
     train_dir = args.image_dir or image_dir.with_name("train")
     if report.aligned:  # the augmentation of images and batches
-        report.add(compare_training_data(train_dir, log_dir / "data_augmentation.log"))
+        path = log_dir / "data_augmentation.log"
+        report.add(compare_training_data(train_dir, path, draws))
     if report.aligned:  # which images each rank gets, shuffled
         report.add(compare_sampling(paddle_mv3.DistributedSampler, shuffled, variants=SHUFFLED))
     if report.aligned:  # the same, each image several times
@@ -121,7 +142,7 @@ def main(args):
     if report.aligned:  # an image is another one in the next epoch
         report.add(compare_training_items(train_dir))
     if report.aligned:  # what these images, arguments and counts have not shown
-        report.add(compare_cases(paddle_mv3, torch_ref, log_dir / "data_cases.log"))
+        report.add(edge_cases())
     if report.aligned:  # how small a mistake would have been seen?
         changes = {name: p for each in report.compared for name, p in each.changes.items()}
         report.measured(data_power(torch_info, thresholds.DATA, changes))

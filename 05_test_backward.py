@@ -22,6 +22,7 @@ from alignment import thresholds
 from alignment.diff import DiffHelper, save
 from alignment.files import shown
 from alignment.precision import to_float64
+from alignment.processes import beside
 from alignment.stages.cases import compare_cases
 from alignment.stages.fake import load_fake_data
 from alignment.stages.norm import norm_cases
@@ -31,7 +32,7 @@ from alignment.step import StepReport
 from alignment.training.comparison import Comparison
 from alignment.training.steps import Side, compare_training, locate_training, record_losses
 from alignment.weights import load_paddle, load_torch
-from torch2paddle import prepare, rules
+from torch2paddle import layers_of, prepare, rules
 
 BATCH_SIZE, MAX_ITER = 4, 3
 LR, MOMENTUM, GAMMA = 1e-3, 0.9, 0.5  # the learning rate is halved after every iteration
@@ -128,13 +129,14 @@ def record_three_losses(args, inputs, labels, in_float64=False):
     return record_losses(reference, MAX_ITER), record_losses(port, MAX_ITER)
 
 
-def compare_recipes(args, pairing, path):
-    """Optimizers, schedules, weight decay, clipping, moving average; the log goes to `path`."""
+def compare_recipes(args):
+    """Optimizers, schedules, weight decay, clipping, moving average."""
 
     def make_models():
         return paddle_mv3.MODELS[args.model](**SMALL), torch_ref.MODELS[args.model](**SMALL)
 
-    table = partial(rules, layer_map=pairing.layers)
+    path = args.result_dir / "log" / "backward_recipe.log"
+    table = partial(rules, layer_map=layers_of(args))
     recipe = compare_recipe(paddle_mv3, torch_ref, make_models, table, [*optimizers()])
     recipe.write(path)
     return recipe.compared(
@@ -200,6 +202,12 @@ def compare_variants(inputs, labels, layer_map, path):
 
 
 def main(args):
+    with beside(args.device, compare_recipes, args) as recipes:
+        return compare(args, recipes)
+
+
+def compare(args, recipes):
+    """The step; `recipes` gives what is found in these."""
     inputs, labels = load_fake_data(args.data_dir, BATCH_SIZE)
     log_dir = args.result_dir / "log"
 
@@ -247,7 +255,7 @@ def main(args):
     if report.aligned:
         report.add(compare_batch_norm(log_dir / "backward_batch_norm.log"))
     if report.aligned:
-        report.add(compare_recipes(args, pairing, log_dir / "backward_recipe.log"))
+        report.add(recipes())
         report.measured(training.power())
     return report.finish(f"{shown(training_log)}, every quantity of every iteration")
 

@@ -53,7 +53,16 @@ from alignment.pairing import Pairing
 from alignment.screen import Detail, say
 from alignment.weights import load_pth, make_alive, require_same
 
-__all__ = ["convert", "convert_file", "pair_weights", "prepare", "revert", "revert_file", "rules"]
+__all__ = [
+    "convert",
+    "convert_file",
+    "layers_of",
+    "pair_weights",
+    "prepare",
+    "revert",
+    "revert_file",
+    "rules",
+]
 
 NUM_CLASSES = 1000  # of the models in the steps
 
@@ -104,8 +113,7 @@ def prepare(args, port=None, reference=None):
                 torch.save(model.state_dict(), temporary)
             say(f"made {shown(torch_file)}: random weights, seed 0")
     port = port or paddle_mv3.MODELS[args.model]()
-    layer_map = read_layer_map(getattr(args, "layer_map", None), port, reference)
-    args.pairing = pairing = pair_weights(port, reference.state_dict(), layer_map)
+    args.pairing = pairing = pairing_of(args, port, reference)
 
     code = [Path(__file__), Path(conversion.__file__)]
     sources, made_for = [torch_file, *code], sorted(pairing.table.items())
@@ -123,6 +131,20 @@ def prepare(args, port=None, reference=None):
             note_origin(paddle_file, temporary, sources, made_for)
         say(f"made {shown(paddle_file)} from {shown(torch_file)}")
     return Weights(torch_file, paddle_file, pairing)
+
+
+def pairing_of(args, port, reference):
+    """The Pairing of two models, with the layer map of the command line."""
+    layer_map = read_layer_map(getattr(args, "layer_map", None), port, reference)
+    return pair_weights(port, reference.state_dict(), layer_map)
+
+
+def layers_of(args):
+    """{layer of the port: layer of the reference}; also where nothing has been prepared."""
+    pairing = getattr(args, "pairing", None)
+    if pairing is None:
+        pairing = pairing_of(args, paddle_mv3.MODELS[args.model](), torch_ref.MODELS[args.model]())
+    return pairing.layers
 
 
 def download(url, path):

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, NoReturn
 
 environment.require("numpy", "jinja2", "rich", "tabulate")
 
+from . import processes  # noqa: E402
 from .arguments import Parser, file_path  # noqa: E402
 from .files import require_writable  # noqa: E402
 from .processes import Job, can_fork, processors, run_in_turn  # noqa: E402
@@ -122,6 +123,7 @@ def main(args: argparse.Namespace) -> NoReturn:
     # On a GPU they would share its memory.
     at_once = processors() if args.device == "cpu" else 1
     fork = can_fork(args.device)
+    processes.taken = min(at_once, len(jobs))
     # The longest first; of the others, the first that is read.
     order = [jobs[-1], *jobs[:-1]] if at_once > 1 else jobs
     rows = []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-    from .processes import Job
+    from .processes import Job, _Child
 
 
 def _is_our_script() -> bool:
@@ -110,6 +110,11 @@ def cleaned_up(clean: Callable[[], object]) -> Iterator[None]:
         _cleanups.remove(clean)
 
 
+def forked() -> None:
+    """In a child: what its parent would clean up is none of its own."""
+    _cleanups.clear()
+
+
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     for each in ENDING:  # launchers and impatient people send several
         signal.signal(each, signal.SIG_IGN)
@@ -137,7 +142,7 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def end(process: subprocess.Popen | Job, seconds: float = 30) -> None:
+def end(process: subprocess.Popen | Job | _Child, seconds: float = 30) -> None:
     """Ends a subprocess.Popen, by SIGTERM and then by SIGKILL, and waits for that.
 
     Without Popen's own methods, which wait for a lock that the interrupted `wait` may hold.

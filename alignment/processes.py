@@ -1,4 +1,4 @@
-"""Scripts as processes: forked from one that has imported the frameworks, or started anew.
+"""Scripts, and parts of one, as processes: forked from one that has imported the frameworks.
 
 A process that has imported PaddlePaddle and PyTorch and computed nothing can be forked: the child
 saves the seconds that the imports take. Once one of them has computed, its threads are there, and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import runpy
 import signal
 import subprocess
@@ -16,16 +17,20 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn, TypeVar
 
 from . import environment
 from .terminal import Waiting
 
-__all__ = ["Job", "can_fork", "processors", "run_at_once", "run_in_turn"]
+__all__ = ["Job", "beside", "can_fork", "processors", "run_at_once", "run_in_turn"]
 
 POLL = 0.02  # seconds
+Result = TypeVar("Result")
+
+# How many processors are made use of, by this process and those that run at the same time.
+taken = 1
 
 
 def processors() -> int:
@@ -43,6 +48,82 @@ def can_fork(device: str) -> bool:
     """
     # macOS has fork, but its system libraries do not survive it.
     return hasattr(os, "fork") and sys.platform != "darwin" and device == "cpu"
+
+
+@contextlib.contextmanager
+def beside(
+    device: str, part: Callable[..., Result], *args: object
+) -> Iterator[Callable[[], Result]]:
+    """Runs `part(*args)` in a forked child, where a processor is free for it; else when asked.
+
+    Enter it before anything is computed. Within, PyTorch has one thread. What the part gives has to
+    fit a pickle; what it writes to files is written even if nobody asks for its result.
+
+    Args:
+        device: see `can_fork`.
+
+    Yields:
+        a function () -> the result. It raises what the part raises.
+    """
+    from .threads import one_torch_thread
+
+    if processors() <= taken or not can_fork(device):
+        yield lambda: part(*args)
+        return
+    with one_torch_thread(), tempfile.TemporaryFile() as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        child = _Child(os.fork())
+        if child.pid == 0:
+            _be_the_part(part, args, file)
+
+        def result() -> Result:
+            child.wait()
+            file.seek(0)
+            # One that failed fails again here, where its author sees the traceback.
+            return pickle.load(file) if child.returncode == 0 else part(*args)
+
+        with environment.cleaned_up(child.end):
+            yield result
+
+
+def _be_the_part(part: Callable, args: Sequence[object], file: IO[bytes]) -> NoReturn:
+    """In the child: writes the result to `file`, and does not return."""
+    status = 1
+    try:
+        environment.forked()
+        for number in environment.ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        with environment.ended_by_signals():
+            pickle.dump(part(*args), file)
+            file.flush()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+class _Child:
+    """A child process.
+
+    Attributes:
+        returncode: exit status; None while it runs.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def wait(self) -> None:
+        """Returns when it has ended."""
+        if self.returncode is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.returncode = os.waitstatus_to_exitcode(status)
+
+    def end(self) -> None:
+        """Ends it, if it runs."""
+        if self.returncode is None:
+            environment.end(self)
 
 
 class Job:
@@ -88,6 +169,7 @@ class Job:
         """In the child: the script as `python script arguments` would run it, and no return."""
         status = 1
         try:
+            environment.forked()
             for number in environment.ENDING:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, signal.SIG_DFL)

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from alignment import cli, environment  # noqa: E402, F401  # isort: skip  (before paddle and torch)
 
+from alignment import processes  # noqa: E402
 from alignment.__main__ import STEPS, TRAINING, preload  # noqa: E402
 from alignment.arguments import Formatter, Parser, count, file_path  # noqa: E402
 from alignment.files import CannotRun, shown  # noqa: E402
@@ -536,6 +537,7 @@ def default_files():
 
 
 def main(args):
+    processes.taken = processes.processors()  # a step is one process, whose lines are noted
     equivalents = Equivalents(EQUIVALENT)
     sources, everything = all_mutants(default_files())
     stale = equivalents.without_mutant(mutant.name for mutant in everything)

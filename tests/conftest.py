@@ -31,8 +31,10 @@ def pytest_sessionstart(session):
         import paddle
 
         import torch_ref  # noqa: F401  (before torchvision, which it may have to help)
+        from alignment import processes
 
         paddle.set_device("cpu")
+        processes.taken = processes.processors()  # by the other workers
 
 
 def pytest_collection_finish(session):

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -60,6 +61,7 @@ def compare_augmentation(
     dataset: Any,
     path: Path,
     seed: int = 0,
+    draws: Callable[[], Draws] | None = None,
 ) -> Compared:
     """Compares the training data of both sides.
 
@@ -74,6 +76,7 @@ def compare_augmentation(
         dataset: an image folder of the reference; its images are what both sides start from.
         path: of the log, one line for each comparison.
         seed: of the draws of both sides.
+        draws: gives what `compare_draws` does, where that has been begun already.
 
     Returns:
         Compared
@@ -82,20 +85,112 @@ def compare_augmentation(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        presets, small = (
-            {p: [side(size, auto_augment_policy=p) for side in (port, reference)] for p in policies}
-            for size in (CROP_SIZE, DRAW_SIZE)
-        )
+        presets = _presets(port, reference, policies, CROP_SIZE)
         for policy, sides in presets.items():
             comparison.settings(policy, *sides)
         comparison.images(presets, dataset, rng)
         comparison.batches(*mixes, rng)
-        comparison.draws(small, rng)
-        tiny = [side(TINY_CROP, auto_augment_policy=policies[0]) for side in (port, reference)]
-        comparison.draws_of_tiny(*tiny, rng)  # type: ignore[call-arg]  # tiny: two presets
-        comparison.draws_of_mixes(*mixes, rng)
+    drawn = draws() if draws else compare_draws(port, reference, policies, mixes, seed)
+    comparison.tests, comparison.samples = drawn.tests, drawn.samples
     comparison.write(path)
     return comparison.compared(path)
+
+
+@one_torch_thread()
+def compare_draws(
+    port: Callable[..., Any],
+    reference: Callable[..., Any],
+    policies: Sequence[str | None],
+    mixes: tuple[Any, Any],
+    seed: int = 0,
+) -> Draws:
+    """What both sides draw by themselves, as samples; arguments as of `compare_augmentation`."""
+    draws = Draws()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        draws.of_presets(_presets(port, reference, policies, DRAW_SIZE), rng)
+        tiny = _presets(port, reference, policies[:1], TINY_CROP)[policies[0]]
+        draws.of_tiny(tiny[0], tiny[1], rng)
+        draws.of_mixes(*mixes, rng)
+    return draws
+
+
+def _presets(
+    port: Callable[..., Any],
+    reference: Callable[..., Any],
+    policies: Sequence[str | None],
+    crop_size: int,
+) -> dict[str | None, list[Any]]:
+    """{policy: [the port's preset, the reference's]}"""
+    sides = port, reference
+    return {p: [side(crop_size, auto_augment_policy=p) for side in sides] for p in policies}
+
+
+class Draws:
+    """Two samples of each statistic of what is drawn.
+
+    Attributes:
+        tests: [SampleTest]
+        samples: {name of a test: the port's and the reference's}
+    """
+
+    def __init__(self) -> None:
+        self.tests: list[SampleTest] = []
+        self.samples: dict[str, tuple[Any, Any]] = {}
+
+    def of_presets(
+        self, presets: Mapping[str | None, Sequence[Any]], rng: np.random.Generator
+    ) -> None:
+        blank = Image.new("RGB", SIZE)
+        everything = [], []
+        for policy, (port, reference) in presets.items():
+            theirs = reference.draws(blank, DRAWS)
+            ours = [port.draw(*SIZE, rng) for _ in range(DRAWS)]
+            for side, drawn in zip(everything, (ours, theirs)):
+                side += drawn
+            ours, theirs = ([d["augment"] for d in drawn] for drawn in (ours, theirs))
+            if type(ours[0]) is not type(theirs[0]):
+                text = " | ".join(type(drawn[0]).__name__ for drawn in (ours, theirs))
+                self.tests.append(SampleTest(f"{_title(policy)}, what is sampled", 0.0, text))
+            elif theirs[0] is not None:
+                self._compare(_title(policy), _augment_statistics, ours, theirs)
+        self._compare("crop, flip, erasing", _preset_statistics, *everything)
+        port, reference = next(iter(presets.values()))
+        for name, size in NARROW.items():
+            theirs = reference.draws(Image.new("RGB", size), NARROW_DRAWS)
+            ours = [port.draw(*size, rng) for _ in range(NARROW_DRAWS)]
+            self._compare(f"crop of {name}", _box_statistics, ours, theirs)
+
+    def of_tiny(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
+        everything = [], []
+        for width, height in TINY:
+            theirs = reference.draws(Image.new("RGB", (width, height)), TINY_DRAWS)
+            ours = [port.draw(width, height, rng) for _ in range(TINY_DRAWS)]
+            self._compare(f"crop of {width} x {height} pixels", _box_statistics, ours, theirs)
+            for side, drawn in zip(everything, (ours, theirs)):
+                side += drawn
+        title = f"erasing of {TINY_CROP} x {TINY_CROP} pixels"
+        self._compare(title, _erasing_statistics, *everything)
+
+    def of_mixes(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
+        for title, shape, count, statistics in (
+            ("mixup and CutMix", (2, 3, 30, 40), DRAWS, mix_statistics),
+            ("mixup and CutMix of 5 x 4", (2, 1, 4, 5), TINY_DRAWS, _cut_statistics),
+        ):
+            images, labels = torch.zeros(shape), torch.zeros(2, dtype=torch.int64)
+            theirs = [reference.record(images, labels)[2] for _ in range(count)]
+            ours = [port.draw(shape, rng) for _ in range(count)]
+            self._compare(title, statistics, ours, theirs)
+
+    def _compare(
+        self, title: str, statistics: Callable[[list[Any]], Statistics], ours: Any, theirs: Any
+    ) -> None:
+        ours, theirs = statistics(ours), statistics(theirs)
+        for name, test in compared_statistics(ours, theirs):
+            test.name = f"{title}, {name}"
+            self.tests.append(test)
+            self.samples[test.name] = ours[name], theirs[name]
 
 
 class _Comparison:
@@ -103,8 +198,8 @@ class _Comparison:
         self.different_settings = {}  # {name: Finding}
         self.first: Finding | None = None  # Finding of the first image or batch that differs
         self.log = []
-        self.tests = []  # [SampleTest]
-        self.samples = {}  # {name of a test: the port's and the reference's}
+        self.tests: list[SampleTest] = []
+        self.samples: dict[str, tuple[Any, Any]] = {}  # of a test's name
         self.pictures = []  # of a report
 
     def settings(self, policy: str | None, port: Any, reference: Any) -> None:
@@ -172,57 +267,6 @@ class _Comparison:
                 self.first.detail = [
                     f"With the same random numbers, the output differs: {difference}"
                 ]
-
-    def draws(self, presets: Mapping[str | None, Sequence[Any]], rng: np.random.Generator) -> None:
-        blank = Image.new("RGB", SIZE)
-        everything = [], []
-        for policy, (port, reference) in presets.items():
-            theirs = reference.draws(blank, DRAWS)
-            ours = [port.draw(*SIZE, rng) for _ in range(DRAWS)]
-            for side, drawn in zip(everything, (ours, theirs)):
-                side += drawn
-            ours, theirs = ([d["augment"] for d in drawn] for drawn in (ours, theirs))
-            if type(ours[0]) is not type(theirs[0]):
-                text = " | ".join(type(drawn[0]).__name__ for drawn in (ours, theirs))
-                self.tests.append(SampleTest(f"{_title(policy)}, what is sampled", 0.0, text))
-            elif theirs[0] is not None:
-                self._compare(_title(policy), _augment_statistics, ours, theirs)
-        self._compare("crop, flip, erasing", _preset_statistics, *everything)
-        port, reference = next(iter(presets.values()))
-        for name, size in NARROW.items():
-            theirs = reference.draws(Image.new("RGB", size), NARROW_DRAWS)
-            ours = [port.draw(*size, rng) for _ in range(NARROW_DRAWS)]
-            self._compare(f"crop of {name}", _box_statistics, ours, theirs)
-
-    def draws_of_tiny(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
-        everything = [], []
-        for width, height in TINY:
-            theirs = reference.draws(Image.new("RGB", (width, height)), TINY_DRAWS)
-            ours = [port.draw(width, height, rng) for _ in range(TINY_DRAWS)]
-            self._compare(f"crop of {width} x {height} pixels", _box_statistics, ours, theirs)
-            for side, drawn in zip(everything, (ours, theirs)):
-                side += drawn
-        title = f"erasing of {TINY_CROP} x {TINY_CROP} pixels"
-        self._compare(title, _erasing_statistics, *everything)
-
-    def draws_of_mixes(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
-        for title, shape, count, statistics in (
-            ("mixup and CutMix", (2, 3, 30, 40), DRAWS, mix_statistics),
-            ("mixup and CutMix of 5 x 4", (2, 1, 4, 5), TINY_DRAWS, _cut_statistics),
-        ):
-            images, labels = torch.zeros(shape), torch.zeros(2, dtype=torch.int64)
-            theirs = [reference.record(images, labels)[2] for _ in range(count)]
-            ours = [port.draw(shape, rng) for _ in range(count)]
-            self._compare(title, statistics, ours, theirs)
-
-    def _compare(
-        self, title: str, statistics: Callable[[list[Any]], Statistics], ours: Any, theirs: Any
-    ) -> None:
-        ours, theirs = statistics(ours), statistics(theirs)
-        for name, test in compared_statistics(ours, theirs):
-            test.name = f"{title}, {name}"
-            self.tests.append(test)
-            self.samples[test.name] = ours[name], theirs[name]
 
     @property
     def bound(self) -> float:
@@ -452,6 +496,11 @@ def mix_statistics(drawn: list[Any]) -> Statistics:
 # --- two samples ---------------------------------------------------------------------------------
 
 
+def _none(bound: float) -> float:
+    """No change would have been seen."""
+    return math.inf
+
+
 @dataclass
 class SampleTest:
     """Of whether two samples are of one distribution.
@@ -468,7 +517,7 @@ class SampleTest:
     name: str
     p: float
     text: str
-    smallest_change: Callable[[float], float] = lambda bound: math.inf
+    smallest_change: Callable[[float], float] = _none
 
 
 def compared_statistics(ours: Statistics, theirs: Statistics) -> Iterator[tuple[str, SampleTest]]:
@@ -498,7 +547,12 @@ def _continuous(ours: np.ndarray, theirs: np.ndarray) -> SampleTest:
     p = min(1.0, 2 * min(p, _discrete(*bins).p))  # the better of two
     means = f"mean {np.mean(ours):.4g} | {np.mean(theirs):.4g}"
     text = f"{means}, distribution functions differ by {distance:.2g}"
-    return SampleTest("", p, text, lambda bound: smallest_distance(bound / 2, n, m))
+    return SampleTest("", p, text, partial(_smallest_of_two, n=n, m=m))
+
+
+def _smallest_of_two(bound: float, n: int, m: int) -> float:
+    """The smallest distance of two distribution functions that the better of two tests sees."""
+    return smallest_distance(bound / 2, n, m)
 
 
 def _discrete(ours: list[Any], theirs: list[Any]) -> SampleTest:
@@ -521,9 +575,8 @@ def _discrete(ours: list[Any], theirs: list[Any]) -> SampleTest:
     worst = max(values, key=terms.get)
     text = f"{_text(worst)} {a[worst]} | {b[worst]} times of {n}"
     shares = [(a[v] + b[v]) / (2 * n) for v in values]
-    return SampleTest(
-        "", chi_square_tail(x, k), text, lambda bound: _smallest_share(bound, x, shares, n)
-    )
+    seen = partial(_smallest_share, x=x, shares=shares, n=n)
+    return SampleTest("", chi_square_tail(x, k), text, seen)
 
 
 def _smallest_share(bound: float, x: float, shares: list[float], n: int) -> float:
