@@ -898,10 +898,31 @@ def test_every_optimizer_goes_on_bit_for_bit(options, tmp_path):
     same(trainer.state_dict(), other.state_dict())
 
 
+def test_the_seed_decides_with_which_weights_a_training_begins():
+    def weight(seed):
+        return make_trainer(["--seed", seed]).model.classifier[0].weight.numpy()
+
+    assert np.array_equal(weight("3"), weight("3")) and not np.array_equal(weight("3"), weight("4"))
+
+
+def test_synchronized_batch_norm_is_asked_for():
+    for options in ([], ["--sync-bn"]):
+        layers = make_trainer(options).model.sublayers()
+        synchronised = [layer.sync for layer in layers if isinstance(layer, paddle_mv3.BatchNorm2D)]
+        assert synchronised and set(synchronised) == {bool(options)}
+
+
 @pytest.mark.parametrize(("level", "dtype"), [("O1", "float16"), ("O2", "bfloat16")])
-def test_mixed_precision_goes_on(level, dtype, tmp_path):
+def test_mixed_precision_goes_on(level, dtype, tmp_path, monkeypatch):
     """Paddle ignores it on the CPU: there this shows the calls and the state alone."""
     device = "gpu" if paddle.device.cuda.device_count() else "cpu"
+    decorate, decorated = paddle.amp.decorate, []
+
+    def recording(*models, **options):
+        decorated.append(options)
+        return decorate(*models, **options)
+
+    monkeypatch.setattr(paddle.amp, "decorate", recording)
 
     def make():
         args = arguments.parse("", [*OPTIONS, "--data-path", "x", "--device", device])
@@ -918,6 +939,8 @@ def test_mixed_precision_goes_on(level, dtype, tmp_path):
     for batch in batches(1, 2):
         assert float(trainer.step(*batch)[0]) == float(other.step(*batch)[0])
     same(trainer.state_dict(), other.state_dict())
+    wanted = {"level": level, "dtype": dtype, "master_weight": True}  # updated in float32
+    assert decorated == ([wanted, wanted] if level == "O2" else [])
 
 
 def test_states_in_16_bits_survive(tmp_path):
