@@ -68,7 +68,8 @@ class StepReport:
         self.power: Power | Smallest | None = None
         self.left_out = []
         self.misfit_lines = []
-        self.seconds, self._since = {}, time.perf_counter()  # {name of what was compared: seconds}
+        # {name of what was compared: seconds that the step has waited for it}
+        self.seconds, self._since = {}, time.perf_counter()
 
     def judge_in_float64(
         self, reference64: Mapping[str, np.ndarray], port64: Mapping[str, np.ndarray]

@@ -157,7 +157,8 @@ LOOP_TESTS = (
     "records_and_keeps or flag_changes or damaged_last_layer or signal_it_saves or more_epochs "
     "or middle_of_an_epoch or number_of_threads or could_not_be_kept or corrupt_image "
     "or without_variance or nothing_is_left or none_of_which or not_a_number or no_numbers "
-    "or seed_decides or norm_is_asked or optimizer_goes_on or precision_goes_on or of_another_model"
+    "or seed_decides or norm_is_asked or says_of_time or optimizer_goes_on or precision_goes_on "
+    "or of_another_model"
 )
 PARTS_OF_RECIPE = "rmsprop or average or state or accuracy"
 RUNS = [

@@ -28,7 +28,7 @@ from alignment.files import CannotRun, shown
 from Checkpoint6 import arguments, checkpoint, distributed, train
 from Checkpoint6.data import training_data
 from Checkpoint6.saver import Saver
-from Checkpoint6.trainer import Diverged, Trainer
+from Checkpoint6.trainer import Diverged, Trainer, Window
 
 TRAIN = ROOT / "Checkpoint6" / "train.py"
 # Everything that a resumed training could get wrong is switched on; 7 steps in an epoch.
@@ -903,6 +903,16 @@ def test_the_seed_decides_with_which_weights_a_training_begins():
         return make_trainer(["--seed", seed]).model.classifier[0].weight.numpy()
 
     assert np.array_equal(weight("3"), weight("3")) and not np.array_equal(weight("3"), weight("4"))
+
+
+def test_what_a_line_says_of_time_is_of_one_step():
+    trainer, window = make_trainer(), Window()
+    for images, labels in batches(0, 4):
+        loss, output = trainer.step(images, labels)
+        window.add(loss, paddle_mv3.topk_correct(output, labels, trainer.topk), len(labels))
+    window.reader_cost, window.begin = 1.0, time.perf_counter() - 8
+    sums, steps, reader_cost, batch_cost = window.read(trainer)
+    assert (sums[0], steps, reader_cost) == (8, 4, 0.25) and 2 <= batch_cost < 2.5
 
 
 def test_synchronized_batch_norm_is_asked_for():
