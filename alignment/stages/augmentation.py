@@ -40,7 +40,8 @@ CROP_SIZE = 224  # of the images that are compared
 # (width, height) of images where a box that is rounded otherwise, or ends a pixel earlier, shows.
 TINY = [(5, 3), (2, 4), (1, 9)]
 TINY_CROP = 5
-TINY_DRAWS = 400
+TINY_DRAWS = 1200
+TINY_MIXES = 400
 FIRST = "First difference in training"
 SETTINGS_SHOWN = 3
 HISTOGRAMS = 6  # of a report
@@ -176,7 +177,7 @@ class Draws:
     def of_mixes(self, port: Any, reference: Any, rng: np.random.Generator) -> None:
         for title, shape, count, statistics in (
             ("mixup and CutMix", (2, 3, 30, 40), DRAWS, mix_statistics),
-            ("mixup and CutMix of 5 x 4", (2, 1, 4, 5), TINY_DRAWS, _cut_statistics),
+            ("mixup and CutMix of 5 x 4", (2, 1, 4, 5), TINY_MIXES, _cut_statistics),
         ):
             images, labels = torch.zeros(shape), torch.zeros(2, dtype=torch.int64)
             theirs = [reference.record(images, labels)[2] for _ in range(count)]
