@@ -158,7 +158,7 @@ LOOP_TESTS = (
     "or middle_of_an_epoch or number_of_threads or could_not_be_kept or corrupt_image "
     "or without_variance or nothing_is_left or none_of_which or not_a_number or no_numbers "
     "or seed_decides or norm_is_asked or says_of_time or optimizer_goes_on or precision_goes_on "
-    "or of_another_model"
+    "or as_by_pytorch or of_another_model"
 )
 PARTS_OF_RECIPE = "rmsprop or average or state or accuracy"
 RUNS = [

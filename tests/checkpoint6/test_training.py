@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import inspect
 import os
 import pickle
 import random
@@ -951,6 +952,34 @@ def test_mixed_precision_goes_on(level, dtype, tmp_path, monkeypatch):
     same(trainer.state_dict(), other.state_dict())
     wanted = {"level": level, "dtype": dtype, "master_weight": True}  # updated in float32
     assert decorated == ([wanted, wanted] if level == "O2" else [])
+
+
+def test_gradients_are_scaled_as_by_pytorch(monkeypatch):
+    """Where it scales at all: Paddle does so on a GPU alone."""
+    import torch
+
+    def made(**given):
+        wanted = inspect.signature(scaler).bind(None, **given)
+        wanted.apply_defaults()
+        return wanted.arguments
+
+    scaler = paddle.amp.GradScaler.__init__
+    monkeypatch.setattr(paddle.amp, "GradScaler", made)
+    trainer = make_trainer()
+    assert trainer.gradient_scaler() is None
+    trainer.args.amp, trainer.args.amp_dtype = "O1", "bfloat16"
+    assert trainer.gradient_scaler() is None
+    trainer.args.amp_dtype = "float16"
+    found = trainer.gradient_scaler()
+    default = {
+        name: parameter.default
+        for name, parameter in inspect.signature(torch.amp.GradScaler).parameters.items()
+    }
+    assert found["init_loss_scaling"] == default["init_scale"]
+    assert found["incr_ratio"] == default["growth_factor"]
+    assert found["decr_ratio"] == default["backoff_factor"]
+    assert found["incr_every_n_steps"] == default["growth_interval"]
+    assert found["decr_every_n_nan_or_inf"] == 1 and found["use_dynamic_loss_scaling"]
 
 
 def test_states_in_16_bits_survive(tmp_path):
