@@ -92,6 +92,9 @@ def in_worker(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _when_parent_dies(signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # it has died before the system was asked, and then nobody is told
 
 
 def _when_parent_dies(number: int) -> None:

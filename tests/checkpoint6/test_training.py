@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import inspect
+import multiprocessing
 import os
 import pickle
 import random
@@ -620,6 +621,22 @@ def test_a_full_disk_under_the_screen(images, tmp_path, straight):
         command = [str(x) for x in [*command, "--result-dir", tmp_path]]
         assert subprocess.run(command, stdout=full, stderr=full, timeout=100).returncode == 0
     same(straight, last(tmp_path))
+
+
+def test_a_worker_whose_parent_has_died_while_it_started_ends():
+    def work(parent):
+        os.getppid = lambda: parent or os.getpid()
+        distributed.in_worker(0)
+        time.sleep(parent or 60)
+
+    fork = multiprocessing.get_context("fork")
+    for parent, status in ((os.getpid(), -signal.SIGKILL), (0, 1)):
+        worker = fork.Process(target=work, args=(parent,))
+        worker.start()
+        worker.join(2 if parent else 30)
+        worker.kill()  # of no effect on one that has ended
+        worker.join()
+        assert worker.exitcode == status
 
 
 def test_shared_memory_of_the_dead_is_freed():
