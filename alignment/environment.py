@@ -111,8 +111,11 @@ def cleaned_up(clean: Callable[[], object]) -> Iterator[None]:
 
 
 def forked() -> None:
-    """In a child: what its parent would clean up is none of its own."""
+    """In a child: signals end it again, and what its parent would clean up is none of its own."""
     _cleanups.clear()
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

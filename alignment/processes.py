@@ -56,8 +56,8 @@ def beside(
 ) -> Iterator[Callable[[], Result]]:
     """Runs `part(*args)` in a forked child, where a processor is free for it; else when asked.
 
-    Enter it before anything is computed. Within, PyTorch has one thread. What the part gives has to
-    fit a pickle; what it writes to files is written even if nobody asks for its result.
+    Enter it before anything is computed. Beside a part PyTorch has one thread. What the part gives
+    has to fit a pickle; what it writes to files is written even if nobody asks for its result.
 
     Args:
         device: see `can_fork`.
@@ -65,11 +65,11 @@ def beside(
     Yields:
         a function () -> the result. It raises what the part raises.
     """
-    from .threads import one_torch_thread
-
     if processors() <= taken or not can_fork(device):
         yield lambda: part(*args)
         return
+    from .threads import one_torch_thread
+
     with one_torch_thread(), tempfile.TemporaryFile() as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -92,9 +92,6 @@ def _be_the_part(part: Callable, args: Sequence[object], file: IO[bytes]) -> NoR
     status = 1
     try:
         environment.forked()
-        for number in environment.ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
         with environment.ended_by_signals():
             pickle.dump(part(*args), file)
             file.flush()
@@ -170,9 +167,6 @@ class Job:
         status = 1
         try:
             environment.forked()
-            for number in environment.ENDING:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(self._out.fileno(), 1)
             os.dup2(self._err.fileno(), 2)

@@ -16,6 +16,7 @@ import numpy as np
 import paddle
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torch.utils.data.distributed import DistributedSampler as TorchSampler
 
@@ -25,7 +26,6 @@ from alignment.stages.sampling import compare_sampling
 from paddle_mv3 import BatchSampler, DistributedSampler, Draw, RASampler
 from paddle_mv3.data.dataset import load_image
 
-ROOT = Path(__file__).resolve().parents[2]
 WORLD_SIZES = (1, 2, 3, 8)
 
 
