@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -36,6 +37,7 @@ __all__ = [
     "leave",
     "start",
     "sum_over_ranks",
+    "wait_for_word",
 ]
 
 # Paddle's own handlers print a stack, and allocate memory: a signal in the middle of an allocation
@@ -55,6 +57,7 @@ def start() -> tuple[int, int]:
     _when_parent_dies(signal.SIGTERM)  # the launcher
     distributed.init_parallel_env()
     _companions = Companions(distributed.get_rank(), world_size)
+    _wait_before_abort()
     return distributed.get_rank(), world_size
 
 
@@ -104,6 +107,28 @@ def _when_parent_dies(number: int) -> None:
         ctypes.CDLL(None).prctl(set_death_signal, number)
 
 
+def _wait_before_abort() -> None:
+    """A C++ exception that nobody catches waits for `Companions` to say who is gone.
+
+    gloo throws where a rank is gone, in the middle of a backward pass, and C++ aborts this process
+    at once: all that is said then is the address of a socket.
+    """
+    if sys.platform != "linux":
+        return
+    handler = ctypes.CFUNCTYPE(None)
+    set_terminate = ctypes.CDLL("libstdc++.so.6")["_ZSt13set_terminatePFvvE"]  # std::set_terminate
+    set_terminate.restype, set_terminate.argtypes = handler, [handler]
+
+    @handler
+    def wait() -> None:
+        wait_for_word()
+        before()
+
+    before = set_terminate(wait)
+    # No Python after its end; and until then `wait` has to be kept.
+    atexit.register(lambda kept: set_terminate(before), wait)
+
+
 def end_workers() -> None:
     """Workers that are left would be asked by SIGTERM to end, and waited for."""
     workers = multiprocessing.active_children()
@@ -114,6 +139,7 @@ def end_workers() -> None:
         _free_shared_memory(process.pid)
 
 
+SAID_WITHIN = 5  # seconds, from a socket that closes
 SHARED_MEMORY = Path("/dev/shm")
 LONG_AGO = 600  # seconds; a batch is on its way for less
 
@@ -187,10 +213,10 @@ class Companions:
         while (byte := _receive(connection, 1)) and byte != self.GOODBYE:
             said.put(byte[0])
         goodbye = _receive(connection).decode(errors="surrogateescape")
-        said.put(None)
         number, _, message = goodbye.partition(" ")
         status = int(number) if number.isdigit() else 1
         if status in self.ORDERLY or (self.ending and goodbye):
+            said.put(None)
             return
         message = message or "gone without a word: killed, or its machine is down"
         try:
@@ -238,6 +264,12 @@ def any_rank(flags: int) -> int:
     Between the hosts: no GPU is waited for.
     """
     return _companions.any(flags) if _companions else flags
+
+
+def wait_for_word() -> None:
+    """Where a rank that is gone broke something: this process ends here, and says which rank."""
+    if _companions:
+        time.sleep(SAID_WITHIN)
 
 
 def end_together(world_size: int, message: str | None = None) -> list[str | None]:

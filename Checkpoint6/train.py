@@ -578,6 +578,7 @@ def run() -> NoReturn:
     except OSError as error:
         status, message = 2, described(error)
     except Exception as error:
+        distributed.wait_for_word()
         with contextlib.suppress(OSError):
             traceback.print_exc()
         status, message = 1, f"{type(error).__name__}: {reason_of(error)}"
