@@ -22,6 +22,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -126,7 +127,7 @@ def main(args: argparse.Namespace) -> NoReturn:
     processes.taken = min(at_once, len(jobs))
     # The longest first; of the others, the first that is read.
     order = [jobs[-1], *jobs[:-1]] if at_once > 1 else jobs
-    rows = []
+    rows, since = [], time.time()
     for step, job in zip(steps, run_in_turn(jobs, order, at_once, fork, Waiting())):
         say(f"\n$ python {' '.join([step.script, *step.own])}")
         show(job)
@@ -141,7 +142,7 @@ def main(args: argparse.Namespace) -> NoReturn:
     if args.watch:
         from .watch import watch
 
-        watch(ROOT, steps, jobs, at_once, fork)
+        watch(ROOT, steps, jobs, since, at_once, fork)
     leave(max(job.returncode or 0 for job in jobs))
 
 

@@ -24,13 +24,24 @@ from typing import IO, NoReturn, TypeVar
 from . import environment
 from .terminal import Waiting
 
-__all__ = ["Job", "beside", "can_fork", "processors", "run_at_once", "run_in_turn"]
+__all__ = [
+    "Job",
+    "beside",
+    "can_fork",
+    "processors",
+    "run_at_once",
+    "run_in_turn",
+    "say_early",
+]
 
 POLL = 0.02  # seconds
 Result = TypeVar("Result")
 
 # How many processors are made use of, by this process and those that run at the same time.
 taken = 1
+
+# In a Job's child: where `say_early` writes.
+_early: IO[bytes] | None = None
 
 
 def processors() -> int:
@@ -48,6 +59,15 @@ def can_fork(device: str) -> bool:
     """
     # macOS has fork, but its system libraries do not survive it.
     return hasattr(os, "fork") and sys.platform != "darwin" and device == "cpu"
+
+
+def say_early(verdict: str) -> None:
+    """For a script that may be a Job: what it can say long before its end; once."""
+    global _early
+    file, _early = _early, None
+    if file is not None:
+        with contextlib.suppress(OSError):
+            os.write(file.fileno(), f"{verdict}\n".encode())
 
 
 @contextlib.contextmanager
@@ -134,6 +154,7 @@ class Job:
         returncode: exit status; None while it runs, or before.
         seconds: from its start to its end.
         out, err: what it has printed, once it has ended.
+        early: what it has said by `say_early`, if it was forked.
         imported: {path} of the Python files that it has read; None where that is not known.
     """
 
@@ -142,14 +163,14 @@ class Job:
         self.returncode: int | None = None
         self.pid: int | None = None
         self.seconds = 0.0
-        self.out, self.err = "", ""
+        self.out, self.err, self.early = "", "", ""
         self.imported: set[str] | None = None
         self._popen: subprocess.Popen | None = None
 
     def start(self, fork: bool) -> None:
         """Starts it; `fork`: see `can_fork`."""
-        files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  (`_read` closes them)
-        self._out, self._err, self._files = files
+        files = [tempfile.TemporaryFile() for _ in range(4)]  # noqa: SIM115  (`_read` closes them)
+        self._out, self._err, self._files, self._said = files
         self._begin = time.perf_counter()
         if not fork:
             command = [sys.executable, str(self.script), *self.arguments]
@@ -164,8 +185,10 @@ class Job:
 
     def _be_the_script(self) -> NoReturn:
         """In the child: the script as `python script arguments` would run it, and no return."""
+        global _early
         status = 1
         try:
+            _early = self._said
             environment.forked()
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(self._out.fileno(), 1)
@@ -195,7 +218,10 @@ class Job:
             os._exit(status)
 
     def poll(self) -> bool:
-        """Whether it has ended."""
+        """Whether it has ended. Takes up what it has said."""
+        if self.returncode is None and self._popen is None and not self.early:
+            line = os.pread(self._said.fileno(), 10_000, 0).decode("utf-8", "backslashreplace")
+            self.early = line.rstrip("\n") if line.endswith("\n") else ""
         if self.returncode is None and self.pid is not None:
             if self._popen is not None:
                 self.returncode = self._popen.poll()
@@ -213,6 +239,7 @@ class Job:
             file.seek(0)
             texts.append(file.read().decode("utf-8", "backslashreplace"))
             file.close()
+        self._said.close()
         self.out, self.err, names = texts
         self.imported = set(names.split("\0")) if names else None
 
@@ -251,9 +278,18 @@ def run_in_turn(
 
 
 def run_at_once(
-    order: Sequence[Job], at_once: int, fork: bool, waiting: Waiting | None = None
+    order: Sequence[Job],
+    at_once: int,
+    fork: bool,
+    waiting: Waiting | None = None,
+    pause: Callable[[Sequence[Job]], object] = lambda running: time.sleep(POLL),
 ) -> Iterator[Job]:
-    """Runs jobs, some at the same time; yields each as it ends. Arguments as of `run_in_turn`."""
+    """Runs jobs, some at the same time; yields each as it ends. Arguments as of `run_in_turn`.
+
+    Args:
+        pause: called with the jobs that run, again and again, and takes some time. What it raises
+            ends them.
+    """
     to_start, running = list(order), []
     waiting = waiting or Waiting()
     with contextlib.ExitStack() as stack:
@@ -268,5 +304,6 @@ def run_at_once(
                 running.remove(job)
                 waiting.clear()
                 yield job
-            waiting.show([(each.script.stem, each.running) for each in running])
-            time.sleep(POLL)
+            if running:
+                waiting.show([(each.script.stem, each.running) for each in running])
+                pause(running)

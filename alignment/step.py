@@ -16,6 +16,7 @@ from reprod_log.utils import check_print_diff, init_logger
 from .diff import VERDICTS
 from .files import CannotRun, place_of, reason_of, shown, whole_file, write_json
 from .findings import SETTING
+from .processes import say_early
 from .report import ALIGNED, LOGS, NOT_ALIGNED, finding_entries, misfits_summary, new_part
 from .screen import Detail, detail, printable, say
 from .terminal import coloured, of_verdict
@@ -70,6 +71,8 @@ class StepReport:
         self.misfit_lines = []
         # {name of what was compared: seconds that the step has waited for it}
         self.seconds, self._since = {}, time.perf_counter()
+        if self.within_thresholds or helper.float64:
+            say_early(self._verdict())
 
     def judge_in_float64(
         self, reference64: Mapping[str, np.ndarray], port64: Mapping[str, np.ndarray]
@@ -81,6 +84,7 @@ class StepReport:
         """
         self.helper.compare_info(*self.helper.records, reference64, port64)
         self.verdicts = self.helper.judge(*self.judged_by)
+        say_early(self._verdict())
 
     @property
     def within_thresholds(self) -> bool:

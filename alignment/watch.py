@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .files import HELD
 from .processes import run_at_once
+from .terminal import GOOD, Waiting, coloured, of_verdict
 
 if TYPE_CHECKING:
     from .__main__ import Step
@@ -21,56 +23,130 @@ __all__ = ["affected", "verdict", "watch"]
 
 ENGINE = Path(__file__).resolve().parent
 PAUSE = 50  # milliseconds without a further change, before steps are run
+POLL = 50  # milliseconds
 
 
-def watch(root: Path, steps: Sequence[Step], jobs: Sequence[Job], at_once: int, fork: bool) -> None:
+class _Saved(Exception):
+    """While steps run."""
+
+
+def watch(
+    root: Path,
+    steps: Sequence[Step],
+    jobs: Sequence[Job],
+    since: float,
+    at_once: int,
+    fork: bool,
+) -> NoReturn:
     """Waits for saved Python files under `root`, and runs what they take part in; has no end.
 
     Args:
         root: pathlib.Path of the repository.
         steps: what was run; `job()` makes a Job of one.
         jobs: the Jobs that have run them, in the same order.
+        since: when the first of them was started, as `time.time()`.
         at_once, fork: as of `run_in_turn`.
     """
+    last, to_run = dict(zip(steps, jobs)), []
+    saved = _saved_files(root)
+    files = sorted({*next(saved), *_saved_since(since, root, jobs)})
+    print("\nWatching: save a Python file and what it takes part in runs again. Ctrl-C ends.")
+    sys.stdout.flush()
+    while True:
+        while files:
+            if _of_engine(files):
+                print("\nThe engine has changed: starting again", flush=True)
+                os.environ.pop(HELD, None)  # the lock ends with this process, and is taken again
+                os.execv(sys.executable, sys.orig_argv)
+            again = affected(files, last)
+            to_run = [step for step in steps if step in again or step in to_run]
+            if again:
+                names = ", ".join(str(file.relative_to(root)) for file in files)
+                print(f"\n{names}", flush=True)
+            files = _run(to_run, last, saved, at_once, fork) if to_run else []
+        files = next(saved)
+
+
+def _of_engine(files: Collection[Path]) -> bool:
+    return any(ENGINE in file.parents for file in files)
+
+
+def _saved_since(since: float, root: Path, jobs: Sequence[Job]) -> set[Path]:
+    """The files under `root` that the jobs have imported, and that have changed after `since`."""
+    imported = {Path(name) for job in jobs for name in job.imported or ()}
+    inside = [file for file in imported if root in file.parents and file.exists()]
+    return {file for file in inside if file.suffix == ".py" and file.stat().st_mtime > since}
+
+
+def _saved_files(root: Path) -> Iterator[list[Path]]:
+    """Yields, again and again after some milliseconds, the Python files that were saved."""
     from watchfiles import PythonFilter
     from watchfiles import watch as changes_of
 
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
-    last, told = dict(zip(steps, jobs)), False
     timing: dict[str, Any] = {
         "debounce": 400,
         "step": PAUSE,
-        "rust_timeout": 200,
+        "rust_timeout": POLL,
         "yield_on_timeout": True,
     }
     for changes in changes_of(root, watch_filter=PythonFilter(), **timing):
-        if not told:  # now it does
-            told = True
-            print(
-                "\nWatching: save a Python file and what it takes part in runs again. Ctrl-C ends."
-            )
-            sys.stdout.flush()
-        files = sorted({Path(name) for _, name in changes})
-        if not files:
-            continue
-        if any(ENGINE in file.parents for file in files):
-            print("\nThe engine has changed: starting again", flush=True)
-            os.environ.pop(HELD, None)  # the lock ends with this process, and is taken again
-            os.execv(sys.executable, sys.orig_argv)
-        again = affected(files, last)
-        if not again:
-            continue
-        names = ", ".join(str(file.relative_to(root)) for file in files)
-        print(f"\n{names}", flush=True)
-        new = {step.job(): step for step in again}
-        for job in run_at_once(list(new), at_once, fork):
+        yield sorted({Path(name) for _, name in changes})
+
+
+def _run(
+    to_run: list[Step],
+    last: dict[Step, Job],
+    saved: Iterator[list[Path]],
+    at_once: int,
+    fork: bool,
+) -> list[Path]:
+    """Runs steps, tells of each what has changed, and takes it out of `to_run`.
+
+    Returns:
+        the files that were saved meanwhile: then what still ran was ended.
+    """
+    begin, early, waiting = time.perf_counter(), set(), Waiting()
+    # The forward pass tells most; of the others the quick ones.
+    order = [to_run[0], *sorted(to_run[1:], key=lambda step: last[step].seconds)]
+    new = {step.job(): step for step in order}
+
+    def tell(step: Step, text: str, seconds: float, more: str = "") -> None:
+        waiting.clear()
+        line = coloured(text, of_verdict(text))
+        print(f"{step.script:30} {line}  ({more}{seconds:.1f} s)", flush=True)
+
+    def pause(running: Sequence[Job]) -> None:
+        for job in running:
             step = new[job]
-            print(f"{step.script:30} {verdict(job)}  ({job.seconds:.1f} s)")
-            before = verdict(last[step])
-            if before != verdict(job):
+            is_news = not early or of_verdict(job.early) != of_verdict(verdict(last[step]))
+            if job.early and step not in early and is_news:
+                tell(step, job.early, time.perf_counter() - begin, "so far, ")
+                early.add(step)
+        files = next(saved)
+        if files and (_of_engine(files) or affected(files, last)):
+            raise _Saved(files)
+
+    try:
+        for job in run_at_once(list(new), at_once, fork, waiting, pause):
+            step, found = new[job], verdict(job)
+            tell(step, found, job.seconds)
+            if of_verdict(found) != GOOD and (where := _below(job, found)):
+                print(f"{'':30} {where}")
+            if found != (before := verdict(last[step])):
                 print(f"{'':30} before: {before}")
             sys.stdout.flush()
             last[step] = job
+            to_run.remove(step)
+    except _Saved as stopped:
+        return list(stopped.args[0])
+    return []
+
+
+def _below(job: Job, line: str) -> str:
+    """What stands below a step's verdict: what differs, or where."""
+    lines = job.out.splitlines()
+    return next(iter(lines[lines.index(line) + 1 :]), "") if line in lines else ""
 
 
 def affected(files: Collection[Path], last: Mapping[Step, Job]) -> list[Step]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+from alignment.__main__ import STEPS
 from alignment.processes import Job, run_at_once, run_in_turn
 from alignment.watch import affected, verdict
 
@@ -64,8 +65,33 @@ def test_jobs_keep_status_streams_and_order(fork, tmp_path):
         assert str(tmp_path / "helper.py") not in fails.imported
     else:
         assert slow.imported is None
+    assert (slow.early, fails.early) == ("", "")
     quick = [Job(tmp_path / name, []) for name in scripts]
     assert next(run_at_once(quick, 4, fork)) is not quick[0]
+
+
+def test_a_job_says_early_what_it_can(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time; from alignment.processes import say_early\n"
+        "say_early('aligned: so far'); say_early('never'); time.sleep(0.5); print('end')"
+    )
+    job, seen = Job(script, []), []
+    assert list(run_at_once([job], 1, True, None, lambda jobs: seen.append(jobs[0].early))) == [job]
+    assert (job.early, job.out, seen[-1]) == ("aligned: so far", "end\n", "aligned: so far")
+
+
+def test_what_is_raised_in_a_pause_ends_the_jobs(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import time; time.sleep(60)")
+    job = Job(script, [])
+
+    def pause(running):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        list(run_at_once([job], 1, True, None, pause))
+    assert job.returncode == -15
 
 
 def lines_of(stream):
@@ -110,16 +136,27 @@ def test_a_mistake_shows_when_the_file_is_saved(tmp_path, data_dir):
             right = model.read_text()
             assert right.count("epsilon=0.001") == 1
             model.write_text(right.replace("epsilon=0.001", "epsilon=0.01"))
+            # The records alone, before the rest of the step.
             text = wait_for(queue, "01_test_forward.py")
-            assert "paddle_mv3/model.py\n" in text
-            assert "NOT ALIGNED: logits" in text.splitlines()[-1]
-            assert "before: aligned" in wait_for(queue, "before: aligned")
-            wait_for(queue, "align_training.py")
+            assert text.startswith("\npaddle_mv3/model.py\n")
+            assert "NOT ALIGNED: logits" in text and "(so far, " in text.splitlines()[-1]
+            text = wait_for(queue, "before: aligned")
+            while "01_test_forward.py" not in text:
+                text = wait_for(queue, "before: aligned")
+            assert "Differs (port | reference): features.0.1 and 33 more: epsilon 0.01" in text
+
+            # Saved again while the others run: nobody waits for their end.
             model.write_text(right)
-            text = wait_for(queue, "01_test_forward.py")
-            assert " aligned: 1 array" in text.splitlines()[-1]
-            # What has nothing to do with the model is not run again.
-            assert "02_test_data" not in text
+            text = wait_for(queue, "paddle_mv3/model.py")
+            assert "align_training.py" not in text
+            text, ended = wait_for(queue, "01_test_forward.py"), set()
+            while ended < set(STEPS):
+                *_, line = text.splitlines()
+                script, verdict = line.split(None, 1)
+                if script in STEPS and "so far" not in line:
+                    assert verdict.startswith("aligned"), line
+                    ended.add(script)
+                text = wait_for(queue, "s)\n") if ended < set(STEPS) else ""
         finally:
             process.terminate()
     assert process.returncode == 143
