@@ -1,6 +1,7 @@
 """Checkpoint6/train.py: trains, can be stopped at any moment, and goes on as if it had not been."""
 
 import contextlib
+import ctypes
 import fcntl
 import inspect
 import multiprocessing
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -1167,6 +1169,23 @@ def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path
     os.kill(process.pid, signal.SIGCONT)
     status, _ = finish(process)
     assert status not in (0, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C++ library of Linux")
+@pytest.mark.parametrize("said", [True, False])
+def test_a_cpp_exception_waits_for_the_word_on_who_is_gone(said, monkeypatch):
+    monkeypatch.setattr(distributed, "_companions", "some")
+    monkeypatch.setattr(distributed, "SAID_WITHIN", 60 if said else 0.1)
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        distributed._wait_before_abort()
+        if said:
+            threading.Timer(0.1, os._exit, [7]).start()
+        ctypes.CDLL("libstdc++.so.6")["_ZSt9terminatev"]()  # std::terminate
+        os._exit(8)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == (7 if said else -signal.SIGABRT)
 
 
 @pytest.mark.slow
