@@ -133,7 +133,7 @@ PARTS = {
     "recipe": ("alignment.stages.recipe", "compare_recipe", agreement),
     "steps": ("alignment.training.steps", "compare_training", agreement),
     "float64": ("alignment.training.align", "compare_float64", nothing_trained),
-    "float32": ("alignment.training.align", "compare_float32", nothing_trained),
+    "float32": ("alignment.training.align", "compare_free_runs", nothing_trained),
     "losses": ("alignment.training.steps", "record_losses", constant_losses),
 }
 

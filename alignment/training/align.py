@@ -6,8 +6,9 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ..convert import pair_weights
 from ..files import CannotRun, require_writable, shown, write_json
 from ..findings import Check
 from ..layers import read_layer_map
+from ..processes import beside
 from ..report import (
     ALIGNED,
     LOGS,
@@ -40,7 +42,7 @@ from .sides import Start
 
 if TYPE_CHECKING:
     from ..arguments import Parser
-    from ..pairing import Pairing, Table
+    from ..pairing import Pairing
     from .comparison import Difference
     from .pair import TrainingPair
 
@@ -139,30 +141,64 @@ def changed(args: argparse.Namespace, work: Path, **values: Any) -> argparse.Nam
     return type(args)(**values)
 
 
-def alive_weights(
-    models: Mapping[str, Callable[..., Any]], args: argparse.Namespace, classes: int, rules: Table
-) -> dict[str, np.ndarray]:
-    """{name of the port: array}, float32, none of which is without effect.
+class Models:
+    """What is trained, and where it starts from.
+
+    Nothing of it is made before it is asked for: a part that runs beside makes its own.
 
     Args:
-        models: the reference's MODELS.
+        work: folder to work in.
+
+    Attributes:
+        per_epoch: steps.
+        images: to train on; each epoch ends in a smaller batch.
+        linked: the arguments, with a data folder of so many images.
     """
-    model = models[args.model](num_classes=classes)
-    return torch_arrays(make_alive(model, seed=args.seed, image_size=args.train_crop_size), rules)
+
+    def __init__(self, pair: TrainingPair, args: argparse.Namespace, work: Path) -> None:
+        self.pair, self.args, self.work = pair, args, work
+        self.per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
+        self.images = (self.per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
+        self.linked = on_links(pair, args, work, self.images)
+
+    def data(self) -> tuple[Any, Any]:
+        """The ImageFolder to train on, and the one to evaluate."""
+        folder = self.pair.port.ImageFolder
+        return folder(self.linked.data_path / "train"), folder(self.linked.data_path / "val")
+
+    def reference(self) -> torch.nn.Module:
+        """A fresh one."""
+        classes = len(self.data()[0].classes)
+        return self.pair.reference.MODELS[self.args.model](num_classes=classes)
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        reference = self.reference()
+        classes = len(self.data()[0].classes)
+        port = self.pair.port.MODELS[self.args.model](num_classes=classes)
+        layer_map = read_layer_map(self.args.layer_map, port, reference)
+        return pair_weights(port, reference.state_dict(), layer_map)
+
+    @cached_property
+    def alive(self) -> Start:
+        """In float64, of weights none of which is without effect."""
+        rules, torch_seed = self.pairing.table, self.args.seed
+        torch.manual_seed(torch_seed)
+        model = make_alive(self.reference(), seed=torch_seed, image_size=self.args.train_crop_size)
+        return Start(torch_arrays(model, rules), rules, "float64")
+
+    @cached_property
+    def fresh(self) -> Start:
+        """In float32, as a training of the reference's begins."""
+        rules = self.pairing.table
+        torch.manual_seed(self.args.seed)
+        return Start(torch_arrays(self.reference(), rules), rules, "float32")
 
 
-def fresh_weights(
-    models: Mapping[str, Callable[..., Any]], args: argparse.Namespace, classes: int, rules: Table
-) -> dict[str, np.ndarray]:
-    """{name of the port: array}, as a training of the reference's begins."""
-    torch.manual_seed(args.seed)
-    return torch_arrays(models[args.model](num_classes=classes), rules)
-
-
-def compare_float64(
-    pair: TrainingPair, args: argparse.Namespace, start: Start, steps: int, per_epoch: int
-) -> tuple[Comparison, list[str]]:
+def compare_float64(models: Models) -> tuple[Comparison, list[str]]:
     """(Comparison, lines on what differs) of Loops."""
+    pair, args = models.pair, changed(models.linked, models.work / "steps")
+    steps, per_epoch = args.steps, models.per_epoch
     if args.ra_sampler:
         per_epoch = len(Draws(pair, args).sampler) // args.batch_size
     # After the warm-up, in which the moving average is the model.
@@ -172,17 +208,18 @@ def compare_float64(
         args = changed(args, args.output_dir.parent, print_freq=2)
         stop += (per_epoch - 2) // 4 * 2 + 1
     with Draws(pair, args).replayed() as batch:
-        loops = Loops(pair, args, start, batch, steps, overflow=steps // 4, stop=stop)
+        loops = Loops(pair, args, models.alive, batch, steps, overflow=steps // 4, stop=stop)
         loops.run()
     return loops.comparison, loops.lines
 
 
-def compare_float32(
-    pair: TrainingPair, args: argparse.Namespace, start: Start, steps: int, picture: Path
-) -> Any:
-    """(Comparison, line on how far the curves diverge) of free runs; plots them."""
+def compare_free_runs(models: Models) -> tuple[Comparison, str]:
+    """(Comparison, line on how far the curves diverge) in float32; plots them."""
+    # What workers send is compared in float64.
+    pair, args = models.pair, changed(models.linked, models.work / "free", workers=0)
     with Draws(pair, args).replayed():
-        curves = free_runs(pair, args, start, steps)
+        curves = free_runs(pair, args, models.fresh, args.steps)
+    picture = models.args.result_dir / "log" / "train_align_steps.png"
     plot(curves, picture)
     losses = divergence(curves)
     comparison = Comparison()
@@ -192,22 +229,23 @@ def compare_float32(
         f"float32, {len(losses.port)} steps, each side on its own: the losses differ by "
         f"{losses.port[0]:.0e} at the first step and by {losses.port[-1]:.0e} at the last. For "
         f"comparison, PyTorch against PyTorch with weights changed by {UNITS} units of rounding: "
-        f"{losses.copies[0]:.0e} and {losses.copies[-1]:.0e}"
+        f"{losses.copies[0]:.0e} and {losses.copies[-1]:.0e} -> {shown(picture)}"
     )
 
 
-def compare_processes(
-    pair: TrainingPair,
-    even: argparse.Namespace,
-    uneven: argparse.Namespace,
-    start: Start,
-    work: Path,
-    script: Path,
-) -> Comparison:
-    comparison = Comparison()
-    comparison.differences = compare_ranks(
-        pair, even, uneven.data_path, start, RANK_STEPS, work, script
-    )
+def compare_processes(models: Models, script: Path) -> Comparison:
+    """Of several processes with one, and with PyTorch's; none unless there are to be several."""
+    comparison, pair, args = Comparison(), models.pair, models.args
+    if args.processes > 1:
+        images = RANK_STEPS // RANK_EPOCHS * args.batch_size
+        folder = models.work / "ranks"
+        # One image less than for all: the sampler has to fill up.
+        even, uneven = (
+            on_links(pair, changed(args, folder), folder / str(n), images - n) for n in (0, 1)
+        )
+        comparison.differences = compare_ranks(
+            pair, even, uneven.data_path, models.alive, RANK_STEPS, folder, script
+        )
     return comparison
 
 
@@ -340,64 +378,51 @@ def align(pair: TrainingPair, args: argparse.Namespace, script: Path) -> bool:
         OSError
     """
     require_comparable(args)
-    log_dir = args.result_dir / "log"
-    require_writable(log_dir)
+    require_writable(args.result_dir / "log")
     work = Path(tempfile.mkdtemp(prefix="align_training_"))
     with (
         environment.cleaned_up(lambda: shutil.rmtree(work, ignore_errors=True)),
         environment.cleaned_up(pair.distributed.end_workers),
     ):
-        per_epoch = -(-args.steps // min(EPOCHS, args.epochs))
-        # Each epoch ends in a smaller batch.
-        images = (per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
-        linked = on_links(pair, args, work, images)
-        trained, evaluated = (
-            pair.port.ImageFolder(linked.data_path / name) for name in ("train", "val")
-        )
-        pair.port_data.require_same_data(linked, trained, evaluated, 1)
-        classes = len(trained.classes)
-        port, reference = (
-            side.MODELS[args.model](num_classes=classes) for side in (pair.port, pair.reference)
-        )
-        layer_map = read_layer_map(args.layer_map, port, reference)
-        pairing = pair_weights(port, reference.state_dict(), layer_map)
-        if not pairing.fits:
-            write_misfits(pairing, log_dir / "train_align_steps.json")
-            return False
-        rules = pairing.table
-        print(
-            f"{args.model}: {args.steps} steps of {args.batch_size} images, {per_epoch} in an epoch"
-            f" ({images} images of {classes} classes, {args.train_crop_size} px)",
-            flush=True,
-        )
-        models = pair.reference.MODELS
-        alive = Start(alive_weights(models, args, classes, rules), rules, "float64")
-        fresh = Start(fresh_weights(models, args, classes, rules), rules, "float32")
-        report = Report(log_dir)
+        models = Models(pair, args, work)
+        # Neither needs what the other finds, or the steps in float64.
+        with (
+            beside(args.device, compare_free_runs, models) as free_runs,
+            beside(args.device, compare_processes, models, script) as in_processes,
+        ):
+            return _align(models, free_runs, in_processes)
 
-        found, lines = compare_float64(
-            pair, changed(linked, work / "steps"), alive, args.steps, per_epoch
+
+def _align(
+    models: Models,
+    free_runs: Callable[[], tuple[Comparison, str]],
+    in_processes: Callable[[], Comparison],
+) -> bool:
+    """As `align`; `free_runs` and `in_processes` give what is found in these."""
+    args = models.args
+    log_dir = args.result_dir / "log"
+    trained, evaluated = models.data()
+    models.pair.port_data.require_same_data(models.linked, trained, evaluated, 1)
+    if not models.pairing.fits:
+        write_misfits(models.pairing, log_dir / "train_align_steps.json")
+        return False
+    print(
+        f"{args.model}: {args.steps} steps of {args.batch_size} images, {models.per_epoch} in an "
+        f"epoch ({models.images} images of {len(trained.classes)} classes, "
+        f"{args.train_crop_size} px)",
+        flush=True,
+    )
+    report = Report(log_dir)
+    found, lines = compare_float64(models)
+    agrees = report.add(found, f"{args.steps} steps, each from the same state", lines=lines)
+    if agrees:
+        found, line = free_runs()
+        agrees = report.add(found, f"free runs of {args.steps} steps", line)
+    if agrees and args.processes > 1:
+        what = (
+            f"{RANK_STEPS} steps of {PROCESSES} processes, compared with one process and with "
+            "PyTorch's"
         )
-        agrees = report.add(found, f"{args.steps} steps, each from the same state", lines=lines)
-        if agrees:
-            picture = log_dir / "train_align_steps.png"
-            # What workers send has been compared.
-            free = changed(linked, work / "free", workers=0)
-            found, line = compare_float32(pair, free, fresh, args.steps, picture)
-            what = f"free runs of {args.steps} steps"
-            agrees = report.add(found, what, f"{line} -> {shown(picture)}")
-        if agrees and args.processes > 1:
-            images = RANK_STEPS // RANK_EPOCHS * args.batch_size
-            folder = work / "ranks"
-            # One image less than for all: the sampler has to fill up.
-            even, uneven = (
-                on_links(pair, changed(args, folder), folder / str(n), images - n) for n in (0, 1)
-            )
-            found = compare_processes(pair, even, uneven, alive, folder, script)
-            what = (
-                f"{RANK_STEPS} steps of {PROCESSES} processes, compared with one process and with "
-                "PyTorch's"
-            )
-            report.add(found, what)
-        report.write()
-        return report.aligned
+        report.add(in_processes(), what)
+    report.write()
+    return report.aligned
