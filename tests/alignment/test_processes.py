@@ -13,7 +13,8 @@ from alignment import environment, processes
 from alignment.files import CannotRun
 
 # Logs that are the same to the last digit.
-EXACT = "data_cases.log", "data_augmentation.log", "forward_variants.log"
+EXACT = "data_cases.log", "data_augmentation.log", "forward_variants.log", "train_align_steps.log"
+TRAINING = "Checkpoint6/align_training.py"
 
 
 @pytest.fixture
@@ -77,15 +78,18 @@ def test_a_part_whose_process_is_killed_runs_again(free):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["01_test_forward.py", "02_test_data.py", "05_test_backward.py"])
+@pytest.mark.parametrize(
+    "step", ["01_test_forward.py", "02_test_data.py", "05_test_backward.py", TRAINING]
+)
 def test_a_step_says_the_same_on_one_processor(step, tmp_path):
     """Where nothing can run beside it, and all has one thread."""
     said = []
     for count in (1, 2):
         out = tmp_path / str(count)
         allowed = sorted(os.sched_getaffinity(0))[:count]
+        options = ["--steps", "10"] if step == TRAINING else ["--data-dir", tmp_path / "data"]
         ran = subprocess.run(
-            [sys.executable, step, "--data-dir", tmp_path / "data", "--result-dir", out],
+            [sys.executable, step, *options, "--result-dir", out],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
