@@ -64,13 +64,14 @@ def measure_time(commit, runs, steps, others):
     command = [SCRIPT, "--steps", str(steps), *others]
     with tempfile.TemporaryDirectory() as work:
         old = check_out(commit, Path(work) / "old")
+        folders = (ROOT, Path(work) / "result"), (old, Path(work) / "old_result")
+        for folder, results in folders:  # makes what is missing, and fills the disk cache
+            measure(folder, results, SCRIPT, "--steps", "10", "--processes", "1", *others)
         pairs = []
-        for run in range(runs + 1):  # the first makes what is missing, and fills the disk cache
-            now = measure(ROOT, Path(work) / "result", *command)
-            before = measure(old, Path(work) / "old_result", *command)
-            if run:
-                pairs.append((now, before))
-                print(f"run {run}: {now.clock:.1f} s, {commit} {before.clock:.1f} s", flush=True)
+        for run in range(runs):
+            now, before = (measure(folder, results, *command) for folder, results in folders)
+            pairs.append((now, before))
+            print(f"run {run + 1}: {now.clock:.1f} s, {commit} {before.clock:.1f} s", flush=True)
     row = [
         median(pairs, lambda now, _: now.clock),
         median(pairs, lambda now, old: old.clock / now.clock),
