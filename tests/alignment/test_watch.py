@@ -1,5 +1,6 @@
 """python -m alignment --watch: what a saved file takes part in runs again."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from conftest import ROOT
 
 from alignment.__main__ import STEPS
 from alignment.processes import Job, run_at_once, run_in_turn
-from alignment.watch import affected, verdict
+from alignment.watch import _saved_since, affected, verdict
 
 COPIED = ["alignment", "paddle_mv3", "torch_ref", "Checkpoint6", "data", "lite_data.tar"]
 
@@ -31,6 +32,17 @@ def test_only_what_has_imported_a_file_runs_again():
     assert affected([Path("/x/model.py")], last) == ["model", "broken", "unknown"]
     assert affected([Path("/x/data.py")], last) == ["data", "broken", "unknown"]
     assert affected([Path("/x/other.py")], last) == ["broken", "unknown"]
+
+
+def test_what_was_saved_while_the_steps_first_ran_is_seen(tmp_path):
+    old, new, elsewhere = (tmp_path / "root" / name for name in ("a.py", "b.py", "../c.py"))
+    old.parent.mkdir()
+    for file in (old, new, elsewhere):
+        file.touch()
+    os.utime(old, (1, 1))
+    jobs = [SimpleNamespace(imported={str(old), str(new)}), SimpleNamespace(imported=None)]
+    jobs += [SimpleNamespace(imported={str(elsewhere.resolve()), str(old.parent / "gone.py")})]
+    assert _saved_since(1000.0, old.parent, jobs) == {new}
 
 
 def test_the_verdict_is_the_line_of_the_step():
@@ -136,20 +148,19 @@ def test_a_mistake_shows_when_the_file_is_saved(tmp_path, data_dir):
             right = model.read_text()
             assert right.count("epsilon=0.001") == 1
             model.write_text(right.replace("epsilon=0.001", "epsilon=0.01"))
-            # The records alone, before the rest of the step.
             text = wait_for(queue, "01_test_forward.py")
-            assert text.startswith("\npaddle_mv3/model.py\n")
-            assert "NOT ALIGNED: logits" in text and "(so far, " in text.splitlines()[-1]
-            text = wait_for(queue, "before: aligned")
-            while "01_test_forward.py" not in text:
-                text = wait_for(queue, "before: aligned")
+            assert text.startswith("\npaddle_mv3/model.py\n") and "NOT ALIGNED: logits" in text
+            while "Differs" not in text or "before: aligned: 1 array" not in text:
+                text += wait_for(queue, "before: aligned")
             assert "Differs (port | reference): features.0.1 and 33 more: epsilon 0.01" in text
 
             # Saved again while the others run: nobody waits for their end.
             model.write_text(right)
             text = wait_for(queue, "paddle_mv3/model.py")
             assert "align_training.py" not in text
+            # The records alone, before the rest of the step.
             text, ended = wait_for(queue, "01_test_forward.py"), set()
+            assert "(so far, " in text.splitlines()[-1]
             while ended < set(STEPS):
                 *_, line = text.splitlines()
                 script, verdict = line.split(None, 1)
