@@ -143,7 +143,13 @@ def main(args: argparse.Namespace) -> NoReturn:
         from .watch import watch
 
         watch(ROOT, steps, jobs, since, at_once, fork)
-    leave(max(job.returncode or 0 for job in jobs))
+    # What is not there was not judged, and Python's own status of an exception is 1.
+    leave(
+        max(
+            (job.returncode or 0) if step.summary.exists() else CANNOT_RUN
+            for step, job in zip(steps, jobs)
+        )
+    )
 
 
 def show(job: Job) -> None:

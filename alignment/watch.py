@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -129,17 +130,22 @@ def _run(
 
     try:
         for job in run_at_once(list(new), at_once, fork, waiting, pause):
-            step, found = new[job], verdict(job)
-            tell(step, found, job.seconds)
-            if of_verdict(found) != GOOD and (where := _below(job, found)):
+            step, found, before = new[job], verdict(job), verdict(last[new[job]])
+            tell(step, found, time.perf_counter() - begin)
+            green = of_verdict(found) == GOOD, of_verdict(before) == GOOD
+            if not green[0] and (where := _below(job, found)):
                 print(f"{'':30} {where}")
-            if found != (before := verdict(last[step])):
-                print(f"{'':30} before: {before}")
+            if found != before and not all(green):
+                print(f"{'':30} before: {'aligned' if green[1] else before}")
             sys.stdout.flush()
             last[step] = job
             to_run.remove(step)
     except _Saved as stopped:
         return list(stopped.args[0])
+    red = [step.script for step, job in last.items() if of_verdict(verdict(job)) != GOOD]
+    print(
+        f"Done. Not aligned: {', '.join(red)}" if red else "Done. All steps are aligned", flush=True
+    )
     return []
 
 
@@ -161,14 +167,22 @@ def affected(files: Collection[Path], last: Mapping[Step, Job]) -> list[Step]:
         step
         for step, job in last.items()
         # One that broke off may have come to grief before it imported the rest.
-        if job.imported is None or job.returncode not in (0, 1) or names & job.imported
+        if job.imported is None or not _judged(job) or names & job.imported
     ]
+
+
+def _judged(job: Job) -> str | None:
+    """The line of a step's output that says whether it is aligned; None if it broke off."""
+    lines = job.out.splitlines()
+    return next((line for line in lines if line.startswith(("aligned", "NOT ALIGNED"))), None)
 
 
 def verdict(job: Job) -> str:
     """The line of a step's output that says whether it is aligned, or why it could not run."""
-    for line in job.out.splitlines():
-        if line.startswith(("aligned", "NOT ALIGNED")):
-            return line
+    if line := _judged(job):
+        return line
     lines = [line for line in job.err.splitlines() if line.strip()]
-    return lines[-1] if lines else f"could not run (exit {job.returncode})"
+    if not lines:
+        return f"could not run (exit {job.returncode})"
+    places = re.findall(r'File "([^"]+)", line (\d+)', job.err)
+    return lines[-1] + (f" ({Path(places[-1][0]).name}:{places[-1][1]})" if places else "")

@@ -20,13 +20,13 @@ COPIED = ["alignment", "paddle_mv3", "torch_ref", "Checkpoint6", "data", "lite_d
 
 
 def test_only_what_has_imported_a_file_runs_again():
-    def ended(imported, status=0):
-        return SimpleNamespace(imported=imported, returncode=status)
+    def ended(imported, out="aligned: 1 array"):
+        return SimpleNamespace(imported=imported, out=out)
 
     last = {
         "model": ended({"/x/model.py", "/x/one.py"}),
-        "data": ended({"/x/data.py"}, 1),
-        "broken": ended({"/x/one.py"}, 2),
+        "data": ended({"/x/data.py"}, "made x\nNOT ALIGNED: y"),
+        "broken": ended({"/x/one.py"}, "made x\n"),
         "unknown": ended(None),
     }
     assert affected([Path("/x/model.py")], last) == ["model", "broken", "unknown"]
@@ -50,6 +50,8 @@ def test_the_verdict_is_the_line_of_the_step():
     assert verdict(job) == "NOT ALIGNED: a"
     job = SimpleNamespace(out="", err="Traceback\nerror: no such thing\n\n", returncode=2)
     assert verdict(job) == "error: no such thing"
+    text = 'Traceback\n  File "/x/a.py", line 3\n  File "/x/b.py", line 14\n    def (\nSyntaxError: no\n'
+    assert verdict(SimpleNamespace(out="", err=text, returncode=1)) == "SyntaxError: no (b.py:14)"
     assert "exit -9" in verdict(SimpleNamespace(out="", err="", returncode=-9))
 
 
@@ -150,11 +152,19 @@ def test_a_mistake_shows_when_the_file_is_saved(tmp_path, data_dir):
             model.write_text(right.replace("epsilon=0.001", "epsilon=0.01"))
             text = wait_for(queue, "01_test_forward.py")
             assert text.startswith("\npaddle_mv3/model.py\n") and "NOT ALIGNED: logits" in text
-            while "Differs" not in text or "before: aligned: 1 array" not in text:
+            while "Differs" not in text or "before: aligned" not in text:
                 text += wait_for(queue, "before: aligned")
             assert "Differs (port | reference): features.0.1 and 33 more: epsilon 0.01" in text
 
+            # One that cannot be imported is no end: what is saved next is seen.
+            model.write_text(f"{right}\ndef (")
+            text = wait_for(queue, "01_test_forward.py")
+            assert f"SyntaxError: invalid syntax (model.py:{right.count(chr(10)) + 2})" in text
+            wait_for(queue, "Done. Not aligned: 01_test_forward.py, ")
+
             # Saved again while the others run: nobody waits for their end.
+            model.write_text(right.replace("epsilon=0.001", "epsilon=0.01"))
+            wait_for(queue, "01_test_forward.py")
             model.write_text(right)
             text = wait_for(queue, "paddle_mv3/model.py")
             assert "align_training.py" not in text
@@ -168,6 +178,7 @@ def test_a_mistake_shows_when_the_file_is_saved(tmp_path, data_dir):
                     assert verdict.startswith("aligned"), line
                     ended.add(script)
                 text = wait_for(queue, "s)\n") if ended < set(STEPS) else ""
+            wait_for(queue, "Done. All steps are aligned")
         finally:
             process.terminate()
     assert process.returncode == 143
