@@ -50,7 +50,7 @@ def test_the_verdict_is_the_line_of_the_step():
     assert verdict(job) == "NOT ALIGNED: a"
     job = SimpleNamespace(out="", err="Traceback\nerror: no such thing\n\n", returncode=2)
     assert verdict(job) == "error: no such thing"
-    text = 'Traceback\n  File "/x/a.py", line 3\n  File "/x/b.py", line 14\n    def (\nSyntaxError: no\n'
+    text = 'File "/x/a.py", line 3\n  File "/x/b.py", line 14\n    def (\nSyntaxError: no\n'
     assert verdict(SimpleNamespace(out="", err=text, returncode=1)) == "SyntaxError: no (b.py:14)"
     assert "exit -9" in verdict(SimpleNamespace(out="", err="", returncode=-9))
 
