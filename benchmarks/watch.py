@@ -37,7 +37,7 @@ def copy_of_repository(folder):
     names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, names):
         source, target = ROOT / name, folder / name
-        if source.exists():
+        if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
     return folder
