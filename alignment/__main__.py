@@ -32,7 +32,7 @@ from . import processes  # noqa: E402
 from .arguments import Parser, file_path  # noqa: E402
 from .files import require_writable  # noqa: E402
 from .processes import Job, can_fork, processors, run_in_turn  # noqa: E402
-from .report import broken_part, finish, make_report, part_of_step  # noqa: E402
+from .report import COULD_NOT_RUN, broken_part, finish, make_report, part_of_step  # noqa: E402
 from .screen import CANNOT_RUN, Detail, detail, leave, say  # noqa: E402
 from .terminal import Waiting, coloured, of_verdict  # noqa: E402
 
@@ -143,13 +143,9 @@ def main(args: argparse.Namespace) -> NoReturn:
         from .watch import watch
 
         watch(ROOT, steps, jobs, since, at_once, fork)
-    # What is not there was not judged, and Python's own status of an exception is 1.
-    leave(
-        max(
-            (job.returncode or 0) if step.summary.exists() else CANNOT_RUN
-            for step, job in zip(steps, jobs)
-        )
-    )
+    # Not of the exit status alone: Python's own of an exception is 1.
+    broken = any(part["status"] == COULD_NOT_RUN for part in parts)
+    leave(CANNOT_RUN if broken else max(job.returncode or 0 for job in jobs))
 
 
 def show(job: Job) -> None:

@@ -161,6 +161,7 @@ class Models:
         self.images = (self.per_epoch - 1) * args.batch_size + max(3, args.batch_size // 2 - 1)
         self.linked = on_links(pair, args, work, self.images)
 
+    @cached_property
     def data(self) -> tuple[Any, Any]:
         """The ImageFolder to train on, and the one to evaluate."""
         folder = self.pair.port.ImageFolder
@@ -168,13 +169,13 @@ class Models:
 
     def reference(self) -> torch.nn.Module:
         """A fresh one."""
-        classes = len(self.data()[0].classes)
+        classes = len(self.data[0].classes)
         return self.pair.reference.MODELS[self.args.model](num_classes=classes)
 
     @cached_property
     def pairing(self) -> Pairing:
         reference = self.reference()
-        classes = len(self.data()[0].classes)
+        classes = len(self.data[0].classes)
         port = self.pair.port.MODELS[self.args.model](num_classes=classes)
         layer_map = read_layer_map(self.args.layer_map, port, reference)
         return pair_weights(port, reference.state_dict(), layer_map)
@@ -182,9 +183,9 @@ class Models:
     @cached_property
     def alive(self) -> Start:
         """In float64, of weights none of which is without effect."""
-        rules, torch_seed = self.pairing.table, self.args.seed
-        torch.manual_seed(torch_seed)
-        model = make_alive(self.reference(), seed=torch_seed, image_size=self.args.train_crop_size)
+        rules, seed = self.pairing.table, self.args.seed
+        torch.manual_seed(seed)
+        model = make_alive(self.reference(), seed=seed, image_size=self.args.train_crop_size)
         return Start(torch_arrays(model, rules), rules, "float64")
 
     @cached_property
@@ -401,7 +402,7 @@ def _align(
     """As `align`; `free_runs` and `in_processes` give what is found in these."""
     args = models.args
     log_dir = args.result_dir / "log"
-    trained, evaluated = models.data()
+    trained, evaluated = models.data
     models.pair.port_data.require_same_data(models.linked, trained, evaluated, 1)
     if not models.pairing.fits:
         write_misfits(models.pairing, log_dir / "train_align_steps.json")

@@ -1171,7 +1171,6 @@ def test_a_rank_that_is_killed_takes_the_others_along(launcher, images, tmp_path
     assert status not in (0, None)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the C++ library of Linux")
 @pytest.mark.parametrize("said", [True, False])
 def test_a_cpp_exception_waits_for_the_word_on_who_is_gone(said, monkeypatch):
     monkeypatch.setattr(distributed, "_companions", "some")
